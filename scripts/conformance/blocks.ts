@@ -1,0 +1,190 @@
+import { BaseBlock, BottleneckBlock, ConvBn, ConvBnRelu, LightBlock, RepMLP } from "../../src/blocks/index.ts";
+import { constant, grad, reshape, type Value } from "../../src/graph/index.ts";
+import { RepMLPResNet, type RepMLPResNetBlock } from "../../src/models/index.ts";
+import { type Net, parameterNames, toDtype, traceModel } from "../../src/nn/index.ts";
+import { convertToDeploy } from "../../src/reparam/index.ts";
+import { compile, compileStep } from "../../src/runtime/index.ts";
+import { sizeOf, type Tensor, type TensorSource } from "../../src/tensor/index.ts";
+import { absMax, type CaseCheck, type CaseResult, maxDifference, runCase, withPrefix } from "./report.ts";
+
+/** A case of the goldens' `cases.json`. */
+export interface BlockCase {
+  readonly id: string;
+  readonly family: string;
+  readonly file: string;
+  readonly args: Readonly<Record<string, unknown>>;
+  readonly suggested_abs_tol: number;
+  readonly has_trainmode?: boolean;
+}
+
+type Args = Readonly<Record<string, never>>;
+
+const repmlpOptions = (a: Args) => ({
+  height: a.H,
+  width: a.W,
+  partition: [a.h, a.w] as const,
+  reparamConvKernels: (a.reparam_conv_k ?? []) as readonly number[],
+  groups: a.fc3_groups,
+  fc1Fc2Reduction: a.fc1_fc2_reduction,
+});
+const residual = (a: Args) => ({ inChannels: a.in_channels, midChannels: a.mid_channels, outChannels: a.out_channels });
+
+/** Constructors from the original's arguments, by family. */
+const builders: Readonly<Record<string, (args: Args, id: string) => Net>> = {
+  repmlp: (a) => new RepMLP({ inChannels: a.in_channels, outChannels: a.out_channels, ...repmlpOptions(a) }),
+  light: (a) => new LightBlock({ ...residual(a), ...repmlpOptions(a) }),
+  bottleneck: (a) => new BottleneckBlock({ ...residual(a), ...repmlpOptions(a), reduction: a.r }),
+  baseblock: (a) => new BaseBlock({ ...residual(a), stride: a.stride }),
+  convbn: (a, id) => {
+    const Unit = id.startsWith("convbnrelu") ? ConvBnRelu : ConvBn;
+    return new Unit(a.in_channels, a.out_channels, {
+      kernelSize: a.kernel_size,
+      stride: a.stride ?? 1,
+      padding: a.padding ?? 0,
+      groups: a.groups ?? 1,
+    });
+  },
+  repmlp_resnet: (a) =>
+    new RepMLPResNet({
+      blockType: a.block_type as RepMLPResNetBlock,
+      stemChannels: a.stem_channels,
+      channels: a.channels,
+      numBlocks: a.num_blocks,
+      numClasses: a.num_classes,
+      imageSize: [a.img_H, a.img_W],
+      partition: [a.h, a.w],
+      reparamConvKernels: a.reparam_conv_k,
+      groups: a.fc3_groups,
+      fc1Fc2Reduction: a.fc1_fc2_reduction,
+    }),
+};
+
+/** Checks one block case: both forms' outputs, merged weights, train-mode output, statistics and gradients. */
+export function checkBlock(c: BlockCase, tensors: ReadonlyMap<string, TensorSource>): Promise<CaseResult> {
+  const build = builders[c.family];
+  if (!build) return Promise.resolve({ id: c.id, status: "skipped", detail: `family ${c.family} is not implemented` });
+  return runCase(c.id, async (check) => {
+    const model = build(c.args as Args, c.id);
+    const { output, ...state } = Object.fromEntries(withPrefix(tensors, "train."));
+    model.loadStateDict(new Map(Object.entries(state)));
+    const x = tensors.get("input")!.readSync();
+    model.eval();
+    check.near("train.output", await run(model, x), output, c.suggested_abs_tol);
+    const deploy = convertToDeploy(model);
+    checkWeights(check, deploy, withPrefix(tensors, "deploy."));
+    check.near("deploy.output", await run(deploy, x), tensors.get("deploy.output")!.readSync(), c.suggested_abs_tol);
+    check.equal("second conversion", [...convertToDeploy(deploy).stateDict().keys()], [...deploy.stateDict().keys()]);
+    if (c.has_trainmode) await checkTrainMode(check, model.train(), tensors, c.suggested_abs_tol);
+  });
+}
+
+async function run(model: Net, x: Tensor): Promise<Tensor> {
+  const { output, names } = traceModel(model, x.shape);
+  const program = await compile({ outputs: { output } }, { names });
+  return (await program.run({ input: x })).output;
+}
+
+function checkWeights(check: CaseCheck, deploy: Net, expected: ReadonlyMap<string, Tensor>): void {
+  const own = deploy.stateDict();
+  const wanted = [...expected.keys()].filter((k) => k !== "output");
+  check.equal("deploy keys", [...own.keys()].sort(), wanted.sort());
+  for (const key of wanted) {
+    const [actual, golden] = [own.get(key)!.readSync(), expected.get(key)!];
+    check.equal(`shape of deploy.${key}`, actual.shape, golden.shape);
+    check.near(`deploy.${key}`, actual, golden, 3e-6 * Math.max(1, absMax(golden)));
+  }
+}
+
+type DTypeName = "float32" | "float64";
+
+interface TrainModeRun {
+  /** Output, gradients (`grad.<key>`) and new statistics (`after.<key>`). */
+  readonly values: ReadonlyMap<string, Tensor>;
+  /** Increase of each counter. */
+  readonly counted: ReadonlyMap<string, number>;
+}
+
+/** Runs a model once with batch statistics, with the gradients of sum(output · cotangent). */
+async function runTrainMode(
+  model: Net,
+  dtype: DTypeName,
+  x: Tensor,
+  cotangent: Tensor | undefined,
+  wanted: readonly string[],
+): Promise<TrainModeRun> {
+  const traced = traceModel(model, x.shape, { dtype });
+  const parameters = new Map([...model.parameters()].map(([key, p]) => [key, p.value]));
+  const wrt = wanted.map((key) => (key === "input" ? traced.input : parameters.get(key)!));
+  const gradients = cotangent ? grad(traced.output, wrt, constant(cotangent.cast(dtype))) : [];
+  const program = await compileStep({
+    outputs: {
+      output: traced.output,
+      ...Object.fromEntries(gradients.map((g, i) => [`grad.${wanted[i]}`, g] satisfies [string, Value])),
+    },
+    next: new Map([...traced.updates].map(([ref, v]) => [ref, reshape(v, [sizeOf(ref.shape)])])),
+    names: traced.names,
+  });
+  const values = new Map(Object.entries(await program.step({ input: x.cast(dtype) })));
+  const updated = [...traced.updates.keys()].map((ref) => traced.names.get(ref)!);
+  for (const [key, value] of await program.readState(updated)) values.set(`after.${key}`, value);
+  await program.dispose();
+  const names = parameterNames(model);
+  const counted = new Map<string, number>();
+  for (const ref of traced.counters) {
+    const key = names.get(ref as never)!;
+    counted.set(key, (counted.get(key) ?? 0) + 1);
+  }
+  return { values, counted };
+}
+
+/** Share of the case's largest gradient up to which a golden may itself be off from float64. */
+const ROUNDING_CAP = 5e-5;
+
+/**
+ * Compares a training-mode pass with the goldens. Where batch statistics of few samples amplify rounding, the float32
+ * goldens are themselves further from the exact result than the stated tolerance; so a value outside it is judged
+ * against a float64 run of ours too: it may be off by the stated tolerance plus twice the golden's own distance from
+ * float64, and that distance must be a rounding error (a small share of the case's largest value).
+ */
+async function checkTrainMode(
+  check: CaseCheck,
+  model: Net,
+  tensors: ReadonlyMap<string, TensorSource>,
+  tolerance: number,
+): Promise<void> {
+  const x = tensors.get("input")!.readSync();
+  const gradients = withPrefix(tensors, "grad.");
+  const cotangent = tensors.get("cotangent")?.readSync();
+  const wanted = cotangent ? [...gradients.keys()] : [];
+  const own = await runTrainMode(model, "float32", x, cotangent, wanted);
+  let exact: TrainModeRun | undefined;
+  const largest = Math.max(0, ...wanted.map((key) => absMax(gradients.get(key)!)));
+  const compare = async (what: string, golden: Tensor, stated: number, scale: number): Promise<void> => {
+    const actual = own.values.get(what)!;
+    const error = maxDifference(actual, golden);
+    if (error <= stated) return check.near(what, actual, golden, stated);
+    exact ??= await runTrainMode(toDtype(model, "float64"), "float64", x, cotangent, wanted);
+    const rounding = maxDifference(exact.values.get(what)!, golden);
+    check.note(
+      `${what}: ${error.toExponential(1)} > ${stated.toExponential(1)}, golden is ${rounding.toExponential(1)} from float64`,
+    );
+    check.within(`${what}: the golden's distance from float64`, rounding, Math.max(stated, ROUNDING_CAP * scale));
+    check.within(what, error, stated + 2 * rounding);
+  };
+  const output = tensors.get("trainmode.output")!.readSync();
+  await compare("output", output, tolerance, absMax(output));
+  for (const key of wanted) {
+    const golden = gradients.get(key)!;
+    await compare(`grad.${key}`, golden, 1e-5 * absMax(golden) + 1e-6, largest);
+  }
+  const before = model.stateDict();
+  for (const [key, golden] of withPrefix(tensors, "trainmode.after.")) {
+    if (key.endsWith("num_batches_tracked"))
+      check.equal(
+        key,
+        Number(before.get(key)!.readSync().data[0]) + (own.counted.get(key) ?? 0),
+        Number(golden.data[0]),
+      );
+    else await compare(`after.${key}`, golden, 3e-6 * Math.max(1, absMax(golden)), absMax(golden));
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * Runs every case of a goldens folder whose family is implemented: a line per case with the worst error and its
+ * tolerance, then `N passed, N failed, N skipped`.
+ *
+ *   npm run conformance -- DIR [FILTER…] [--json]
+ *
+ * FILTER: only cases whose id contains one of the words.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { checkTransforms, openCheckpointFile } from "../../src/node.ts";
+import type { TensorSource } from "../../src/tensor/index.ts";
+import { type BlockCase, checkBlock } from "./blocks.ts";
+import { type CheckpointCase, checkCheckpoint } from "./checkpoints.ts";
+import { checkFullsize, type FullsizeModel } from "./fullsize.ts";
+import { type CaseResult, runCase } from "./report.ts";
+import { checkTraining, type TrainingCase } from "./training.ts";
+
+const args = process.argv.slice(2).filter((a) => a !== "--");
+const json = args.includes("--json");
+const [folder, ...filters] = args.filter((a) => !a.startsWith("--"));
+if (!folder || !existsSync(folder)) {
+  console.error(
+    folder ? `conformance: there is no folder ${folder}` : "usage: npm run conformance -- DIR [FILTER…] [--json]",
+  );
+  process.exit(2);
+}
+
+const wanted = (id: string): boolean => !filters.length || filters.some((f) => id.includes(f));
+const readJson = <T>(...path: string[]): T | undefined => {
+  const file = join(folder, ...path);
+  return existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as T) : undefined;
+};
+const open = async (path: string): Promise<ReadonlyMap<string, TensorSource>> =>
+  (await openCheckpointFile(join(folder, path))).entries;
+
+interface Cases {
+  readonly blocks?: readonly BlockCase[];
+  readonly training?: readonly TrainingCase[];
+  readonly pruning?: readonly { readonly id: string }[];
+}
+
+async function* results(): AsyncGenerator<CaseResult> {
+  const cases = readJson<Cases>("cases.json") ?? {};
+  for (const c of cases.blocks ?? []) if (wanted(c.id)) yield await checkBlock(c, await open(c.file));
+  for (const c of cases.training ?? []) if (wanted(c.id)) yield await checkTraining(c, await open(c.file));
+  for (const { id } of cases.pruning ?? [])
+    if (wanted(id)) yield { id, status: "skipped", detail: "pruning is not implemented" };
+  const checkpoints = readJson<CheckpointCase[]>("checkpoints", "checkpoints.json");
+  if (checkpoints) {
+    const expected = await open("checkpoints/expected.safetensors");
+    for (const c of checkpoints) if (wanted(c.file)) yield await checkCheckpoint(folder, c, expected);
+  }
+  if (existsSync(join(folder, "transforms", "transforms.json")) && wanted("transforms")) yield* transforms();
+  const models = readJson<FullsizeModel[]>("fullsize", "models.json") ?? [];
+  const logits = models.length ? await open("fullsize/logits.safetensors") : new Map<string, TensorSource>();
+  for (const model of models) if (wanted(`fullsize/${model.name}`)) yield await checkFullsize(model, logits);
+}
+
+/** One result per picture. */
+async function* transforms(): AsyncGenerator<CaseResult> {
+  const byPicture = new Map<string, { id: string; passed: boolean; detail: string }[]>();
+  const read = async (path: string): Promise<ReadonlyMap<string, TensorSource>> =>
+    (await openCheckpointFile(path)).entries;
+  for await (const check of checkTransforms(join(folder, "transforms"), read)) {
+    const picture = check.id.split("/")[0];
+    byPicture.set(picture, [...(byPicture.get(picture) ?? []), check]);
+  }
+  for (const [picture, checks] of byPicture)
+    yield await runCase(`transforms/${picture}`, async (check) => {
+      for (const { id, passed, detail } of checks) check.equal(`${id} (${detail})`, passed, true);
+    });
+}
+
+const counts = { passed: 0, failed: 0, skipped: 0 };
+for await (const result of results()) {
+  counts[result.status]++;
+  const share = result.worst === undefined ? "" : ` ${(100 * result.worst).toFixed(0)} % of tolerance;`;
+  console.log(json ? JSON.stringify(result) : `${result.status.padEnd(7)} ${result.id}:${share} ${result.detail}`);
+}
+console.log(
+  json ? JSON.stringify(counts) : `${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`,
+);
+process.exitCode = counts.failed || !counts.passed ? 1 : 0;

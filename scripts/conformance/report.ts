@@ -1,0 +1,95 @@
+import type { Tensor, TensorSource } from "../../src/tensor/index.ts";
+
+/** What became of one case. */
+export interface CaseResult {
+  readonly id: string;
+  readonly status: "passed" | "failed" | "skipped";
+  /** Largest error found, as a share of its tolerance: 1 and below passes. */
+  readonly worst?: number;
+  /** Error and tolerance of the worst check, or why it was skipped. */
+  readonly detail: string;
+}
+
+/** Collects the checks of one case and keeps the worst. */
+export class CaseCheck {
+  private worst = -1;
+  private detail = "no check ran";
+  private failure: string | undefined;
+  private readonly notes: string[] = [];
+
+  constructor(readonly id: string) {}
+
+  /** Compares values with an absolute tolerance; counts and shapes must be equal. */
+  near(what: string, actual: Tensor, expected: Tensor, tolerance: number): void {
+    if (actual.size !== expected.size) this.fail(`${what}: ${actual.size} values, expected ${expected.size}`);
+    else this.within(what, maxDifference(actual, expected), tolerance);
+  }
+
+  /** Checks an error against its tolerance. */
+  within(what: string, error: number, tolerance: number): void {
+    const share = error / tolerance;
+    if (!(share <= this.worst)) {
+      this.worst = share;
+      this.detail = `${what}: ${error.toExponential(2)} (tolerance ${tolerance.toExponential(1)})`;
+    }
+    if (!(share <= 1)) this.fail(`${what}: error ${error.toExponential(2)} is above ${tolerance.toExponential(1)}`);
+  }
+
+  /** Checks exact equality. */
+  equal(what: string, actual: unknown, expected: unknown): void {
+    const [a, e] = [actual, expected].map((v) => JSON.stringify(v));
+    if (this.worst < 0) {
+      this.worst = 0;
+      this.detail = `${what}: exact`;
+    }
+    if (a !== e) this.fail(`${what}: ${a}, expected ${e}`);
+  }
+
+  /** Adds a remark to the result. */
+  note(text: string): void {
+    this.notes.push(text);
+  }
+
+  fail(why: string): void {
+    this.failure ??= why;
+  }
+
+  get result(): CaseResult {
+    const { id, failure } = this;
+    if (failure) return { id, status: "failed", worst: this.worst, detail: failure };
+    if (this.worst < 0) return { id, status: "failed", detail: "no check ran" };
+    return { id, status: "passed", worst: this.worst, detail: [this.detail, ...this.notes].join("; ") };
+  }
+}
+
+/** Runs the checks of one case; an exception fails it. */
+export async function runCase(id: string, body: (check: CaseCheck) => Promise<void>): Promise<CaseResult> {
+  const check = new CaseCheck(id);
+  try {
+    await body(check);
+  } catch (error) {
+    check.fail(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  }
+  return check.result;
+}
+
+/** Largest absolute difference; NaN anywhere gives NaN. */
+export function maxDifference(a: Tensor, b: Tensor): number {
+  const [x, y] = [a.toFloat64(), b.toFloat64()];
+  let error = x.length === y.length ? 0 : Number.NaN;
+  for (let i = 0; i < x.length; i++) {
+    const d = Math.abs(x[i] - y[i]);
+    // Once NaN, it stays.
+    if (!(d <= error) && !Number.isNaN(error)) error = d;
+  }
+  return error;
+}
+
+/** Largest absolute value. */
+export const absMax = (t: Tensor): number => t.toFloat64().reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+
+/** Entries whose key starts with `prefix`, without it. */
+export const withPrefix = (tensors: ReadonlyMap<string, TensorSource>, prefix: string): Map<string, Tensor> =>
+  new Map(
+    [...tensors].filter(([key]) => key.startsWith(prefix)).map(([key, t]) => [key.slice(prefix.length), t.readSync()]),
+  );

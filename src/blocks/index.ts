@@ -1,0 +1,4 @@
+export * from "./conv-bn.ts";
+export * from "./repmlp.ts";
+export * from "./residual.ts";
+export * from "./self-check.ts";

@@ -1,0 +1,301 @@
+import { fmt, must } from "../errors.ts";
+import {
+  add,
+  flatten,
+  type Pair,
+  pad,
+  pair,
+  partitionImage,
+  reduceMean,
+  relu,
+  reshape,
+  slice,
+  unpartition,
+  type Value,
+} from "../graph/index.ts";
+import {
+  BatchNorm1d,
+  BatchNorm2d,
+  Conv2d,
+  cloneWith,
+  Linear,
+  Module,
+  orthogonal,
+  type Parameter,
+} from "../nn/index.ts";
+import {
+  batchNormAffine,
+  batchNormInputs,
+  batchNormOf,
+  type ChannelAffine,
+  derivedByRows,
+  derivedParameter,
+  foldInputBias,
+  type KernelBranch,
+  type Merge,
+  mergedFcRows,
+  mergeFcBias,
+  type Reparameterizable,
+  scaledColumns,
+  scaledRows,
+  sumKernels,
+} from "../reparam/index.ts";
+import type { Tensor } from "../tensor/index.ts";
+import { ConvBn } from "./conv-bn.ts";
+
+export interface RepMLPOptions {
+  /** C; must be divisible by `groups`. */
+  readonly inChannels: number;
+  /** O; must be divisible by `groups`. Default: `inChannels`. */
+  readonly outChannels?: number;
+  /** Size of the feature map in pixels, fixed at construction. */
+  readonly height: number;
+  readonly width: number;
+  /** Height and width of a partition in pixels. A map that does not divide is padded at the right and bottom. */
+  readonly partition: number | Pair;
+  /** Odd sizes of the Local Perceptron's kernels, in any order. Default none: no Local Perceptron. */
+  readonly reparamConvKernels?: readonly number[];
+  /** Groups of FC3 and of the local convolutions. Default 1. */
+  readonly groups?: number;
+  /** Divides the hidden width of the Global Perceptron's two layers. Default 1. */
+  readonly fc1Fc2Reduction?: number;
+}
+
+/** The Global Perceptron's two layers: keys `fc1_fc2.fc1.*`, `fc1_fc2.fc2.*`. */
+class Fc1Fc2 extends Module {
+  readonly fc1: Linear;
+  readonly fc2: Linear;
+
+  constructor(width: number, hidden: number) {
+    super();
+    this.fc1 = new Linear(width, hidden);
+    this.fc2 = new Linear(hidden, width);
+  }
+
+  forward(x: Value): Value {
+    return this.fc2.forward(relu(this.fc1.forward(x)));
+  }
+}
+
+/** Holds the batch norm after the average pool: key `avg.bn.*`. */
+class PoolNorm extends Module {
+  readonly bn: BatchNorm2d;
+
+  constructor(channels: number) {
+    super();
+    this.bn = new BatchNorm2d(channels);
+  }
+
+  forward(x: Value): Value {
+    return this.bn.forward(x);
+  }
+}
+
+function checkOptions(o: Required<RepMLPOptions> & { readonly partition: Pair }): void {
+  const { inChannels, outChannels, height, width, partition, reparamConvKernels: kernels, groups } = o;
+  const size = {
+    inChannels,
+    outChannels,
+    height,
+    width,
+    partitionHeight: partition[0],
+    partitionWidth: partition[1],
+    groups,
+  };
+  for (const [name, value] of Object.entries({ ...size, fc1Fc2Reduction: o.fc1Fc2Reduction }))
+    must(
+      Number.isInteger(value) && value > 0,
+      "repmlp/option",
+      () => `repmlp: ${name} must be a positive integer, got ${value}`,
+      "usage",
+    );
+  must(
+    inChannels % groups === 0 && outChannels % groups === 0,
+    "repmlp/groups",
+    () =>
+      `repmlp: groups must divide inChannels and outChannels; ${groups} does not divide ${inChannels} and ${outChannels}`,
+    "usage",
+  );
+  must(
+    partition[0] <= height && partition[1] <= width,
+    "repmlp/partition",
+    () =>
+      `repmlp: a ${partition[0]} x ${partition[1]} partition is larger than the ${height} x ${width} feature map. Use a smaller partition, or larger pictures.`,
+    "usage",
+  );
+  const even = kernels.find((k) => !Number.isInteger(k) || k < 1 || k % 2 === 0);
+  must(
+    even === undefined,
+    "repmlp/even-kernel",
+    () =>
+      `repmlp: reparamConvKernels must be odd positive integers so that padding keeps the size, got ${even} in ${fmt(kernels)}`,
+    "usage",
+  );
+  const twice = kernels.find((k, i) => kernels.indexOf(k) !== i);
+  must(
+    twice === undefined,
+    "repmlp/twice",
+    () => `repmlp: reparamConvKernels lists ${twice} twice in ${fmt(kernels)}. Name each size once.`,
+    "usage",
+  );
+}
+
+/**
+ * RepMLP (arXiv 2105.01883, section 3): Global, Partition and Local Perceptron.
+ *
+ * `[N, C, H, W]` → `[N, O, H, W]`. The map is cut into partitions of h × w pixels. Unless there is only one, the Global
+ * Perceptron adds to each a value per channel computed from the averages of all (pool, batch norm, FC1, ReLU, FC2).
+ * FC3 connects each partition fully (a grouped 1×1 convolution on C·h·w channels, batch norm), and the Local
+ * Perceptron's convolutions run beside it. Merged, FC3 has taken in its batch norm and the convolutions, and FC1 the
+ * batch norm after the pool; the keys are those of the original code in both forms.
+ *
+ * A map that h × w does not divide is padded with zeros at the right and bottom, and the result cropped. The averages
+ * count the padded pixels, in both forms, so that the merge stays exact.
+ */
+export class RepMLP extends Module implements Reparameterizable {
+  static override readonly stateNames = { repconv: (k: string) => `repconv${k.slice(1)}` };
+
+  readonly options: Required<RepMLPOptions> & { readonly partition: Pair };
+  readonly fc1Fc2: Fc1Fc2 | undefined;
+  readonly avg: PoolNorm | undefined;
+  readonly fc3: Conv2d;
+  readonly fc3Bn: BatchNorm1d | undefined;
+  /** Local branches by name `k1`, `k3`, …, in the order given. */
+  readonly repconv: Readonly<Record<string, ConvBn>>;
+
+  constructor(options: RepMLPOptions) {
+    super();
+    const { inChannels, height, width, outChannels = inChannels } = options;
+    const { reparamConvKernels = [], groups = 1, fc1Fc2Reduction = 1 } = options;
+    const partition = pair(options.partition);
+    this.options = { inChannels, outChannels, height, width, partition, reparamConvKernels, groups, fc1Fc2Reduction };
+    checkOptions(this.options);
+    const [h, w] = partition;
+    const averages = inChannels * this.counts[0] * this.counts[1];
+    const hidden = Math.floor(averages / fc1Fc2Reduction);
+    must(
+      !this.hasGlobal || hidden > 0,
+      "repmlp/reduction",
+      () => `repmlp: fc1Fc2Reduction ${fc1Fc2Reduction} leaves nothing of the ${averages} inputs of FC1`,
+      "usage",
+    );
+    this.fc1Fc2 = this.hasGlobal ? new Fc1Fc2(averages, hidden) : undefined;
+    this.avg = this.hasGlobal ? new PoolNorm(inChannels) : undefined;
+    this.fc3 = new Conv2d(inChannels * h * w, outChannels * h * w, {
+      kernelSize: 1,
+      groups,
+      bias: false,
+      init: orthogonal,
+    });
+    this.fc3Bn = new BatchNorm1d(outChannels * h * w);
+    this.repconv = Object.fromEntries(
+      reparamConvKernels.map((k) => [
+        `k${k}`,
+        new ConvBn(inChannels, outChannels, { kernelSize: k, padding: (k - 1) / 2, groups }),
+      ]),
+    );
+  }
+
+  /** Partitions per column and per row. */
+  get counts(): Pair {
+    const { height, width, partition } = this.options;
+    return [Math.ceil(height / partition[0]), Math.ceil(width / partition[1])];
+  }
+
+  /** Whether there is more than one partition, and so a Global Perceptron. */
+  get hasGlobal(): boolean {
+    const { height, width, partition } = this.options;
+    return height !== partition[0] || width !== partition[1];
+  }
+
+  forward(x: Value): Value {
+    const { inChannels, outChannels, height, width, partition } = this.options;
+    const [h, w] = partition;
+    must(
+      x.shape.length === 4 && x.shape[1] === inChannels && x.shape[2] === height && x.shape[3] === width,
+      "repmlp/input",
+      () =>
+        `repmlp: the block was built for inputs [N, ${inChannels}, ${height}, ${width}], got ${fmt(x.shape)}. The fully connected layers fix the size; build the network for this one.`,
+    );
+    const size: Pair = [this.counts[0] * h, this.counts[1] * w];
+    const padded = pad(x, [0, 0, 0, 0], [0, 0, size[0] - height, size[1] - width]);
+    const parts = this.addGlobal(partitionImage(padded, partition));
+    const count = parts.shape[0];
+    const connected = this.fc3.forward(reshape(parts, [count, inChannels * h * w, 1, 1]));
+    const normalized = this.fc3Bn ? this.fc3Bn.forward(connected) : connected;
+    let y = reshape(normalized, [count, outChannels, h, w]);
+    for (const branch of Object.values(this.repconv)) y = add(y, branch.forward(parts));
+    return slice(unpartition(y, partition, size), [
+      { axis: 2, start: 0, end: height },
+      { axis: 3, start: 0, end: width },
+    ]);
+  }
+
+  /** Adds the Global Perceptron's value to each partition `[B, C, h, w]`. */
+  private addGlobal(parts: Value): Value {
+    if (!this.fc1Fc2) return parts;
+    const [count, c] = parts.shape;
+    const pooled = reshape(reduceMean(parts, [2, 3]), [count, c, 1, 1]);
+    const map = unpartition(this.avg ? this.avg.forward(pooled) : pooled, [1, 1], this.counts);
+    const mixed = this.fc1Fc2.forward(flatten(map));
+    return add(parts, partitionImage(reshape(mixed, map.shape), [1, 1]));
+  }
+
+  merge(): Merge {
+    if (!this.fc3Bn) return { kept: "already merged" };
+    const kernels = this.options.reparamConvKernels;
+    const local = kernels.length
+      ? `, the batch norms and the local kernels ${kernels.join(", ")} into FC3`
+      : " and its batch norm into FC3";
+    return {
+      merged: cloneWith(this as RepMLP, {
+        fc1Fc2: this.fc1Fc2 && this.avg ? mergeGlobal(this.fc1Fc2, this.avg.bn) : this.fc1Fc2,
+        avg: undefined,
+        fc3: mergeFc3(this.fc3, this.fc3Bn, Object.values(this.repconv), this.options.partition),
+        fc3Bn: undefined,
+        repconv: {},
+      }),
+      note: `${this.avg ? "the pool's batch norm into FC1" : "no Global Perceptron"}${local}`,
+    };
+  }
+}
+
+/** FC1 with the batch norm before it. */
+function mergeGlobal(layers: Fc1Fc2, bn: BatchNorm2d): Fc1Fc2 {
+  const { fc1 } = layers;
+  const stats = batchNormInputs(bn);
+  const affine = (t: readonly Tensor[]): ChannelAffine => batchNormAffine(batchNormOf(bn, t));
+  const bias = fc1.bias as Parameter;
+  return cloneWith(layers, {
+    fc1: cloneWith(fc1, {
+      weight: derivedByRows(fc1.weight, stats, (...t) => {
+        const { scale } = affine(t);
+        return scaledColumns(scale, fc1.weight.shape[1] / scale.length);
+      }),
+      bias: derivedParameter(bias, [fc1.weight, bias, ...stats], (w, b, ...t) => foldInputBias(w, b, affine(t))),
+    }),
+  });
+}
+
+/** FC3 with its batch norm and all local branches. */
+function mergeFc3(fc3: Conv2d, bn: BatchNorm1d, branches: readonly ConvBn[], partition: Pair): Conv2d {
+  const active = branches.flatMap(({ conv, bn: norm }) => (norm ? [{ conv, norm }] : []));
+  const stats = batchNormInputs(bn);
+  const branchInputs = active.flatMap(({ conv, norm }) => [conv.weight, ...batchNormInputs(norm)]);
+  const affine = (t: readonly Tensor[]): ChannelAffine => batchNormAffine(batchNormOf(bn, t));
+  const kernelOf = (t: readonly Tensor[]): ReturnType<typeof sumKernels> | undefined => {
+    const list = active.map(({ norm }, i): KernelBranch => {
+      const [weight, ...own] = t.slice(5 * i, 5 * i + 5);
+      return { weight, affine: batchNormAffine(batchNormOf(norm, own)) };
+    });
+    return list.length ? sumKernels(list) : undefined;
+  };
+  const weight = derivedByRows(fc3.weight, [...stats, ...branchInputs], (...t) => {
+    const [norm, kernel] = [affine(t.slice(0, 4)), kernelOf(t.slice(4))];
+    return kernel ? mergedFcRows(norm, kernel, partition) : scaledRows(norm.scale, fc3.weight.shape[1]);
+  });
+  const bias = derivedParameter(bn.bias, [...stats, ...branchInputs], (...t) =>
+    mergeFcBias(bn.bias.dtype, affine(t.slice(0, 4)), kernelOf(t.slice(4))?.bias),
+  );
+  return cloneWith(fc3, { weight, bias });
+}

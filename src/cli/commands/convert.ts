@@ -1,0 +1,112 @@
+import { freemem } from "node:os";
+import { RepmlpError } from "../../errors.ts";
+import { type CheckpointConversion, convertCheckpointFile, stateBytes } from "../../export/convert-checkpoint-node.ts";
+import { type DetectedModel, modelInfo } from "../../models/index.ts";
+import type { Net } from "../../nn/index.ts";
+import type { Equivalence } from "../../reparam/index.ts";
+import { fmtBytes } from "../../tensor/index.ts";
+import type { Io } from "../io.ts";
+import type { Call, Run } from "../table.ts";
+import { grouped, scientific, textTable } from "../text-table.ts";
+
+type Options = Call<"convert">["options"];
+
+/** Merges a checkpoint file and says what was merged. */
+export const run: Run<"convert"> = async ({ args: { load, save }, options, io }) => {
+  const start = performance.now();
+  let verification: Verification | undefined;
+  const progress = await io.progress();
+  const result = await convertCheckpointFile(load, save, {
+    ...options,
+    signal: io.signal,
+    onTensor: (label, done, total) => progress.update({ done, total, label }),
+    check: async (training, deploy, found) => {
+      if (options.verify) verification = await verified(training, deploy, found, options, io);
+    },
+  }).finally(() => progress.stop());
+  for (const remark of result.remarks) io.note(`${load}: ${remark}`);
+  const seconds = (performance.now() - start) / 1000;
+  const { blocks, ...rest } = result;
+  const merged = blocks.filter((b) => b.merged).length;
+  const counts = { merged, left: blocks.length - merged };
+  io.result(
+    { load, save, ...rest, blocks: options.explain ? blocks : counts, verification: verification ?? null, seconds },
+    () => text(save, result, counts, verification, options.explain),
+  );
+  return undefined;
+};
+
+function text(
+  save: string,
+  { arch, blocks, tensors, values }: CheckpointConversion,
+  { merged, left }: { readonly merged: number; readonly left: number },
+  verification: Verification | undefined,
+  explain: boolean,
+): string {
+  const rows = blocks.map((b) => [b.path, b.block, `${b.merged ? "merged" : "kept"}: ${b.note}`]);
+  return [
+    ...(explain ? [textTable([["block", "type", "what became of it"], ...rows], "lll"), ""] : []),
+    `${arch}: ${merged} blocks merged, ${left} left; ${grouped(tensors[0])} tensors became ${grouped(tensors[1])}, ` +
+      `${grouped(values[0])} values ${grouped(values[1])}`,
+    ...(verification ? [`verified: ${verification.sentence}`] : []),
+    `wrote ${save}`,
+  ].join("\n");
+}
+
+interface Verification {
+  readonly maxAbs: number;
+  readonly maxRel: number;
+  readonly top1: Equivalence["top1"];
+  readonly tolerance: number;
+  readonly sentence: string;
+}
+
+/** Largest difference, relative to the largest logit, that the rounding of a type explains. */
+const tolerances = { float64: 1e-4, float32: 1e-4, float16: 2e-2, bfloat16: 1e-1 } as const;
+
+/** Random inputs; the forms differ by rounding alone or not at all, which few inputs show. */
+const SAMPLES = 4;
+
+/** Memory by the size of both forms' values: the sessions hold them, and another copy while they are made. */
+const MEMORY_FACTOR = 3;
+
+async function verified(
+  training: Net,
+  deploy: Net,
+  { name, form: _, numClasses }: DetectedModel,
+  { imageSize, dtype }: Options,
+  io: Io,
+): Promise<Verification | undefined> {
+  const needed = MEMORY_FACTOR * (stateBytes(training) + stateBytes(deploy));
+  const free = Math.min(freemem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+  if (needed > free) {
+    io.note(`not verified: running both forms would take about ${fmtBytes(needed)}, ${fmtBytes(free)} are free`);
+    return undefined;
+  }
+  const [{ verifyEquivalence }, { registerNode }] = await Promise.all([
+    import("../../reparam/index.ts"),
+    import("../../runtime/platform-node.ts"),
+  ]);
+  registerNode();
+  io.note(`comparing both forms on ${SAMPLES} random inputs`);
+  const { inputSize } = modelInfo(name).preprocessing({ imageSize, numClasses });
+  const { maxAbs, maxRel, top1, blocks } = await verifyEquivalence(training, deploy, {
+    inputShape: inputSize,
+    samples: SAMPLES,
+  });
+  const tolerance = tolerances[dtype ?? "float32"];
+  if (!(maxRel <= tolerance)) {
+    const first = blocks.find((b) => !(b.maxRel <= tolerance))?.path;
+    throw new RepmlpError(
+      "convert/differs",
+      `convert: the merged form differs from the training form by ${scientific(maxRel)} of the largest output, ` +
+        `${scientific(tolerance)} is allowed${first === undefined ? "" : `; block ${first} is the first to differ`}. ` +
+        "Nothing was written; --no-verify writes it all the same.",
+      "model",
+    );
+  }
+  const sentence =
+    `largest difference ${scientific(maxAbs)} (${scientific(maxRel)} of the largest output), ` +
+    `same class on ${top1.agree} of ${top1.total} random inputs`;
+  return { maxAbs, maxRel, top1, tolerance, sentence };
+}

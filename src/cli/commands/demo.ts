@@ -1,0 +1,68 @@
+import { resolve } from "node:path";
+import { runDemo } from "../../export/demo-node.ts";
+import { registerNode } from "../../runtime/platform-node.ts";
+import { epochLine, type TrainingEvent } from "../../training/index.ts";
+import type { Io } from "../io.ts";
+import type { ProgressView } from "../progress.ts";
+import { reexec } from "../reexec.ts";
+import type { Run } from "../table.ts";
+import { textTable } from "../text-table.ts";
+
+/** Trains, converts, verifies, exports and reports: a thin call of {@link runDemo}. */
+export const run: Run<"demo"> = async ({ options, io }) => {
+  const code = await reexec();
+  if (code !== undefined) process.exit(code);
+  registerNode();
+  const { out, epochs, batchSize, lr, seed, resume, threads } = options;
+  const progress = await io.progress();
+  const result = await runDemo({
+    folder: out,
+    epochs,
+    batchSize,
+    lr,
+    seed,
+    resume,
+    threads,
+    signal: io.signal,
+    onEvent: (event) => show(event, io, progress),
+    onPhase: (what) => io.note(`${what} …`),
+  }).finally(() => progress.stop());
+  if (!result) {
+    io.note(`stopped; go on with: repmlp demo --resume --out ${out}`);
+    return undefined;
+  }
+  const { train, deploy, equivalence: e, files } = result;
+  io.result({ type: "result", ...result }, () => {
+    const number = (n: number): string => n.toLocaleString("en-US");
+    const rows = [
+      ["", "training form", "deploy form"],
+      ["test accuracy", `${(100 * train.accuracy).toFixed(2)} %`, `${(100 * deploy.accuracy).toFixed(2)} %`],
+      ["parameters", number(train.parameters), number(deploy.parameters)],
+      ["multiply-adds / picture", number(train.macs), number(deploy.macs)],
+      ["pictures / second", train.imagesPerSecond.toFixed(0), deploy.imagesPerSecond.toFixed(0)],
+    ];
+    return [
+      "",
+      textTable(rows),
+      "",
+      `equivalence: largest difference ${e.maxAbs.toExponential(2)} (${e.maxRel.toExponential(2)} relative), same class on ${e.top1.agree}/${e.top1.total} test pictures`,
+      "",
+      ...Object.entries(files).map(([what, file]) => `${what.padEnd(9)} ${file}`),
+      "",
+      `done in ${result.seconds.toFixed(0)} s; open ${resolve(files.report)}`,
+    ].join("\n");
+  });
+  return e.top1.agree === e.top1.total ? undefined : 1;
+};
+
+function show(event: TrainingEvent, io: Io, progress: ProgressView): void {
+  if (event.type === "step")
+    progress.update({
+      done: event.step,
+      total: event.steps,
+      label: `epoch ${event.epoch}  loss ${event.loss.toFixed(4)}  ${event.imagesPerSecond.toFixed(0)} images/s`,
+      secondsLeft: event.secondsLeft,
+    });
+  else if (event.type === "epoch") io.result(event, () => epochLine(event));
+  else if (event.type === "start" && event.resumedAt) io.note(`resuming at step ${event.resumedAt} of ${event.steps}`);
+}

@@ -1,0 +1,119 @@
+import { basename } from "node:path";
+import { RepmlpError } from "../../errors.ts";
+import { parseClassNames } from "../../export/class-names.ts";
+import { fileSha256, type OpenedModel, openModelFile } from "../../export/classifier-node.ts";
+import { parseTestRecord, readCounts } from "../../export/evaluation/record.ts";
+import { type ExportOnnxOptions, exportOnnx, type OnnxExport } from "../../export/export-onnx.ts";
+import type { ExportDType } from "../../export/graph.ts";
+import { exportHub } from "../../export/hub-node.ts";
+import type { ExportSource } from "../../export/metadata.ts";
+import type { CardEvaluation } from "../../export/model-card.ts";
+import { saveOnnx } from "../../export/onnx-file-node.ts";
+import { modelInfo } from "../../models/index.ts";
+import { registerNode } from "../../runtime/platform-node.ts";
+import { fmtBytes } from "../../tensor/index.ts";
+import { readText } from "../read-text.ts";
+import type { Call, Run } from "../table.ts";
+import { scientific } from "../text-table.ts";
+
+/** Writes an ONNX file or a model folder. */
+export const run: Run<"export"> = async (call) => {
+  registerNode();
+  const { weights } = call.args;
+  const source = { name: basename(weights), sha256: await fileSha256(weights) };
+  const opened = await openModelFile(weights, call.options);
+  try {
+    await (call.options.layout === "hub" ? writeFolder(call, opened, source) : writeOne(call, opened, source));
+  } finally {
+    opened.close();
+  }
+  return undefined;
+};
+
+const graphOptions = ({ keepBranches, opset, batch, check }: Call<"export">["options"]) =>
+  ({ keepBranches, opset, batch, check }) satisfies Partial<ExportOnnxOptions>;
+
+async function labelsOf(path: string | undefined): Promise<{ labels?: string[] }> {
+  return path === undefined ? {} : { labels: parseClassNames(await readText(path), path) };
+}
+
+async function writeOne({ args, options, io }: Call<"export">, opened: OpenedModel, source: ExportSource) {
+  const { net, arch, preprocessing } = opened;
+  const { dtype = "float32", opset, batch } = options;
+  const { model, ...result } = await exportOnnx(net, {
+    ...graphOptions(options),
+    dtype,
+    inputShape: preprocessing.inputSize,
+    metadata: { arch, preprocessing, source, ...(await labelsOf(options.labels)) },
+  });
+  const { paths, bytes } = await saveOnnx(args.out, model);
+  const { form } = model.metadata ?? {};
+  const counts = blockCounts(result);
+  io.result({ arch, form, dtype, opset, batch, paths, bytes, ...counts, check: result.check ?? null }, () =>
+    [
+      `${paths.join(" and ")}: ${fmtBytes(bytes)}, ${arch}, ${form} form, ${dtype}, operator set ${opset}, ` +
+        `${batch === "dynamic" ? "any batch size" : `batch size ${batch}`}`,
+      blockSentence(result),
+      ...checkSentence(result),
+    ].join("\n"),
+  );
+}
+
+async function writeFolder({ args, options, io }: Call<"export">, opened: OpenedModel, source: ExportSource) {
+  const { net, arch, preprocessing } = opened;
+  const { dtype, license, results } = options;
+  const dtypes: readonly ExportDType[] = dtype ? [dtype] : ["float32", "float16"];
+  const { files, exports } = await exportHub(net, args.out, {
+    ...graphOptions(options),
+    ...{ arch, preprocessing, source, dtypes, license },
+    ...(await labelsOf(options.labels)),
+    ...(results !== undefined && { evaluation: await evaluationOf(results, source) }),
+    description: modelInfo(arch).description,
+    onFile: (name) => io.note(`writing ${name} …`),
+  });
+  const [first] = exports.values();
+  const checks = Object.fromEntries([...exports].map(([type, { check }]) => [type, check ?? null]));
+  io.result({ arch, folder: args.out, files, ...blockCounts(first), checks }, () =>
+    [
+      ...files.map(({ name, bytes }) => `${args.out}/${name}: ${fmtBytes(bytes)}`),
+      blockSentence(first),
+      ...[...exports].flatMap(([type, e]) => checkSentence(e).map((line) => `${type}: ${line}`)),
+    ].join("\n"),
+  );
+}
+
+type Written = Pick<OnnxExport, "blocks" | "left" | "check">;
+
+const blockCounts = ({ blocks, left }: Written) => ({ merged: blocks.filter((b) => b.merged).length, left });
+
+function blockSentence(written: Written): string {
+  const { merged, left } = blockCounts(written);
+  const before = written.blocks.length - merged;
+  return `${merged} blocks merged, ${left} left${before ? ` (${before} were merged already)` : ""}`;
+}
+
+const checkSentence = ({ check }: Written): string[] =>
+  check
+    ? [
+        `checked at batch size ${check.batches.join(" and ")}: largest difference ${scientific(check.maxAbsDiff)}, ` +
+          `logits up to ${check.scale.toPrecision(3)}`,
+      ]
+    : [];
+
+/** Accuracy for the card: only of this very file, and only of a whole run. */
+async function evaluationOf(path: string, source: ExportSource): Promise<CardEvaluation> {
+  const record = parseTestRecord(await readText(path), path);
+  const { total, correct, correctTop5 } = readCounts(record);
+  if (record.model.sha256 !== source.sha256)
+    throw new RepmlpError(
+      "export/results",
+      `${path}: is the result of ${record.model.weights} (SHA-256 ${record.model.sha256.slice(0, 12)}…), not of ` +
+        `${source.name} (${source.sha256.slice(0, 12)}…). Test this file.`,
+    );
+  if (total !== record.data.images)
+    throw new RepmlpError(
+      "export/results",
+      `${path}: is of ${total} of ${record.data.images} pictures. Merge all shards first.`,
+    );
+  return { dataset: record.data.name, correct, correctTop5, total };
+}

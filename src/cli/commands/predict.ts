@@ -1,0 +1,46 @@
+import { preprocess } from "../../data/index.ts";
+import { readPicture } from "../../data/node.ts";
+import { must } from "../../errors.ts";
+import { parseClassNames } from "../../export/class-names.ts";
+import { openClassifier } from "../../export/classifier-node.ts";
+import { describePreprocessing } from "../../export/model-card.ts";
+import { rankClasses } from "../../export/rank.ts";
+import { registerNode } from "../../runtime/platform-node.ts";
+import { Tensor } from "../../tensor/index.ts";
+import { readText } from "../read-text.ts";
+import type { Run } from "../table.ts";
+
+/** Classifies pictures, one after the other. */
+export const run: Run<"predict"> = async ({ args: { weights, image: images }, options, io }) => {
+  registerNode();
+  const { topK, labels: labelFile } = options;
+  const classifier = await openClassifier(weights, options);
+  const { preprocessing, classes } = classifier;
+  const labels = labelFile === undefined ? classifier.labels : parseClassNames(await readText(labelFile), labelFile);
+  must(
+    !labels || labels.length === classes,
+    "predict/labels",
+    () => `${labelFile ?? weights}: has ${labels?.length} labels, the network ${classes} classes`,
+    "usage",
+  );
+  io.note(`${[classifier.arch, classifier.form && `${classifier.form} form`].filter(Boolean).join(", ") || weights}`);
+  io.note(describePreprocessing(preprocessing));
+  const compiled = await classifier.compile();
+  classifier.close();
+  for (const image of images) {
+    const values = preprocess(await readPicture(image), preprocessing);
+    const logits = await compiled.run(new Tensor("float32", [1, ...preprocessing.inputSize], values));
+    const ranked = rankClasses(logits.data as Float32Array, topK).map((r) => ({ ...r, label: labels?.[r.index] }));
+    io.result({ image, topK: ranked }, () =>
+      [
+        image,
+        ...ranked.map(
+          ({ index, probability, label }) =>
+            `  ${(100 * probability).toFixed(2).padStart(6)} %  ${label === undefined ? `class ${index}` : `${label} (${index})`}`,
+        ),
+      ].join("\n"),
+    );
+  }
+  await compiled.dispose();
+  return undefined;
+};

@@ -1,0 +1,83 @@
+import { RepmlpError } from "../../errors.ts";
+import { averages } from "../../export/evaluation/counts.ts";
+import type { BatchResult } from "../../export/evaluation/evaluate.ts";
+import type { TestHeader, TestOptions } from "../../export/evaluation/open-test-node.ts";
+import { progressLine } from "../../export/evaluation/report.ts";
+import { runCheck } from "../../export/evaluation/run-check-node.ts";
+import { runTest } from "../../export/evaluation/run-test-node.ts";
+import { parseShard } from "../../export/evaluation/shard.ts";
+import { registerNode } from "../../runtime/platform-node.ts";
+import { sizeOf } from "../../tensor/index.ts";
+import type { Io } from "../io.ts";
+import { reexec } from "../reexec.ts";
+import type { Call, Run } from "../table.ts";
+import { reportTest } from "../test-result.ts";
+import { grouped, scientific } from "../text-table.ts";
+
+/** The original program prints a line every so many batches. */
+const PRINT_EVERY = 10;
+
+/** Accuracy on a folder of pictures, or the comparison of both forms on it. */
+export const run: Run<"test"> = async (call) => {
+  const { args, options, io } = call;
+  const { mode } = args;
+  if (mode !== "train" && mode !== "deploy" && mode !== "check")
+    throw new RepmlpError("test/mode", `test: MODE must be train, deploy or check, got "${mode}".`, "usage");
+  if (options.shard !== undefined && options.output === undefined)
+    throw new RepmlpError("test/shard", "test: a shard alone says little. Write it with -o for repmlp merge.", "usage");
+  const code = await reexec();
+  if (code !== undefined) process.exit(code);
+  registerNode();
+  const { arch, workers, batchSize, resolution, classMap, threads, shard } = options;
+  const test: TestOptions = {
+    ...{ data: args.data, weights: args.weights, arch, workers, batchSize, resolution, classMap },
+    compile: threads === undefined ? {} : { threads },
+    signal: io.signal,
+    onHeader: (header) => showHeader(header, io),
+    onBatch: (batch) => showBatch(batch, io),
+  };
+  if (mode === "check") return check(call, test);
+  const part = shard === undefined ? {} : { shard: parseShard(shard) };
+  return reportTest(await runTest({ ...test, ...part, form: mode }), options, io);
+};
+
+/** The tensors as the original prints them; what identifies the run goes beside the results. */
+function showHeader(header: TestHeader, io: Io): void {
+  const { tensors, images, classes, outputs, mapped, labelsSha256, preprocessing, arch, form } = header;
+  const total = tensors.reduce((n, [, shape]) => n + sizeOf(shape), 0);
+  const { tensors: _, ...rest } = header;
+  io.result({ type: "start", ...rest, totalParams: total }, () =>
+    [...tensors.map(([name, shape]) => `${name} [${shape.join(", ")}]`), `total params:  ${total}`].join("\n"),
+  );
+  io.note(`${arch}, ${form ?? "unknown"} form; ${preprocessing}`);
+  io.note(`${grouped(images)} pictures in ${grouped(classes)} class folders, labels ${labelsSha256.slice(0, 16)}`);
+  if (!mapped && classes !== outputs)
+    io.warn(
+      `the network has ${grouped(outputs)} classes, the data ${grouped(classes)} folders, which count as classes ` +
+        `0 to ${classes - 1}. If these are some of the network's classes, say which with --class-map.`,
+    );
+}
+
+function showBatch(result: BatchResult, io: Io): void {
+  if (result.batch % PRINT_EVERY) return;
+  const { batch, batches, seconds } = result;
+  io.result({ type: "batch", batch, batches, seconds, ...averages(result.sum) }, () => progressLine(result));
+}
+
+async function check({ options, io }: Call<"test">, test: TestOptions): Promise<1 | undefined> {
+  const result = await runCheck(test);
+  const { train, deploy, maxAbsDiff, scale, agree, ...times } = result;
+  const passed = maxAbsDiff <= options.tolerance * scale;
+  const [a, b] = [averages(train), averages(deploy)];
+  const forms = { train: { correct: train.correct, ...a }, deploy: { correct: deploy.correct, ...b } };
+  io.result({ type: "result", passed, ...forms, total: train.total, maxAbsDiff, scale, agree, ...times }, () =>
+    [
+      `training form: ${train.correct} of ${train.total} (${a.top1.toFixed(3)} %), loss ${a.loss.toFixed(6)}`,
+      `merged form:   ${deploy.correct} of ${deploy.total} (${b.top1.toFixed(3)} %), loss ${b.loss.toFixed(6)}`,
+      `same first class for ${agree} of ${train.total} pictures`,
+      `largest difference ${scientific(maxAbsDiff)} with logits up to ${scale.toPrecision(3)}: ` +
+        `${scientific(maxAbsDiff / scale)}, ${passed ? "within" : "above"} the tolerance of ${scientific(options.tolerance)}`,
+    ].join("\n"),
+  );
+  return passed ? undefined : 1;
+}

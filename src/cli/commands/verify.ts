@@ -1,0 +1,86 @@
+import { openCheckpointFile } from "../../checkpoint/node.ts";
+import { must } from "../../errors.ts";
+import { createDetected, type DetectedModel, detectModel, modelInfo } from "../../models/index.ts";
+import type { Net } from "../../nn/index.ts";
+import { deployForm, type Equivalence, verifyEquivalence } from "../../reparam/index.ts";
+import { registerNode } from "../../runtime/platform-node.ts";
+import type { Call, Run } from "../table.ts";
+import { scientific, textTable } from "../text-table.ts";
+
+/** Compares a checkpoint with its merged form, or two checkpoints. */
+export const run: Run<"verify"> = async ({ args: { a, b }, options, io }) => {
+  registerNode();
+  using first = await load(a, options);
+  must(
+    b !== undefined || first.found.form === "train",
+    "verify/form",
+    () =>
+      `${a}: is already merged, so there is nothing to compare it with. Name the training checkpoint, or a second file.`,
+    "usage",
+  );
+  using other = b === undefined ? undefined : await loadSame(b, first.found, options);
+  const { inputSize } = modelInfo(first.found.name).preprocessing({ imageSize: options.imageSize });
+  const result = await verifyEquivalence(first.model, other?.model ?? deployForm(first.model), {
+    inputShape: inputSize,
+    samples: options.samples,
+    seed: options.seed,
+    dtype: options.dtype,
+  });
+  const passed = result.maxRel <= options.tolerance;
+  const differs = result.blocks.find((block) => !(block.maxRel <= options.tolerance))?.path ?? null;
+  io.result({ a, b: b ?? null, arch: first.found.name, ...result, tolerance: options.tolerance, passed, differs }, () =>
+    text(result, options.tolerance, passed, differs),
+  );
+  return passed ? undefined : 1;
+};
+
+/** A network whose values are read from its file when they are needed. */
+interface Loaded extends Disposable {
+  readonly model: Net;
+  readonly found: DetectedModel;
+}
+
+async function load(path: string, { arch, numClasses, imageSize }: Call<"verify">["options"]): Promise<Loaded> {
+  const checkpoint = await openCheckpointFile(path);
+  try {
+    const options = { ...(numClasses && { numClasses }), ...(imageSize && { imageSize }) };
+    const found = detectModel(checkpoint.entries, { arch, options, where: path });
+    const model = createDetected(found, options);
+    model.loadStateDict(checkpoint.entries);
+    return { model, found, [Symbol.dispose]: () => checkpoint.close() };
+  } catch (error) {
+    checkpoint.close();
+    throw error;
+  }
+}
+
+/** The second checkpoint, which must be one of the same network. */
+async function loadSame(path: string, first: DetectedModel, options: Call<"verify">["options"]): Promise<Loaded> {
+  const loaded = await load(path, options);
+  const { found } = loaded;
+  must(
+    found.name === first.name && found.numClasses === first.numClasses,
+    "verify/different",
+    () =>
+      `${path}: holds ${found.name} with ${found.numClasses} classes, the first file ${first.name} with ` +
+      `${first.numClasses}. Compare checkpoints of one network.`,
+    "model",
+  );
+  return loaded;
+}
+
+function text(
+  { maxAbs, maxRel, blocks, top1 }: Equivalence,
+  tolerance: number,
+  passed: boolean,
+  differs: string | null,
+): string {
+  const rows = blocks.map((b) => [b.path, scientific(b.maxAbs), scientific(b.maxRel)]);
+  return [
+    ...(rows.length ? [textTable([["block", "max difference", "relative"], ...rows]), ""] : []),
+    `network: largest difference ${scientific(maxAbs)} (${scientific(maxRel)} of the largest output), same class on ${top1.agree} of ${top1.total} inputs`,
+    passed
+      ? "passed"
+      : `FAILED: above ${scientific(tolerance)}${differs === null ? "" : `; the first block that differs is ${differs}`}`,
+  ].join("\n");
+}

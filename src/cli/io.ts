@@ -1,0 +1,57 @@
+import { styleText } from "node:util";
+import { openProgress, type ProgressView } from "./progress.ts";
+
+type Style = (format: Parameters<typeof styleText>[0], text: string) => string;
+
+/** What a command prints through: results to stdout, everything else to stderr. */
+export interface Io {
+  readonly json: boolean;
+  readonly quiet: boolean;
+  /**
+   * Prints a result: with `--json` the value as one line of JSON, else the text. May be called several times (events
+   * of a long run).
+   */
+  result(value: unknown, text: () => string): void;
+  /** Says something on the way, on stderr; not with `--quiet`. */
+  note(text: string): void;
+  /** Says something that the user should act on, on stderr. */
+  warn(text: string): void;
+  /** A progress display on stderr; silent with `--quiet` and `--json`. Call `stop` when done. */
+  progress(): Promise<ProgressView>;
+  /** Colours for results; plain where stdout is no terminal or NO_COLOR is set. */
+  readonly style: Style;
+  /**
+   * Aborted by Ctrl-C. A command that reads it is waited for, so that it can clean up; one that never does is ended at
+   * once.
+   */
+  readonly signal: AbortSignal;
+}
+
+/** Streams that a command line talks through. */
+export interface Streams {
+  readonly stdout: NodeJS.WriteStream;
+  readonly stderr: NodeJS.WriteStream;
+}
+
+/** Whether to colour: on a terminal, unless NO_COLOR (or TERM=dumb) is set. */
+const inColour = (stream: NodeJS.WriteStream): boolean => stream.isTTY === true && stream.hasColors();
+
+export function createIo(
+  { stdout, stderr }: Streams,
+  { json, quiet }: { readonly json: boolean; readonly quiet: boolean },
+  watchSignal: () => AbortSignal,
+): Io {
+  const style: Style = inColour(stdout) ? (format, text) => styleText(format, text) : (_, text) => text;
+  return {
+    json,
+    quiet,
+    style,
+    result: (value, text) => void stdout.write(`${json ? JSON.stringify(value) : text()}\n`),
+    note: (text) => void (quiet || stderr.write(`${text}\n`)),
+    warn: (text) => void stderr.write(`warning: ${text}\n`),
+    progress: () => openProgress(stderr, { silent: quiet || json }),
+    get signal() {
+      return watchSignal();
+    },
+  };
+}

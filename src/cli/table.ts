@@ -1,0 +1,270 @@
+import type { Io } from "./io.ts";
+import {
+  type CallOf,
+  choice,
+  command,
+  decimal,
+  flag,
+  integer,
+  many,
+  type OptionSpec,
+  optional,
+  required,
+  text,
+} from "./spec.ts";
+
+const arch = text("-a, --arch <name>", "architecture; found from the checkpoint's keys when not given");
+const numClasses = integer("--num-classes <n>", "number of classes, where it cannot be told");
+const imageSize = integer("--image-size <n>", "height and width of the input in pixels, other than the architecture's");
+const labels = text("--labels <file>", "class names: one per line, or columns with index and name");
+const output = text("-o, --output <file>", "write the counts as JSON");
+const csv = text("--csv <file>", "add a line to a results file with timm's columns");
+const minTop1 = decimal("--min-top1 <percent>", "exit code 1 below this accuracy", { min: 0, max: 100 });
+
+/** Every command of the program. How to add one: see main.ts. */
+export const commands = {
+  convert: command({
+    group: "Checkpoints",
+    summary: "merge a training checkpoint into its deploy form",
+    description:
+      "Reads, merges and writes one block after the other, so that memory holds a block and not the model " +
+      "(--no-verify keeps it so; verifying runs both forms and needs the whole model several times). " +
+      ".pth and .safetensors are read by content and written by file name. Architecture, form and number of " +
+      "classes are found from the keys and shapes.",
+    examples: [
+      ["repmlp convert light_train.pth light_deploy.safetensors", "merge, compare both forms, write"],
+      ["repmlp convert train.pth deploy.pth -a RepMLP-Res50-light-224", "name the architecture"],
+      ["repmlp convert train.pth deploy.pth --explain --no-verify", "say what becomes of each block; least memory"],
+    ],
+    args: { load: required("training checkpoint, .pth or .safetensors"), save: required("file to write") },
+    options: {
+      arch,
+      numClasses,
+      imageSize,
+      dtype: choice(
+        "--dtype <type>",
+        ["float32", "float16", "bfloat16", "float64"],
+        "element type of the result; that of the checkpoint by default",
+      ),
+      explain: flag("--explain", "say what was merged in every block, and what was not"),
+      verify: flag("--no-verify", "do not run both forms (default: verify where the model fits in memory)"),
+    },
+  }),
+  verify: command({
+    group: "Checkpoints",
+    summary: "compare a checkpoint with its merged form, or two checkpoints",
+    description:
+      "Runs both on the same random inputs and compares the outputs of the network and of every block. " +
+      "Exit code 1 when they are further apart than the tolerance.",
+    examples: [
+      ["repmlp verify light_train.pth", "a training checkpoint against its own merged form"],
+      ["repmlp verify light_train.pth light_deploy.safetensors", "two files"],
+    ],
+    args: {
+      a: required("checkpoint"),
+      b: optional("checkpoint to compare with; default: the merged form of the first"),
+    },
+    options: {
+      arch,
+      numClasses,
+      imageSize,
+      tolerance: decimal("--tolerance <x>", "largest difference relative to the largest output", {
+        min: 0,
+        default: 1e-4,
+      }),
+      samples: integer("--samples <n>", "number of random inputs", { default: 8 }),
+      seed: integer("--seed <n>", "seed of the random inputs", { min: 0, default: 0 }),
+      dtype: choice(
+        "--dtype <type>",
+        ["float32", "float64"],
+        "compute in this type; float64 shows what rounding alone does",
+        "float32",
+      ),
+    },
+  }),
+  selfcheck: command({
+    group: "Checkpoints",
+    summary: "check on one random block that merging changes nothing",
+    description:
+      "The check of the RepMLP paper's code: 8 channels, 14 x 14 input, 7 x 7 partitions, kernels 1, 3 and 5, " +
+      "4 groups, batch norms with random values. Exit code 1 when the two forms differ.",
+    examples: [
+      ["repmlp selfcheck", "prints the summed squared difference"],
+      ["repmlp selfcheck --seed 7 --json", "other random values, machine-readable"],
+    ],
+    args: {},
+    options: {
+      seed: integer("--seed <n>", "seed of weights and input", { min: 0, default: 0 }),
+      tolerance: decimal("--tolerance <x>", "largest absolute difference that passes", { min: 0, default: 1e-5 }),
+    },
+  }),
+  models: command({
+    group: "Architectures",
+    summary: "list architectures with their size in both forms",
+    examples: [
+      ["repmlp models", "all"],
+      ['repmlp models "*light*"', "those that match"],
+    ],
+    args: { glob: optional("name with * and ? as wildcards") },
+    options: {},
+  }),
+  summary: command({
+    group: "Architectures",
+    summary: "show the layers of an architecture, training and deploy form side by side",
+    examples: [
+      ["repmlp summary RepMLP-Res50-light-224", "output shapes, parameters and multiply-adds"],
+      ["repmlp summary RepMLP-Res50-light-224 --depth 2", "only the two upper levels"],
+    ],
+    args: { arch: required("architecture; see `repmlp models`") },
+    options: {
+      depth: integer("--depth <n>", "levels of the layer tree", { default: 3 }),
+      numClasses: integer("--num-classes <n>", "number of classes"),
+      imageSize,
+    },
+  }),
+  demo: command({
+    group: "Training",
+    summary: "train, convert, verify, export and report on real pictures that come with the package",
+    description:
+      "Trains a small RepMLP network on 6,000 pictures of Fashion-MNIST, merges it, compares both forms on the 1,000 " +
+      "test pictures, measures both, and writes checkpoints, an ONNX file and a report. Ctrl-C leaves a checkpoint " +
+      "that --resume goes on from.",
+    examples: [
+      ["repmlp demo", "about two minutes on two cores; results in runs/demo"],
+      ["repmlp demo --epochs 20 --out runs/long", "train longer"],
+      ["repmlp demo --resume", "go on after Ctrl-C"],
+    ],
+    args: {},
+    options: {
+      out: { ...text("--out <folder>", "where everything is written"), default: "runs/demo" } as OptionSpec<string>,
+      epochs: integer("--epochs <n>", "epochs", { default: 7 }),
+      batchSize: integer("--batch-size <n>", "pictures per step", { min: 2, default: 64 }),
+      lr: decimal("--lr <x>", "peak learning rate", { min: 0, default: 0.05 }),
+      seed: integer("--seed <n>", "seed of the initial values and the order of the pictures", { min: 0, default: 1 }),
+      resume: flag("--resume", "go on from the checkpoint in the folder"),
+      threads: integer("--threads <n>", "threads; the physical cores by default"),
+    },
+  }),
+  export: command({
+    group: "Deployment",
+    summary: "write an ONNX file or a model folder from a checkpoint",
+    description:
+      "Merges the branches, writes the network as ONNX (input pixel_values, output logits) and runs the result beside " +
+      "the network on random input. The layout hub makes a folder that transformers.js opens: config.json, " +
+      "preprocessor_config.json, onnx/model.onnx and model_fp16.onnx, model.safetensors and a card.",
+    examples: [
+      ["repmlp export light_train.pth light.onnx", "merge, write, check"],
+      ["repmlp export light_train.pth light-fp16.onnx --dtype float16", "half the size; input and output stay float32"],
+      [
+        "repmlp export light_train.pth light/ --layout hub --labels imagenet_classes.tsv",
+        "a folder for transformers.js",
+      ],
+      ["repmlp export light_train.pth one.onnx --batch 1", "for one picture at a time"],
+    ],
+    args: {
+      weights: required("checkpoint in either form, .pth or .safetensors"),
+      out: required("file to write, or folder with --layout hub"),
+    },
+    options: {
+      arch,
+      imageSize,
+      dtype: choice("--dtype <type>", ["float32", "float16"], "type of the weights; hub folders have both by default"),
+      layout: choice("--layout <kind>", ["file", "hub"], "one ONNX file, or a model folder", "file"),
+      keepBranches: flag("--keep-branches", "do not merge the training form"),
+      opset: integer("--opset <n>", "ONNX operator set", { min: 17, max: 23, default: 17 }),
+      batch: {
+        flags: "--batch <n>",
+        help: "pictures per run, or dynamic",
+        default: "dynamic",
+        expects: "a whole number from 1, or dynamic",
+        parse: (given) => (given === "dynamic" ? given : /^[1-9]\d{0,8}$/.test(given) ? Number(given) : undefined),
+      } as OptionSpec<number | "dynamic">,
+      check: flag("--no-check", "do not run the result and compare"),
+      labels,
+      results: text("--results <file>", "result of repmlp test on these weights, for the card of a hub folder"),
+      license: text("--license <name>", "license of the weights, for the card of a hub folder"),
+    },
+  }),
+  predict: command({
+    group: "Deployment",
+    summary: "classify pictures",
+    examples: [
+      ["repmlp predict light.onnx cat.jpg", "an exported file knows its preprocessing and labels"],
+      ["repmlp predict light_deploy.pth *.jpg --labels imagenet_classes.tsv --top-k 3", "a checkpoint in either form"],
+    ],
+    args: {
+      weights: required("checkpoint (.pth, .safetensors) or exported .onnx file"),
+      image: many("picture files"),
+    },
+    options: {
+      arch,
+      imageSize,
+      topK: integer("--top-k <n>", "classes to show", { default: 5 }),
+      labels,
+    },
+  }),
+  test: command({
+    group: "Evaluation",
+    summary: "accuracy on a folder of pictures, with the output of the original program",
+    description:
+      "DATA holds val/<class>/<picture>; the index of a class is the rank of its folder's name. MODE is the form that " +
+      "the weights must be in, train or deploy; check compares a training checkpoint with its merged form. Prints " +
+      "every tensor, the progress lines and the last line of the original test program.",
+    examples: [
+      ["repmlp test imagenet train light_train.pth", "accuracy of the training form"],
+      ["repmlp test imagenet deploy light.onnx --csv results.csv", "an exported file; adds a line to a results file"],
+      ["repmlp test sample deploy light.onnx --class-map imagenet_classes.tsv", "data with some of the classes"],
+      ["repmlp test imagenet deploy light.onnx --shard 3/16 -o part3.json", "a sixteenth; see `repmlp merge`"],
+    ],
+    args: {
+      data: required("folder that holds val"),
+      mode: required("train, deploy or check"),
+      weights: required("checkpoint (.pth, .safetensors) or exported .onnx file"),
+    },
+    options: {
+      arch,
+      workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0, default: 4 }),
+      batchSize: integer("-b, --batch-size <n>", "pictures per batch", { default: 100 }),
+      resolution: integer("-r, --resolution <n>", "height and width of the input; the architecture's by default"),
+      classMap: text(
+        "--class-map <file>",
+        "which index a class folder is: lines of folder name and index, tabs between",
+      ),
+      shard: text("--shard <i/n>", "only the i-th of n parts"),
+      output,
+      csv,
+      minTop1,
+      tolerance: decimal("--tolerance <x>", "for check: largest difference relative to the largest logit", {
+        min: 0,
+        default: 1e-4,
+      }),
+      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
+    },
+  }),
+  merge: command({
+    group: "Evaluation",
+    summary: "add up the parts of a test that was run in shards",
+    description: "Counters are added, so the result is that of one run. A missing or repeated part is an error.",
+    examples: [["repmlp merge part*.json --csv results.csv", "after repmlp test --shard i/n -o part<i>.json"]],
+    args: { part: many("files written by repmlp test --shard -o") },
+    options: { output, csv, minTop1 },
+  }),
+  doctor: command({
+    group: "Other",
+    summary: "show versions, devices and what is missing on this machine",
+    examples: [["repmlp doctor", "the first thing to run when something does not work"]],
+    args: {},
+    options: {},
+  }),
+} as const;
+
+export type CommandName = keyof typeof commands;
+
+/** What a command's run gets. */
+export type Call<N extends CommandName> = CallOf<(typeof commands)[N]> & { readonly io: Io };
+
+/**
+ * What `commands/<name>.ts` exports as `run`: does the work by calls of the library and prints through `io`. Returns
+ * 1 when a check failed; throws RepmlpError when the work did.
+ */
+export type Run<N extends CommandName> = (call: Call<N>) => Promise<1 | undefined>;

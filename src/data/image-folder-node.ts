@@ -1,0 +1,149 @@
+import { readdir, realpath } from "node:fs/promises";
+import { availableParallelism } from "node:os";
+import { extname, join } from "node:path";
+import { listed, must } from "../errors.ts";
+import { sizeOf, Tensor } from "../tensor/index.ts";
+import type { Augmentation } from "./augment/augmentation.ts";
+import { type Batch, checkIndices, type Dataset, type Draw, type ImageShape } from "./dataset.ts";
+import { DecodePool } from "./decode-pool-node.ts";
+import type { DecodeSettings } from "./decode-task.ts";
+import { listFolder, statOf } from "./files-node.ts";
+import { preparedFile } from "./prepare-node.ts";
+import { imagenetPreprocessing, type Preprocessing } from "./preprocess.ts";
+
+export interface ImageFolderOptions {
+  /** Default: {@link imagenetPreprocessing} at 224. */
+  readonly preprocessing?: Preprocessing;
+  /** Random changes per picture and epoch; default none. */
+  readonly augment?: readonly Augmentation[];
+  /** Threads that decode; 0 decodes in the calling thread. Default: one less than the cores, at least 1. */
+  readonly workers?: number;
+}
+
+export interface ImageFile {
+  readonly path: string;
+  /** Class index: the rank of the class folder's name. */
+  readonly label: number;
+}
+
+const extensions: ReadonlySet<string> = new Set(".jpg .jpeg .png .webp .bmp .ppm .pgm .tif .tiff".split(" "));
+
+/**
+ * A data set of picture files in one folder per class; the class index is the rank of the folder's name. Files are found
+ * in sub-folders too. Pictures are read when a batch asks for them, in worker threads.
+ *
+ * @throws `image-folder/no-classes`, `image-folder/empty-class` naming the folders, `image-folder/options`
+ * @example
+ * const data = await imageFolder("imagenet/val", { preprocessing: imagenetPreprocessing(224) });
+ */
+export async function imageFolder(folder: string, options: ImageFolderOptions = {}): Promise<ImageFolder> {
+  const { workers = Math.max(1, availableParallelism() - 1) } = options;
+  must(
+    Number.isInteger(workers) && workers >= 0,
+    "image-folder/options",
+    () => `image folder: workers must be an integer from 0, got ${workers}`,
+    "usage",
+  );
+  const classes = await classFolders(folder);
+  const files = await Promise.all(
+    classes.map(async (name, label) => (await pictureFiles(join(folder, name))).map((path) => ({ path, label }))),
+  );
+  const empty = classes.filter((_, label) => files[label].length === 0);
+  must(
+    empty.length === 0,
+    "image-folder/empty-class",
+    () =>
+      `${folder}: no picture in ${listed(empty)}. Each class folder needs files ending in ${[...extensions].join(", ")}; remove folders that are no class`,
+    "file",
+  );
+  return new ImageFolder(files.flat(), classes, {
+    preprocessing: options.preprocessing ?? imagenetPreprocessing(),
+    augment: options.augment ?? [],
+    workers,
+  });
+}
+
+/** See {@link imageFolder}. */
+export class ImageFolder implements Dataset {
+  readonly length: number;
+  readonly imageShape: ImageShape;
+  readonly #settings: DecodeSettings;
+  readonly #workers: number;
+  readonly #pool: DecodePool | undefined;
+
+  constructor(
+    readonly files: readonly ImageFile[],
+    readonly classes: readonly string[],
+    { preprocessing, augment, workers }: Required<ImageFolderOptions>,
+  ) {
+    this.length = files.length;
+    this.imageShape = preprocessing.inputSize;
+    this.#settings = { preprocessing, augment };
+    this.#workers = workers;
+    this.#pool = workers > 0 ? new DecodePool(this.#settings, workers) : undefined;
+  }
+
+  /** The same files with other options; has threads of its own. */
+  with(changes: ImageFolderOptions): ImageFolder {
+    return new ImageFolder(this.files, this.classes, { ...this.#settings, workers: this.#workers, ...changes });
+  }
+
+  /** Rejects with `picture/decode` naming the file when one cannot be decoded. */
+  async batch(indices: ArrayLike<number>, draw: Draw = { seed: 0, epoch: 0 }): Promise<Batch> {
+    checkIndices(indices, this.length);
+    const size = sizeOf(this.imageShape);
+    const images = new Float32Array(indices.length * size);
+    await Promise.all(
+      Array.from(indices, async (index, slot) => {
+        const task = { path: this.files[index].path, index, draw };
+        images.set(await (this.#pool ? this.#pool.run(task) : preparedFile(task, this.#settings)), slot * size);
+      }),
+    );
+    return {
+      images: new Tensor("float32", [indices.length, ...this.imageShape], images),
+      labels: Int32Array.from(indices, (index) => this.files[index].label),
+    };
+  }
+
+  /** Ends the threads, which otherwise live as long as the process. */
+  async close(): Promise<void> {
+    await this.#pool?.close();
+  }
+}
+
+async function classFolders(folder: string): Promise<string[]> {
+  const names = await listFolder(folder);
+  const isFolder = await Promise.all(names.map(async (name) => (await statOf(join(folder, name))).isDirectory()));
+  const classes = names.filter((_, i) => isFolder[i]);
+  must(
+    classes.length > 0,
+    "image-folder/no-classes",
+    () =>
+      `${folder}: no class folders. Expected one folder per class with its pictures; found ${listed(names) || "nothing"}`,
+    "file",
+  );
+  return classes;
+}
+
+/** Picture files in a folder and below it, folder by folder, sorted; symbolic links are followed, but not in circles. */
+async function pictureFiles(folder: string, above: readonly string[] = []): Promise<string[]> {
+  const place = await realpath(folder);
+  if (above.includes(place)) return [];
+  const entries = await readdir(folder, { withFileTypes: true });
+  const kinds = await Promise.all(
+    entries.map(async (entry) => {
+      const path = join(folder, entry.name);
+      const kind = entry.isSymbolicLink() ? await statOf(path) : entry;
+      return { path, isFolder: kind.isDirectory(), isFile: kind.isFile() };
+    }),
+  );
+  const files = kinds.filter(({ path, isFile }) => isFile && extensions.has(extname(path).toLowerCase()));
+  const below = await Promise.all(
+    kinds
+      .filter(({ isFolder }) => isFolder)
+      .map(({ path }) => path)
+      .sort()
+      .map((path) => pictureFiles(path, [...above, place])),
+  );
+  return [...files.map(({ path }) => path).sort(), ...below.flat()];
+}

@@ -1,0 +1,13 @@
+export * from "./augment/augmentation.ts";
+export type { MixOptions } from "./augment/mix.ts";
+export * from "./cifar.ts";
+export * from "./dataset.ts";
+export * from "./idx.ts";
+export * from "./idx-dataset.ts";
+export * from "./loader.ts";
+export * from "./normalize.ts";
+export * from "./picture.ts";
+export * from "./pixel-dataset.ts";
+export { prepare } from "./prepare.ts";
+export * from "./preprocess.ts";
+export * from "./resample.ts";

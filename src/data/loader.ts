@@ -1,0 +1,153 @@
+import { must } from "../errors.ts";
+import { permutation, rng } from "../tensor/index.ts";
+import { checkMixOptions, type MixOptions, mixed } from "./augment/mix.ts";
+import type { Batch, Dataset } from "./dataset.ts";
+
+export interface LoaderOptions {
+  /** Pictures per batch. */
+  readonly batchSize: number;
+  /** A new order every epoch; default false. */
+  readonly shuffle?: boolean;
+  /** Selects order and augmentation; default 0. */
+  readonly seed?: number;
+  /** Leaves out a last batch that is not full; default false. */
+  readonly dropLast?: boolean;
+  /** Batches prepared ahead of the one in use; default 2. */
+  readonly prefetch?: number;
+  /** Blends pictures and labels within each batch (mixup, CutMix); default not. */
+  readonly mix?: MixOptions;
+}
+
+/** Where a loader stands: the batch that comes next. Plain JSON. */
+export interface LoaderState {
+  readonly epoch: number;
+  readonly batch: number;
+  readonly seed: number;
+  readonly batchSize: number;
+  /** Pictures in the data set. */
+  readonly length: number;
+}
+
+export interface LoadedBatch extends Batch {
+  readonly epoch: number;
+  /** Position in the epoch, from 0. */
+  readonly batch: number;
+  /** Which pictures of the data set these are. */
+  readonly indices: Uint32Array<ArrayBuffer>;
+}
+
+/**
+ * Cuts a data set into batches, epoch after epoch.
+ *
+ * Each `for await` loop runs to the end of the current epoch; the next one does the next epoch. Order and augmentation
+ * depend on seed, epoch and index alone, so a loader that is moved to a place (`seek`, `restore`) goes on exactly as
+ * one that ran there.
+ *
+ * @example
+ * const loader = new DataLoader(data, { batchSize: 64, shuffle: true, seed: 1 });
+ * for await (const { images, labels } of loader) …   // epoch 0
+ * for await (const { images, labels } of loader) …   // epoch 1
+ */
+export class DataLoader implements AsyncIterable<LoadedBatch> {
+  /** Batches in one epoch. */
+  readonly length: number;
+  readonly #options: Required<Omit<LoaderOptions, "mix">> & Pick<LoaderOptions, "mix">;
+  #epoch = 0;
+  #batch = 0;
+  #order: { readonly epoch: number; readonly indices: Uint32Array<ArrayBuffer> } | undefined;
+
+  /** @throws `loader/options` for a batch size that is no positive integer, or when no batch is left */
+  constructor(
+    readonly dataset: Dataset,
+    options: LoaderOptions,
+  ) {
+    this.#options = { shuffle: false, seed: 0, dropLast: false, prefetch: 2, ...options };
+    const { batchSize, dropLast, prefetch } = this.#options;
+    const usage = (condition: boolean, message: () => string): void =>
+      must(condition, "loader/options", () => `loader: ${message()}`, "usage");
+    usage(Number.isInteger(batchSize) && batchSize > 0, () => `batchSize must be a positive integer, got ${batchSize}`);
+    usage(Number.isInteger(prefetch) && prefetch >= 0, () => `prefetch must be an integer from 0, got ${prefetch}`);
+    if (options.mix) checkMixOptions(options.mix);
+    this.length = Math[dropLast ? "floor" : "ceil"](dataset.length / batchSize);
+    usage(
+      this.length > 0,
+      () => `${dataset.length} pictures make no batch of ${batchSize}. Use a smaller batch size or dropLast: false`,
+    );
+  }
+
+  get batchSize(): number {
+    return this.#options.batchSize;
+  }
+
+  /** The place of the next batch; inside a loop, the one after the batch in hand. */
+  state(): LoaderState {
+    const { seed, batchSize } = this.#options;
+    return { epoch: this.#epoch, batch: this.#batch, seed, batchSize, length: this.dataset.length };
+  }
+
+  /** Makes `batch` of `epoch` the next one. Takes effect for the loops begun after it. */
+  seek(epoch: number, batch = 0): void {
+    must(
+      Number.isInteger(epoch) && epoch >= 0 && Number.isInteger(batch) && batch >= 0 && batch < this.length,
+      "loader/seek",
+      () => `loader: epoch ${epoch}, batch ${batch} does not exist: an epoch has batches 0 … ${this.length - 1}`,
+      "usage",
+    );
+    this.#epoch = epoch;
+    this.#batch = batch;
+  }
+
+  /** Goes on from a saved {@link state}. Throws `loader/restore` when it was made with other data or options. */
+  restore(state: LoaderState): void {
+    const own = this.state();
+    for (const key of ["seed", "batchSize", "length"] as const)
+      must(
+        state[key] === own[key],
+        "loader/restore",
+        () =>
+          `loader: cannot resume: the saved run has ${key} ${state[key]}, this one ${own[key]}. Use the same data and options`,
+        "usage",
+      );
+    this.seek(state.epoch, state.batch);
+  }
+
+  /** The pictures of batch `batch` of `epoch`. */
+  indicesOf(epoch: number, batch: number): Uint32Array<ArrayBuffer> {
+    const { batchSize, shuffle, seed } = this.#options;
+    if (this.#order?.epoch !== epoch) {
+      const { length } = this.dataset;
+      const indices = shuffle
+        ? permutation(length, rng(seed, `shuffle/${epoch}`))
+        : Uint32Array.from({ length }, (_, i) => i);
+      this.#order = { epoch, indices };
+    }
+    return this.#order.indices.slice(batch * batchSize, (batch + 1) * batchSize);
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<LoadedBatch, void, undefined> {
+    const epoch = this.#epoch;
+    const pending: Promise<LoadedBatch>[] = [];
+    let ahead = this.#batch;
+    for (let batch = ahead; batch < this.length; batch++) {
+      for (; ahead < this.length && ahead <= batch + this.#options.prefetch; ahead++) {
+        const loaded = this.#load(epoch, ahead);
+        // A failure is reported when the batch is due; until then, or if the loop is left, it must not end the process.
+        loaded.catch(() => undefined);
+        pending.push(loaded);
+      }
+      const current = await pending.shift()!;
+      const last = batch + 1 === this.length;
+      this.#epoch = last ? epoch + 1 : epoch;
+      this.#batch = last ? 0 : batch + 1;
+      yield current;
+    }
+  }
+
+  async #load(epoch: number, batch: number): Promise<LoadedBatch> {
+    const indices = this.indicesOf(epoch, batch);
+    const { seed, mix } = this.#options;
+    const loaded = await this.dataset.batch(indices, { seed, epoch });
+    const ready = mix ? mixed(loaded, this.dataset.classes.length, mix, { seed, epoch }, batch) : loaded;
+    return { ...ready, epoch, batch, indices };
+  }
+}

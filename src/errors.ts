@@ -1,0 +1,56 @@
+/** What kind of failure an error is; the CLI turns `usage` into exit code 2 and the rest into 1. */
+export type ErrorKind = "usage" | "shape" | "file" | "model" | "runtime" | "training";
+
+/**
+ * Every error this library raises on purpose.
+ *
+ * The message reads `<where>: <what is wrong, with both values>. <what to do>.`; `code` is stable for programs.
+ */
+export class RepmlpError extends Error {
+  override readonly name: string = "RepmlpError";
+  constructor(
+    /** Stable identifier, e.g. `conv2d/channels`. */
+    readonly code: string,
+    message: string,
+    readonly kind: ErrorKind = "model",
+    options?: { cause?: unknown },
+  ) {
+    super(message, options);
+  }
+}
+
+/** Throws a {@link RepmlpError} unless `condition` holds; the message is only built when needed. */
+export function must(
+  condition: unknown,
+  code: string,
+  message: () => string,
+  kind: ErrorKind = "shape",
+): asserts condition {
+  if (!condition) throw new RepmlpError(code, message(), kind);
+}
+
+/** Writes a shape for people: `[2, 3, 14, 14]`. */
+export const fmt = (shape: readonly (number | string)[]): string => `[${shape.join(", ")}]`;
+
+/** Joins a list for a message, cut after `max` entries with a count of the rest. */
+export const listed = (names: readonly string[], max = 5): string =>
+  names.length <= max ? names.join(", ") : `${names.slice(0, max).join(", ")} … and ${names.length - max} more`;
+
+/** The `max` candidates nearest to `wanted` by edit distance, for "did you mean" hints. */
+export function nearest(wanted: string, candidates: readonly string[], max = 3): string[] {
+  const distance = (a: string, b: string): number => {
+    let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+    for (let i = 1; i <= a.length; i++) {
+      const next = [i];
+      for (let j = 1; j <= b.length; j++)
+        next[j] = Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1));
+      row = next;
+    }
+    return row[b.length];
+  };
+  return [...candidates]
+    .map((name) => ({ name, d: distance(wanted.toLowerCase(), name.toLowerCase()) }))
+    .sort((x, y) => x.d - y.d)
+    .slice(0, max)
+    .map(({ name }) => name);
+}

@@ -1,0 +1,84 @@
+import { must } from "../errors.ts";
+import type { Net } from "../nn/index.ts";
+import type { OnnxModel } from "../onnx/index.ts";
+import { randomInputs } from "../reparam/index.ts";
+import { type CompileOptions, compileModel } from "../runtime/index.ts";
+import { type Shape, sizeOf, Tensor } from "../tensor/index.ts";
+import { Predictor } from "../training/index.ts";
+import { type ExportDType, ioNames } from "./graph.ts";
+
+/** How an exported model compares with the network it was made of. */
+export interface ExportCheck {
+  /** Largest difference of two logits. */
+  readonly maxAbsDiff: number;
+  /** Largest absolute logit of the network. */
+  readonly scale: number;
+  /** Batch sizes at which the exported model ran. */
+  readonly batches: readonly number[];
+}
+
+/** Differences that pass, as a part of the largest logit: rounding of merged weights, and of half precision. */
+const TOLERANCE: Readonly<Record<ExportDType, number>> = { float32: 1e-4, float16: 5e-2 };
+
+export interface CheckOptions {
+  readonly inputShape: Shape;
+  readonly batch: number | "dynamic";
+  readonly dtype: ExportDType;
+  readonly compile?: CompileOptions;
+}
+
+/**
+ * Runs an exported graph on random input, at two batch sizes if the batch is open, and compares with the network itself
+ * (in the form given, so that a merge is checked along).
+ *
+ * @throws RepmlpError `export/check` when they differ by more than rounding
+ */
+export async function checkExport(
+  net: Net,
+  graph: OnnxModel,
+  { inputShape, batch, dtype, compile = {} }: CheckOptions,
+): Promise<ExportCheck> {
+  const batches = batch === "dynamic" ? [1, 2] : [batch];
+  const inputs = randomInputs(
+    inputShape,
+    batches.reduce((a, b) => a + b),
+    0,
+  );
+  // One after the other, so that the memory of two sessions is not needed at once.
+  const expected = await reference(net, inputs, inputShape, compile);
+  const program = await compileModel(graph, compile);
+  let maxAbsDiff = 0;
+  let scale = 0;
+  let start = 0;
+  for (const count of batches) {
+    const size = sizeOf(inputShape);
+    const feed = (inputs.data as Float32Array<ArrayBuffer>).slice(start * size, (start + count) * size);
+    const results = await program.run({ [ioNames.input]: new Tensor("float32", [count, ...inputShape], feed) });
+    const logits = results[ioNames.output].data as Float32Array;
+    const width = logits.length / count;
+    for (const [i, value] of logits.entries()) {
+      const wanted = expected[start * width + i];
+      const difference = Math.abs(value - wanted);
+      // A NaN must not pass for equality.
+      if (!(difference <= maxAbsDiff)) maxAbsDiff = difference;
+      scale = Math.max(scale, Math.abs(wanted));
+    }
+    start += count;
+  }
+  await program.dispose();
+  must(
+    maxAbsDiff <= TOLERANCE[dtype] * scale,
+    "export/check",
+    () =>
+      `export: the exported model differs from the network by ${maxAbsDiff.toExponential(2)} with logits up to ${scale.toPrecision(3)}; ${dtype} allows ${(TOLERANCE[dtype] * scale).toExponential(2)}. ${dtype === "float16" ? "Use float32." : "This is a bug: please report it."}`,
+    "model",
+  );
+  return { maxAbsDiff, scale, batches };
+}
+
+async function reference(net: Net, inputs: Tensor, inputShape: Shape, compile: CompileOptions): Promise<Float32Array> {
+  const predictor = await Predictor.create(net, { inputShape, batchSize: inputs.shape[0], ...compile });
+  const { data } = await predictor.run(inputs);
+  await predictor.dispose();
+  return data as Float32Array;
+}

@@ -1,0 +1,10 @@
+export { type Averages, averages as evaluationAverages, type Counts as EvaluationCounts } from "./counts.ts";
+export {
+  type BatchResult,
+  type EvaluateDataOptions,
+  type EvaluationResult,
+  evaluateData,
+  type Predict,
+} from "./evaluate.ts";
+export { mergeTestRecords, type NamedRecord, parseTestRecord, readCounts, type TestRecord } from "./record.ts";
+export { parseShard, type Shard, shardRange } from "./shard.ts";

@@ -1,0 +1,142 @@
+import type { Preprocessing } from "../data/index.ts";
+import { fmtBytes } from "../tensor/index.ts";
+
+/** Accuracy of the exported weights, as found by an evaluation of the very file. */
+export interface CardEvaluation {
+  /** Name of the data set, for readers. */
+  readonly dataset: string;
+  readonly correct: number;
+  readonly correctTop5: number;
+  readonly total: number;
+}
+
+export interface CardOptions {
+  readonly arch: string;
+  readonly description: string;
+  /** SPDX identifier or one of the hub's words; the hub shows it. */
+  readonly license?: string;
+  readonly preprocessing: Preprocessing;
+  /** Values of the network that was exported. */
+  readonly parameters: number;
+  readonly classes: number;
+  /** Files and sizes in bytes. */
+  readonly files: readonly { readonly name: string; readonly bytes: number }[];
+  /** What became of the branches, one sentence. */
+  readonly form: string;
+  readonly source?: { readonly name: string; readonly sha256: string };
+  /** Largest difference from the network that was exported, by file. */
+  readonly checks: readonly { readonly name: string; readonly maxAbsDiff: number; readonly scale: number }[];
+  readonly evaluation?: CardEvaluation;
+}
+
+/** README.md of a model folder. Without an evaluation it claims no accuracy. */
+export const modelCard = (options: CardOptions): string =>
+  [header(options), title(options), usage, input(options), results(options), files(options)].join("\n");
+
+const percent = (part: number, total: number): string => ((100 * part) / total).toFixed(3);
+
+function header({ arch, license = "unknown", evaluation }: CardOptions): string {
+  const lines = [
+    "---",
+    `license: ${yaml(license)}`,
+    "library_name: transformers.js",
+    "pipeline_tag: image-classification",
+    "tags:",
+    ...["onnx", "repmlp", "structural-re-parameterization"].map((tag) => `- ${tag}`),
+  ];
+  if (evaluation) {
+    const metric = (name: string, type: string, part: number) => [
+      `    - name: ${name}`,
+      `      type: ${type}`,
+      `      value: ${percent(part, evaluation.total)}`,
+    ];
+    lines.push(
+      "metrics:",
+      "- accuracy",
+      "model-index:",
+      `- name: ${yaml(arch)}`,
+      "  results:",
+      "  - task:",
+      "      type: image-classification",
+      "    dataset:",
+      `      name: ${yaml(evaluation.dataset)}`,
+      "      type: imagefolder",
+      "    metrics:",
+      ...metric("Top-1 accuracy (%)", "accuracy", evaluation.correct),
+      ...metric("Top-5 accuracy (%)", "top-5-accuracy", evaluation.correctTop5),
+    );
+  }
+  return [...lines, "---", ""].join("\n");
+}
+
+/** JSON strings are YAML strings. */
+const yaml = (text: string): string => JSON.stringify(text);
+
+const title = ({ arch, description, parameters, classes, form, source }: CardOptions): string => `# ${arch}
+
+${description[0].toUpperCase()}${description.slice(1)}. ${parameters.toLocaleString("en")} parameters, ${classes.toLocaleString("en")} classes. ${form}${
+  source ? `\n\nMade from \`${source.name}\` (SHA-256 \`${source.sha256}\`).` : ""
+}
+`;
+
+const usage = `## Use
+
+\`\`\`js
+import { pipeline } from "@huggingface/transformers";
+
+const classify = await pipeline("image-classification", "path/or/name/of/this/folder");
+console.log(await classify("picture.jpg"));
+\`\`\`
+
+The ONNX files take \`pixel_values\` (float32, batch × channels × height × width) and give \`logits\`. \`config.json\` names
+the model type of a plain image classifier; Python's transformers cannot build the network from it, but reads the ONNX
+files with ONNX Runtime.
+`;
+
+function input({ preprocessing }: CardOptions): string {
+  return `## Input
+
+${describePreprocessing(preprocessing)}.
+
+transformers.js resizes with other filters than Pillow (without antialiasing in Node, by the browser's canvas in a page),
+so its scores differ slightly from those of the evaluation below and of PyTorch.
+`;
+}
+
+/** Preprocessing in one line, as it is printed beside every accuracy. */
+export function describePreprocessing(config: Preprocessing): string {
+  const { inputSize, cropPct = 0.875, cropMode = "center", interpolation = "bilinear", resize, mean, std } = config;
+  const [channels, height, width] = inputSize;
+  const size =
+    resize === undefined ? `${Math.floor(height / cropPct)}` : typeof resize === "number" ? resize : resize.join(" x ");
+  const how =
+    typeof resize === "object" || cropMode === "squash" ? `resize to ${size}` : `resize the shorter side to ${size}`;
+  const colours = channels === 3 ? "RGB" : "grey";
+  return `${colours}, ${how} (${interpolation}, antialiased), centre crop ${height} x ${width}, scale to 0..1, mean ${mean.join(", ")}, std ${std.join(", ")}`;
+}
+
+function results({ evaluation }: CardOptions): string {
+  if (!evaluation) return "## Accuracy\n\nNot evaluated.\n";
+  const { dataset, correct, correctTop5, total } = evaluation;
+  return `## Accuracy
+
+| data | top-1 | top-5 |
+|---|---|---|
+| ${dataset} | ${percent(correct, total)} % (${correct} of ${total}) | ${percent(correctTop5, total)} % (${correctTop5} of ${total}) |
+`;
+}
+
+function files({ files, checks }: CardOptions): string {
+  const check = new Map(checks.map((c) => [c.name, c]));
+  const rows = files.map(({ name, bytes }) => {
+    const found = check.get(name);
+    const difference = found ? `${found.maxAbsDiff.toExponential(1)} (logits up to ${found.scale.toPrecision(3)})` : "";
+    return `| ${name} | ${fmtBytes(bytes)} | ${difference} |`;
+  });
+  return `## Files
+
+| file | size | largest difference from the network it was made of |
+|---|---|---|
+${rows.join("\n")}
+`;
+}

@@ -1,0 +1,90 @@
+import { readFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import type { ByteSink } from "../checkpoint/index.ts";
+import { fileSource, writeFileAtomically } from "../checkpoint/node.ts";
+import { RepmlpError } from "../errors.ts";
+import {
+  decodeOnnx,
+  type ExternalOnnx,
+  encodeOnnxExternal,
+  encodeOnnxStream,
+  type OnnxModel,
+  type OpenExternal,
+  onnxByteLength,
+} from "../onnx/index.ts";
+import { dtypes, sizeOf, tensorBytes } from "../tensor/index.ts";
+
+/** From this many bytes of weights on they go into a file of their own: one ONNX file holds at most 2 GiB. */
+const EXTERNAL_BYTES = 2e9;
+
+export interface SaveOnnxOptions {
+  /** Puts the weights into `<path>_data`. Default: only where one file cannot hold them. */
+  readonly external?: boolean;
+}
+
+/** What was written. */
+export interface SavedOnnx {
+  /** The model, and its weights where they are apart. */
+  readonly paths: readonly string[];
+  /** Size of all files together. */
+  readonly bytes: number;
+}
+
+/**
+ * Writes an ONNX file, one tensor in memory at a time, through a temporary file and a rename. Models of more than 2 GB
+ * get a second file `<path>_data`, the name that transformers.js looks for.
+ */
+export async function saveOnnx(path: string, model: OnnxModel, options: SaveOnnxOptions = {}): Promise<SavedOnnx> {
+  const { external = weightBytes(model) > EXTERNAL_BYTES } = options;
+  if (!external) {
+    await writeFileAtomically(path, async (sink) => {
+      for await (const chunk of encodeOnnxStream(model)) await sink.write(chunk);
+    });
+    return { paths: [path], bytes: onnxByteLength(model) };
+  }
+  const location = `${basename(path)}_data`;
+  const data = join(dirname(path), location);
+  const encoded = encodeOnnxExternal(model, { location });
+  // The weights first: the model must never point to what is not there.
+  await writeFileAtomically(data, (sink) => writeExternal(sink, encoded));
+  await writeFileAtomically(path, async (sink) => sink.write(encoded.model));
+  return { paths: [path, data], bytes: encoded.model.byteLength + encoded.totalBytes };
+}
+
+const weightBytes = ({ initializers }: OnnxModel): number =>
+  [...initializers.values()].reduce((n, { dtype, shape }) => n + sizeOf(shape) * dtypes[dtype].bytes, 0);
+
+async function writeExternal(sink: ByteSink, { external }: ExternalOnnx): Promise<void> {
+  let at = 0;
+  for (const { source, offset, length } of external) {
+    if (offset > at) await sink.write(new Uint8Array(offset - at));
+    await sink.write(tensorBytes(await source.read()));
+    at = offset + length;
+  }
+}
+
+/** Reads an ONNX file; weights in a second file are read when they are needed. */
+export async function openOnnx(path: string): Promise<OnnxModel> {
+  const bytes = await readFile(path).catch((cause: NodeJS.ErrnoException) => {
+    throw new RepmlpError("export/read", `${path}: cannot be read (${cause.message})`, "file", { cause });
+  });
+  return decodeOnnx(new Uint8Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength), {
+    name: path,
+    external: externalOf(path),
+  });
+}
+
+const externalOf = (path: string): OpenExternal => {
+  const files = new Map<string, ReturnType<typeof fileSource>>();
+  return (location, offset, length) => {
+    const file = files.get(location) ?? fileSource(join(dirname(path), location));
+    files.set(location, file);
+    if (offset + length > file.size)
+      throw new RepmlpError(
+        "export/external",
+        `${file.name}: is ${file.size} bytes long, ${path} expects ${length} at ${offset}. Copy both files again.`,
+        "file",
+      );
+    return { read: () => file.read(offset, length), readSync: () => file.readSync!(offset, length) };
+  };
+};

@@ -1,0 +1,17 @@
+export { grad } from "./grad.ts";
+export * from "./lower.ts";
+export * from "./ops/activation.ts";
+export * from "./ops/broadcast.ts";
+export * from "./ops/conv.ts";
+export * from "./ops/elementwise.ts";
+export * from "./ops/matmul.ts";
+export * from "./ops/norm.ts";
+export * from "./ops/partition.ts";
+export * from "./ops/pool.ts";
+export * from "./ops/reduce.ts";
+export * from "./ops/resize.ts";
+export * from "./ops/shape.ts";
+export * from "./ops/softmax.ts";
+export { type OnnxGraph, type OnnxParameter, type ReadOnnxOptions, readOnnx } from "./read-onnx.ts";
+export * from "./trace.ts";
+export * from "./value.ts";

@@ -1,0 +1,225 @@
+import { fmt, must } from "../../errors.ts";
+import { type Shape, sizeOf } from "../../tensor/index.ts";
+import type { Handle } from "../emitter.ts";
+import type { Layout, Lowering, Physical } from "../lower.ts";
+import { defineOp, type TensorType, type Value } from "../value.ts";
+import { reduceSum, reshape } from "./broadcast.ts";
+import { add, div, mul, neg, sqrt, sub } from "./elementwise.ts";
+
+/** Values per channel: all axes but 1. */
+const perChannel = (shape: Shape): number => sizeOf(shape) / shape[1];
+
+/** Sum over all axes but the channel axis 1: `[N, C, …]` → `[C]`. */
+export const channelSum = (x: Value): Value =>
+  reduceSum(
+    x,
+    x.shape.map((_, i) => i).filter((i) => i !== 1),
+  );
+
+function mustFitChannels(op: string, x: TensorType, vectors: Readonly<Record<string, TensorType>>): void {
+  must(x.shape.length >= 2, `${op}/rank`, () => `${op}: x must be [N, C, …], got ${fmt(x.shape)}`);
+  for (const [name, t] of Object.entries(vectors))
+    must(
+      t.shape.length === 1 && t.shape[0] === x.shape[1] && t.dtype === x.dtype,
+      `${op}/channels`,
+      () => `${op}: x ${fmt(x.shape)} has ${x.shape[1]} channels (${x.dtype}), ${name} is ${fmt(t.shape)} (${t.dtype})`,
+    );
+}
+
+/** A view of x as [1, C, rest] (batch-last) or as it is, in which ONNX finds the channels on axis 1. */
+function asChannels(lowering: Lowering, x: Value): { readonly handle: Handle; readonly layout: Layout } {
+  const layout = lowering.layoutOf(x);
+  const handle = lowering.read(x, layout);
+  if (layout === "natural") return { handle, layout };
+  return { handle: lowering.emit.reshape(handle, [1, x.shape[1], perChannel(x.shape)]), layout };
+}
+
+function fromChannels(lowering: Lowering, y: Handle, shape: Shape, layout: Layout): Physical {
+  const physical = layout === "batchLast" ? [...shape.slice(1), shape[0]] : shape;
+  return { handle: lowering.emit.reshape(y, physical), layout };
+}
+
+interface NormAttrs {
+  readonly eps: number;
+}
+
+/**
+ * ONNX's inference batch norm. The CPU kernel accepts exactly eps; scale and shift alone are the case of mean 0,
+ * variance 1, eps 0.
+ */
+const affine = (lowering: Lowering, x: Handle, vectors: readonly Handle[], eps: number): Handle =>
+  lowering.emit.node("BatchNormalization", [x, ...vectors], { epsilon: { float: eps } }, x.shape);
+
+const batchNormOp = defineOp<NormAttrs>({
+  name: "batchNorm",
+  inputs: ["x", "weight", "bias", "mean", "variance"],
+  infer: ([x, weight, bias, mean, variance]) => {
+    mustFitChannels("batchNorm", x, { weight, bias, mean, variance });
+    return x;
+  },
+  vjp: ({ inputs: [x, weight, , mean, variance], dy, attrs: { eps } }) => {
+    const deviation = sqrt(add(variance, eps));
+    const scale = div(weight, deviation);
+    const sum = channelSum(dy);
+    const centred = div(sub(channelSum(mul(dy, x)), mul(mean, sum)), deviation);
+    return [
+      channelScale(dy, scale),
+      centred,
+      sum,
+      neg(mul(scale, sum)),
+      mul(mul(centred, weight), div(-0.5, add(variance, eps))),
+    ];
+  },
+  lower: (lowering, { inputs: [x, ...vectors] }, { eps }) => {
+    const { handle, layout } = asChannels(lowering, x);
+    const y = affine(
+      lowering,
+      handle,
+      vectors.map((v) => lowering.read(v)),
+      eps,
+    );
+    return fromChannels(lowering, y, x.shape, layout);
+  },
+});
+
+/** Batch norm with given statistics: (x − mean) / sqrt(variance + eps) · weight + bias over channel axis 1. */
+export const batchNorm = (x: Value, weight: Value, bias: Value, mean: Value, variance: Value, eps = 1e-5): Value =>
+  batchNormOp([x, weight, bias, mean, variance], { eps });
+
+const channelAffineOp = defineOp<Record<string, never>>({
+  name: "channelAffine",
+  inputs: ["x", "scale", "shift"],
+  infer: ([x, scale, shift]) => {
+    mustFitChannels("channelAffine", x, { scale, shift });
+    return x;
+  },
+  vjp: ({ inputs: [x, scale], dy }) => [channelScale(dy, scale), channelSum(mul(dy, x)), channelSum(dy)],
+  lower: (lowering, { inputs: [x, scale, shift] }) => {
+    const { emit } = lowering;
+    const { handle, layout } = asChannels(lowering, x);
+    const c = x.shape[1];
+    const [zero, one] = [0, 1].map((v) => emit.constantVector(v, c, x.dtype));
+    const y = affine(lowering, handle, [lowering.read(scale), lowering.read(shift), zero, one], 0);
+    return fromChannels(lowering, y, x.shape, layout);
+  },
+});
+
+/** x · scale + shift per channel (axis 1) in one pass. */
+export const channelAffine = (x: Value, scale: Value, shift: Value): Value => channelAffineOp([x, scale, shift], {});
+
+const channelScaleOp = defineOp<Record<string, never>>({
+  name: "channelScale",
+  inputs: ["x", "scale"],
+  infer: ([x, scale]) => {
+    mustFitChannels("channelScale", x, { scale });
+    return x;
+  },
+  vjp: ({ inputs: [x, scale], dy }) => [channelScale(dy, scale), channelSum(mul(dy, x))],
+  lower: (lowering, { inputs: [x, scale] }) => {
+    const { emit } = lowering;
+    const { handle, layout } = asChannels(lowering, x);
+    const rest = handle.shape.length - 2;
+    const s = emit.reshape(lowering.read(scale), [1, x.shape[1], ...new Array<number>(rest).fill(1)]);
+    return fromChannels(lowering, emit.mul(handle, s), x.shape, layout);
+  },
+});
+
+/** x · scale per channel (axis 1). Kept apart from `mul` so that a convolution before it can take the factor over. */
+export const channelScale = (x: Value, scale: Value): Value => channelScaleOp([x, scale], {});
+
+/**
+ * Splits `channelScale(x, s)` into `x` and `s`: the gradient of a batch norm ends with a factor per channel, which is
+ * cheaper on the weights of the layer before it than on the activation.
+ */
+export function splitChannelScale(v: Value): { readonly x: Value; readonly scale: Value | undefined } {
+  if (v.node.op.name !== channelScaleOp.name) return { x: v, scale: undefined };
+  return { x: v.node.inputs[0], scale: v.node.inputs[1] };
+}
+
+const batchNormTrainOp = defineOp<NormAttrs>({
+  name: "batchNormTrain",
+  inputs: ["x", "weight", "bias"],
+  infer: ([x, weight, bias]) => {
+    mustFitChannels("batchNormTrain", x, { weight, bias });
+    must(
+      perChannel(x.shape) > 1,
+      "batchNormTrain/samples",
+      () =>
+        `batchNormTrain: expected more than 1 value per channel when training, got ${fmt(x.shape)}. Use a larger batch or eval mode.`,
+    );
+    return [x, weight, weight];
+  },
+  /*
+   * With m values per channel, D = dy, s1 = ΣD, s2 = ΣD·x and inv = 1/sqrt(var + eps):
+   *   dbias = s1, dweight = inv·(s2 − mean·s1), dx = weight·inv·(D + b·x + c),
+   *   b = −inv·dweight/m, c = −s1/m − b·mean.
+   * Cotangents of the mean and the variance add dmean/m + 2·dvar·(x − mean)/m.
+   */
+  vjp: ({ inputs: [x, weight], outputs: [, mean, variance], grads: [dy, dmean, dvar], attrs: { eps } }) => {
+    const m = perChannel(x.shape);
+    let dx: Value | undefined;
+    let dweight: Value | undefined;
+    let dbias: Value | undefined;
+    if (dy) {
+      const inv = div(1, sqrt(add(variance, eps)));
+      dbias = channelSum(dy);
+      dweight = mul(inv, sub(channelSum(mul(dy, x)), mul(mean, dbias)));
+      const b = div(mul(neg(inv), dweight), m);
+      const c = sub(div(neg(dbias), m), mul(b, mean));
+      dx = channelScale(add(dy, channelAffine(x, b, c)), mul(weight, inv));
+    }
+    if (dmean || dvar) {
+      const slope = dvar ? mul(dvar, 2 / m) : mul(mean, 0);
+      const offset = sub(dmean ? div(dmean, m) : mul(mean, 0), mul(slope, mean));
+      const extra = channelAffine(x, slope, offset);
+      dx = dx ? add(dx, extra) : extra;
+    }
+    return [dx, dweight, dbias];
+  },
+  lower: (lowering, node, { eps }) => lowerBatchNormTrain(lowering, node.inputs, eps),
+});
+
+function lowerBatchNormTrain(lowering: Lowering, [x, weight, bias]: readonly Value[], eps: number): Physical[] {
+  const { emit, target } = lowering;
+  const { handle, layout } = asChannels(lowering, x);
+  const [gamma, beta] = [lowering.read(weight), lowering.read(bias)];
+  const vector = (h: Handle): Physical => ({ handle: h, layout: "natural" });
+  if (target.device === "webgpu" || x.dtype === "float64") {
+    // The device has no training batch norm: means, then the inference kernel with them.
+    const axes = handle.shape.map((_, i) => i).filter((i) => i !== 1);
+    const column = [1, x.shape[1], ...new Array<number>(handle.shape.length - 2).fill(1)];
+    const mean = emit.reduce("ReduceMean", handle, axes, false);
+    const centred = emit.sub(handle, emit.reshape(mean, column));
+    const variance = emit.reduce("ReduceMean", emit.mul(centred, centred), axes, false);
+    const y = affine(lowering, handle, [gamma, beta, mean, variance], eps);
+    return [fromChannels(lowering, y, x.shape, layout), vector(mean), vector(variance)];
+  }
+  // The CPU kernel writes its statistics over its own mean and variance inputs, even over constants: every node gets
+  // inputs of its own. Their values do not matter with momentum 0; the factors are such as nobody multiplies by, since
+  // ONNX Runtime merges equal nodes, too.
+  const own = (of: Handle): Handle =>
+    emit.nodeAll("Mul", [of, emit.scalar(1e-30 * lowering.nextPrivate(), of.dtype)], {}, [of], { unique: true })[0];
+  const [y, mean, variance] = emit.nodeAll(
+    "BatchNormalization",
+    [handle, gamma, beta, own(beta), own(gamma)],
+    { epsilon: { float: eps }, momentum: { float: 0 }, training_mode: 1 },
+    [handle, gamma, gamma],
+    { unique: true },
+  );
+  return [fromChannels(lowering, y, x.shape, layout), vector(mean), vector(variance)];
+}
+
+/** Batch norm with the batch's own statistics; also returns its mean and its biased variance, `[C]` each. */
+export function batchNormTrain(
+  x: Value,
+  weight: Value,
+  bias: Value,
+  eps = 1e-5,
+): { readonly y: Value; readonly mean: Value; readonly variance: Value } {
+  const [y, mean, variance] = batchNormTrainOp.all([x, weight, bias], { eps });
+  return { y, mean, variance };
+}
+
+/** A per-channel vector `[C]` as `[1, C, 1, …]`, to broadcast against `[N, C, …]`. */
+export const asChannelShape = (v: Value, rank: number): Value =>
+  reshape(v, [1, v.shape[0], ...new Array<number>(rank - 2).fill(1)]);

@@ -1,0 +1,192 @@
+import { fmt, listed, must, RepmlpError } from "../errors.ts";
+import type { OnnxDim, OnnxModel, OnnxNode } from "../onnx/index.ts";
+import { isFloating, type Shape, type TensorSource } from "../tensor/index.ts";
+import { describe, NodeContext, simplified, type Tensors } from "./read/context.ts";
+import { readers } from "./read/readers.ts";
+import { widened, widenedSource } from "./read/widen.ts";
+import { inLayer } from "./trace.ts";
+import { constant, input, type ParameterRef, parameter, type Value } from "./value.ts";
+
+export interface ReadOnnxOptions {
+  /** Shapes of inputs by name, where the file leaves sizes open or another size is wanted. */
+  readonly inputShapes?: Readonly<Record<string, Shape>>;
+  /** Sizes by the names that the file gives them, e.g. `{ sequence: 128 }`. */
+  readonly dims?: Readonly<Record<string, number>>;
+  /** Size of an open first axis. */
+  readonly batch?: number;
+  /**
+   * Which floating initializers become parameters; the others become constants. Default: all but single numbers of
+   * rank 0, which exporters leave where a formula has a number.
+   */
+  readonly trainable?: (name: string, shape: Shape) => boolean;
+}
+
+/** A weight of the file; its name is that of the initializer. */
+export interface OnnxParameter extends ParameterRef {
+  readonly name: string;
+  /** The weight in the graph, to differentiate by. */
+  readonly value: Value;
+}
+
+/** An ONNX model as a graph of our ops. */
+export interface OnnxGraph {
+  readonly inputs: ReadonlyMap<string, Value>;
+  readonly outputs: ReadonlyMap<string, Value>;
+  /** Those that the outputs depend on, running statistics of batch norms among them. */
+  readonly parameters: ReadonlyMap<string, OnnxParameter>;
+  /** Names of the parameters, as `lower` takes them. */
+  readonly names: ReadonlyMap<ParameterRef, string>;
+}
+
+/** Operator set versions whose meanings the readers know. */
+const opsets = [7, 22] as const;
+
+/**
+ * Reads an ONNX model as a graph of this library's ops, so that it can be differentiated, trained, merged and lowered
+ * again, whoever made it. Shape arithmetic is computed here: every shape in the graph is known. Nodes keep their names
+ * as layer paths. Half-precision tensors are read as float32.
+ *
+ * @throws RepmlpError of kind `file`: `read-onnx/op` names the operators (and nodes) that are not supported,
+ *   `read-onnx/shape` the inputs whose sizes are open, `read-onnx/dynamic` a node whose shape depends on what is fed
+ */
+export function readOnnx(model: OnnxModel, options: ReadOnnxOptions = {}): OnnxGraph {
+  const [first, last] = opsets;
+  must(
+    model.opset >= first && model.opset <= last,
+    "read-onnx/opset",
+    () => `read-onnx: operator set ${model.opset} is not supported, only ${first} to ${last}. Convert the model.`,
+    "file",
+  );
+  const nodes = neededNodes(model);
+  mustKnow(nodes);
+  const reading = new Reading(model, options);
+  for (const node of nodes) reading.read(node);
+  const outputs = new Map(model.outputs.map(({ name }) => [name, reading.output(name)]));
+  const { inputs, parameters } = reading;
+  return { inputs, outputs, parameters, names: new Map([...parameters].map(([name, ref]) => [ref, name])) };
+}
+
+class Reading implements Tensors {
+  readonly inputs = new Map<string, Value>();
+  readonly parameters = new Map<string, OnnxParameter>();
+  private readonly values = new Map<string, Value>();
+  private readonly used: ReadonlySet<string>;
+
+  constructor(
+    private readonly model: OnnxModel,
+    private readonly options: ReadOnnxOptions,
+  ) {
+    this.used = new Set([...model.nodes.flatMap((n) => n.inputs), ...model.outputs.map(({ name }) => name)]);
+    for (const { name, dtype, shape } of model.inputs)
+      this.inputs.set(name, input(name, inputShape(name, shape, options), widened(dtype)));
+  }
+
+  initializer(name: string): TensorSource | undefined {
+    return this.model.initializers.get(name);
+  }
+
+  /** Initializers become values when a node first reads them as such. */
+  value(name: string): Value | undefined {
+    const known = this.values.get(name) ?? this.inputs.get(name);
+    const source = known ? undefined : this.initializer(name);
+    if (!source) return known;
+    const made = this.weight(name, source);
+    this.values.set(name, made);
+    return made;
+  }
+
+  private weight(name: string, source: TensorSource): Value {
+    const { trainable = (_, shape) => shape.length > 0 } = this.options;
+    if (!isFloating(source.dtype)) return constant(source.readSync());
+    const wide = widenedSource(source);
+    if (!trainable(name, source.shape)) return constant(wide.shape.length ? wide : wide.readSync());
+    const ref = { dtype: wide.dtype, shape: wide.shape, source: () => wide };
+    const value = parameter(ref);
+    // The leaf knows the parameter by identity, so it is the same object that carries the value.
+    this.parameters.set(name, Object.assign(ref, { name, value }));
+    return value;
+  }
+
+  read(node: OnnxNode): void {
+    const context = new NodeContext(node, this.model.opset, this, this.used);
+    const made = inLayer(node.name || node.outputs[0], () => orDamaged(context));
+    const list = [made].flat() as readonly Value[];
+    for (const [i, name] of node.outputs.entries())
+      if (name !== "" && list[i]) this.values.set(name, simplified(list[i]));
+  }
+
+  output(name: string): Value {
+    const value = this.value(name);
+    must(
+      value,
+      "read-onnx/output",
+      () => `read-onnx: no node makes the output "${name}". The file is damaged.`,
+      "file",
+    );
+    return value;
+  }
+}
+
+/** Readers may take for granted what the standard demands; where a file breaks it, that is the file's fault. */
+function orDamaged(context: NodeContext): Value | readonly Value[] {
+  try {
+    return readers.get(context.node.opType)!(context);
+  } catch (cause) {
+    if (cause instanceof RepmlpError) throw cause;
+    return context.fail("damaged", `it cannot be read (${String(cause)}). The file is damaged.`, cause);
+  }
+}
+
+/** The nodes that the outputs depend on, in the file's order. */
+function neededNodes({ nodes, outputs }: OnnxModel): OnnxNode[] {
+  const needed = new Set(outputs.map(({ name }) => name));
+  return nodes
+    .toReversed()
+    .filter((node) => {
+      const used = node.outputs.some((name) => needed.has(name));
+      if (used) for (const name of node.inputs) needed.add(name);
+      return used;
+    })
+    .reverse();
+}
+
+/** All unknown operators at once, so that one attempt tells whether a model can be read. */
+function mustKnow(nodes: readonly OnnxNode[]): void {
+  const unknown = nodes.filter(({ opType, domain }) => domain || !readers.has(opType));
+  const kinds = new Map(unknown.map((node) => [`${node.domain ?? ""}.${node.opType}`, describe(node)]));
+  must(
+    !unknown.length,
+    "read-onnx/op",
+    () =>
+      `read-onnx: no op for ${listed([...kinds.values()])}. Replace it before exporting, or have the exporter decompose it.`,
+    "file",
+  );
+}
+
+function inputShape(
+  name: string,
+  shape: readonly OnnxDim[] | undefined,
+  { inputShapes = {}, dims = {}, batch }: ReadOnnxOptions,
+): Shape {
+  const given = inputShapes[name];
+  if (given) {
+    must(
+      !shape || (shape.length === given.length && shape.every((d, i) => typeof d === "string" || d === given[i])),
+      "read-onnx/shape",
+      () =>
+        `read-onnx: input "${name}" is ${fmt(shape!.map((d) => d || "?"))} in the file, which ${fmt(given)} does not fit.`,
+      "usage",
+    );
+    return given;
+  }
+  const sizes = shape?.map((d, i) => (typeof d === "number" ? d : (dims[d] ?? (i === 0 ? batch : undefined))));
+  must(
+    sizes?.every((d) => d !== undefined),
+    "read-onnx/shape",
+    () =>
+      `read-onnx: input "${name}" has ${shape ? `open sizes: ${fmt(shape.map((d) => d || "?"))}` : "no shape in the file"}. ` +
+      `Pass inputShapes: { "${name}": [...] }${shape ? ", or dims or batch" : ""}.`,
+    "usage",
+  );
+  return sizes as Shape;
+}

@@ -1,0 +1,179 @@
+import { must, RepmlpError } from "../../errors.ts";
+import { floatAttr, intAttr, intsAttr, type OnnxNode, stringAttr } from "../../onnx/index.ts";
+import { isFloating, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
+import { asConstant, constant, type Value } from "../value.ts";
+
+/** Reads the nodes of one ONNX operator as ops of the graph; the values of its outputs, in order. */
+export type Reader = (node: NodeContext) => Value | readonly Value[];
+
+/** The tensors of the model being read. */
+export interface Tensors {
+  /** The value of a name, if it was made by then. */
+  value(name: string): Value | undefined;
+  /** An initializer, whatever it is used for. */
+  initializer(name: string): TensorSource | undefined;
+}
+
+/** One node of the model, with typed access to its inputs and attributes; what does not fit throws `read-onnx/…`. */
+export class NodeContext {
+  constructor(
+    readonly node: OnnxNode,
+    /** Version of the standard operator set. */
+    readonly opset: number,
+    private readonly tensors: Tensors,
+    private readonly usedOutputs: ReadonlySet<string>,
+  ) {}
+
+  /** Throws, naming the node. */
+  fail(code: string, problem: string, cause?: unknown): never {
+    throw new RepmlpError(`read-onnx/${code}`, `read-onnx: ${describe(this.node)}: ${problem}`, "file", { cause });
+  }
+
+  /** Number of inputs, left-out ones at the end not counted. */
+  get inputCount(): number {
+    return this.node.inputs.findLastIndex((name) => name !== "") + 1;
+  }
+
+  has(i: number): boolean {
+    return (this.node.inputs[i] ?? "") !== "";
+  }
+
+  input(i: number): Value {
+    const name = this.node.inputs[i] ?? "";
+    if (name === "") this.fail("input", `input ${i} is missing. The file is damaged.`);
+    const value = this.tensors.value(name);
+    if (!value) this.fail("input", `it reads "${name}" before any node makes it. The file is damaged.`);
+    return value;
+  }
+
+  optional(i: number): Value | undefined {
+    return this.has(i) ? this.input(i) : undefined;
+  }
+
+  /** All inputs. */
+  inputs(): Value[] {
+    return Array.from({ length: this.inputCount }, (_, i) => this.input(i));
+  }
+
+  /** The values of an input that must be known now: a shape, axes, scales. */
+  tensor(i: number): Tensor {
+    const name = this.node.inputs[i] ?? "";
+    const source = this.tensors.initializer(name) ?? knownTensor(this.input(i));
+    if (!source)
+      this.fail(
+        "dynamic",
+        `input "${name}" must be constant, but depends on what is fed. Export the model with fixed shapes, or fold its constants first.`,
+      );
+    return source.readSync();
+  }
+
+  /** As {@link tensor}, as numbers. */
+  numbers(i: number): number[] {
+    return [...this.tensor(i).toFloat64()];
+  }
+
+  /** A list that was an attribute up to opset `since` − 1 and is input `i` from then on; absent if it is left out. */
+  ints(key: string, i: number, since: number): readonly number[] | undefined {
+    if (this.opset >= since) return this.has(i) ? this.numbers(i) : undefined;
+    return this.intList(key);
+  }
+
+  /** The only number of such a list's input or attribute. */
+  number(key: string, i: number, since: number): number | undefined {
+    if (this.opset >= since) return this.has(i) ? this.numbers(i)[0] : undefined;
+    return key in this.node.attrs ? floatAttr(this.node, key) : undefined;
+  }
+
+  int(key: string, fallback?: number): number {
+    return intAttr(this.node, key, fallback);
+  }
+
+  intList(key: string): readonly number[] | undefined {
+    const value = this.node.attrs[key];
+    if (value === undefined) return undefined;
+    // "To the end" is written as the largest integer, which a number holds well enough.
+    if (Array.isArray(value) && value.some((v) => typeof v === "bigint")) return value.map(Number);
+    return intsAttr(this.node, key);
+  }
+
+  float(key: string, fallback?: number): number {
+    return floatAttr(this.node, key, fallback);
+  }
+
+  text(key: string, fallback?: string): string {
+    return stringAttr(this.node, key, fallback);
+  }
+
+  /** Refuses lists of a length that only a damaged or hostile file asks for. */
+  sane(count: number, what: string): number {
+    if (!(count <= FOLD_LIMIT)) this.fail("size", `${count} ${what} are more than ${FOLD_LIMIT}. The file is damaged.`);
+    return count;
+  }
+
+  /** Refuses the node when anyone reads its outputs from number `from` on. */
+  onlyOutputs(from: number, what: string): void {
+    const used = this.node.outputs.slice(from).find((name) => this.usedOutputs.has(name));
+    if (used !== undefined) this.fail("output", `its output "${used}" (${what}) is used, which is not supported.`);
+  }
+
+  /** Refuses an attribute that is there and has another value than the only supported one. */
+  only(key: string, value: number | string): void {
+    const found = typeof value === "number" ? this.int(key, value) : this.text(key, value);
+    if (found !== value) this.fail("attribute", `${key} ${found} is not supported, only ${value}.`);
+  }
+}
+
+/** How a node is named in messages: `Conv node "/stem/Conv"`. */
+export const describe = ({ opType, name, outputs, domain }: OnnxNode): string =>
+  `${domain ? `${domain}.` : ""}${opType} node "${name || outputs[0]}"`;
+
+/** Larger constants are not computed on the host unless a shape depends on them. */
+const EAGER_LIMIT = 65_536;
+
+/** Nor ever above this: a few bytes of a file can ask for any size. */
+const FOLD_LIMIT = 1 << 22;
+
+/** What each value amounts to; `undefined` for those that depend on what is fed. */
+const known = new WeakMap<Value, Tensor | undefined>();
+
+/** The values of a constant, or of a function of constants that can be computed on the host. */
+export function knownTensor(value: Value): Tensor | undefined {
+  if (known.has(value)) return known.get(value);
+  const source = asConstant(value)?.source;
+  const made = source ? constantTensor(source) : foldNode(value);
+  known.set(value, made);
+  return made;
+}
+
+const constantTensor = (source: TensorSource): Tensor | undefined =>
+  source instanceof Tensor || !isFloating(source.dtype) ? source.readSync() : undefined;
+
+function foldNode({ node, shape }: Value): Tensor | undefined {
+  if (!node.op.fold || !node.inputs.length || sizeOf(shape) > FOLD_LIMIT) return undefined;
+  const inputs: Tensor[] = [];
+  for (const v of node.inputs) {
+    const tensor = knownTensor(v);
+    if (!tensor) return undefined;
+    inputs.push(tensor);
+  }
+  return node.op.fold(inputs, node.attrs as never);
+}
+
+/** The value itself, or the constant that it amounts to. */
+export function simplified(value: Value): Value {
+  if (asConstant(value) || sizeOf(value.shape) > EAGER_LIMIT) return value;
+  const tensor = knownTensor(value);
+  return tensor ? constant(tensor) : value;
+}
+
+/** An axis counted from the front. */
+export function axisOf(node: NodeContext, axis: number, rank: number): number {
+  const at = axis < 0 ? axis + rank : axis;
+  must(
+    Number.isInteger(at) && at >= 0 && at < rank,
+    "read-onnx/axis",
+    () => `read-onnx: ${describe(node.node)}: axis ${axis} is outside a tensor of rank ${rank}. The file is damaged.`,
+    "file",
+  );
+  return at;
+}

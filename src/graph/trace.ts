@@ -1,0 +1,65 @@
+import { must } from "../errors.ts";
+import type { ParameterRef, Value } from "./value.ts";
+
+/** What running a forward function records beside its result. */
+export interface Trace {
+  /** New values of buffers (batch-norm statistics) to be stored after the step. */
+  readonly updates: Map<ParameterRef, Value>;
+  /** Counters that this pass increases by one each time they are listed. */
+  readonly counters: ParameterRef[];
+}
+
+let current: Trace | undefined;
+let path = "";
+
+/** Path of the layer whose forward is being traced; empty outside. */
+export const currentPath = (): string => path;
+
+/** Runs `body` with nodes named after `layer`. */
+export function inLayer<T>(layer: string, body: () => T): T {
+  const outer = path;
+  path = layer;
+  try {
+    return body();
+  } finally {
+    path = outer;
+  }
+}
+
+/** Runs `body` and records the buffer updates that it asks for. */
+export function trace<T>(body: () => T): {
+  readonly result: T;
+  readonly updates: ReadonlyMap<ParameterRef, Value>;
+  readonly counters: readonly ParameterRef[];
+} {
+  const outer = current;
+  const recorded: Trace = { updates: new Map(), counters: [] };
+  current = recorded;
+  try {
+    return { result: body(), ...recorded };
+  } finally {
+    current = outer;
+  }
+}
+
+/**
+ * Asks that `ref` take the value `next` after this step. A module used twice in one pass updates in turn: see
+ * {@link pendingUpdate}.
+ */
+export function updateBuffer(ref: ParameterRef, next: Value): void {
+  must(
+    current,
+    "trace/outside",
+    () =>
+      `trace: a layer in training mode${path && ` (${path})`} was run outside trace(). ` +
+      "Call model.eval() first, or run it through trace() or a Trainer.",
+    "model",
+  );
+  current.updates.set(ref, next);
+}
+
+/** The value that an earlier use of the layer in the same pass has given to the buffer, if any. */
+export const pendingUpdate = (ref: ParameterRef): Value | undefined => current?.updates.get(ref);
+
+/** Counts this pass in a counter kept by the host: integer state has no place on most devices. */
+export const countBatch = (ref: ParameterRef): void => void current?.counters.push(ref);

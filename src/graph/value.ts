@@ -1,0 +1,224 @@
+import { fmt, must, RepmlpError } from "../errors.ts";
+import type { DType, Shape, Tensor, TensorSource } from "../tensor/index.ts";
+import type { Lowering, Physical } from "./lower.ts";
+import { currentPath } from "./trace.ts";
+
+export interface TensorType {
+  readonly dtype: DType;
+  readonly shape: Shape;
+}
+
+/** One application of an op. Immutable; a graph is whatever is reachable from the values one holds. */
+export interface Node {
+  readonly op: OpDef;
+  readonly inputs: readonly Value[];
+  readonly attrs: unknown;
+  readonly outputs: readonly Value[];
+  /** Path of the layer that made the node, e.g. `stage1.0.conv1`; empty outside a module. */
+  readonly path: string;
+  /** Increases in order of creation, so that sorting by it is a topological order. */
+  readonly id: number;
+}
+
+/** A symbolic tensor: one output of one node. */
+export class Value {
+  constructor(
+    readonly node: Node,
+    readonly index: number,
+    readonly type: TensorType,
+  ) {}
+
+  get shape(): Shape {
+    return this.type.shape;
+  }
+
+  get dtype(): DType {
+    return this.type.dtype;
+  }
+}
+
+export interface VjpArgs<A> {
+  readonly inputs: readonly Value[];
+  readonly outputs: readonly Value[];
+  readonly attrs: A;
+  /** Cotangents, one per output; `undefined` where the loss does not depend on that output. */
+  readonly grads: readonly (Value | undefined)[];
+  /** The cotangent of the only (or first) output. */
+  readonly dy: Value;
+}
+
+/** What an op knows: its shape rule, its gradient in terms of ops, and how it is written in ONNX. */
+export interface OpDef<A = never> {
+  readonly name: string;
+  /** Names of the inputs; a last name that starts with `...` takes any number. */
+  readonly inputs: readonly string[];
+  /** Shape rule: types of the outputs. Throws when the inputs do not fit. */
+  infer(inputs: readonly TensorType[], attrs: A): TensorType | readonly TensorType[];
+  /**
+   * Gradient: cotangents of the inputs, themselves values of the graph and so differentiable again. `undefined` in the
+   * list means that nothing flows to that input; `undefined` instead of the function means that the op has no gradient.
+   */
+  readonly vjp: ((args: VjpArgs<A>) => readonly (Value | undefined)[]) | undefined;
+  /** Writes the node in ONNX for the lowering's target. */
+  lower(lowering: Lowering, node: Node, attrs: A): Physical | readonly Physical[];
+  /** Host evaluation for small constant inputs, where import or folding needs it. */
+  readonly fold?: (inputs: readonly Tensor[], attrs: A) => Tensor | undefined;
+}
+
+/** An op that can be applied; see {@link defineOp}. */
+export interface Op<A> extends OpDef<A> {
+  /** Applies the op and returns its only (or first) output. */
+  (inputs: readonly Value[], attrs: A): Value;
+  /** Applies the op and returns all outputs. */
+  all(inputs: readonly Value[], attrs: A): readonly Value[];
+}
+
+const table = new Map<string, OpDef>();
+
+/** Every op that has been defined, by name: the table that the generic tests walk. */
+export const opTable: ReadonlyMap<string, OpDef> = table;
+
+let nextId = 0;
+
+/** Declares an op: one object with its shape rule, gradient and lowering side by side. */
+export function defineOp<A>(def: OpDef<A>): Op<A> {
+  must(!table.has(def.name), "internal/op", () => `internal: op ${def.name} is defined twice`, "model");
+  const erased = def as unknown as OpDef;
+  table.set(def.name, erased);
+  const all = (inputs: readonly Value[], attrs: A): readonly Value[] => {
+    const types = namingLayer(def.name, () =>
+      def.infer(
+        inputs.map((v) => v.type),
+        attrs,
+      ),
+    );
+    return makeNode(erased, inputs, attrs, "shape" in types ? [types] : types);
+  };
+  const apply = (inputs: readonly Value[], attrs: A): Value => all(inputs, attrs)[0];
+  // Object.assign cannot set `name` of a function, which is not writable.
+  for (const [key, value] of Object.entries({ ...def, all })) Object.defineProperty(apply, key, { value });
+  return apply as Op<A>;
+}
+
+/** Runs a shape rule; what it throws also names the layer that is being traced. */
+function namingLayer<T>(op: string, rule: () => T): T {
+  try {
+    return rule();
+  } catch (cause) {
+    const path = currentPath();
+    if (!path || !(cause instanceof RepmlpError) || !cause.message.startsWith(`${op}: `)) throw cause;
+    throw new RepmlpError(cause.code, `${op} (layer ${path}): ${cause.message.slice(op.length + 2)}`, cause.kind, {
+      cause,
+    });
+  }
+}
+
+/** Adds a node; ops are applied through what {@link defineOp} returns. */
+function makeNode(op: OpDef, inputs: readonly Value[], attrs: unknown, types: readonly TensorType[]): readonly Value[] {
+  const outputs: Value[] = [];
+  const node: Node = { op, inputs, attrs, outputs, path: currentPath(), id: nextId++ };
+  for (const [index, type] of types.entries()) outputs.push(new Value(node, index, type));
+  return outputs;
+}
+
+/** What a parameter leaf stands for. Identity matters: the same reference is the same parameter. */
+export interface ParameterRef {
+  readonly dtype: DType;
+  readonly shape: Shape;
+  /** Present values; used where parameters become constants of the graph. */
+  source(): TensorSource;
+}
+
+/** How a {@link random} leaf is filled by the host, once per run. */
+export interface RandomSpec {
+  readonly distribution: "bernoulli" | "uniform";
+  /** Probability of a one, for `bernoulli`. */
+  readonly p?: number;
+}
+
+interface LeafAttrs {
+  readonly type: TensorType;
+}
+
+const leaf = <A extends LeafAttrs>(name: string): Op<A> =>
+  defineOp<A>({
+    name,
+    inputs: [],
+    infer: (_, { type }) => type,
+    vjp: () => [],
+    lower: (lowering, node) => lowering.leaf(node),
+  });
+
+const inputOp = leaf<LeafAttrs & { readonly name: string }>("input");
+const parameterOp = leaf<LeafAttrs & { readonly ref: ParameterRef }>("parameter");
+const constantOp = leaf<LeafAttrs & { readonly source: TensorSource }>("constant");
+const randomOp = leaf<LeafAttrs & { readonly spec: RandomSpec }>("random");
+
+/** A named input of the graph. */
+export const input = (name: string, shape: Shape, dtype: DType = "float32"): Value =>
+  inputOp([], { name, type: { dtype, shape } });
+
+/** A parameter or buffer as a value; an input of training graphs, a constant of inference graphs. */
+export const parameter = (ref: ParameterRef): Value =>
+  parameterOp([], { ref, type: { dtype: ref.dtype, shape: ref.shape } });
+
+/** A constant tensor. */
+export const constant = (source: TensorSource): Value =>
+  constantOp([], { source, type: { dtype: source.dtype, shape: source.shape } });
+
+/** Fresh random numbers on every run, drawn on the host from the run's seed and the node's layer path. */
+export const random = (spec: RandomSpec, shape: Shape, dtype: DType = "float32"): Value =>
+  randomOp([], { spec, type: { dtype, shape } });
+
+/** The leaf attributes of a value, when it is that kind of leaf. */
+export const asInput = (v: Value): { readonly name: string } | undefined => attrsIf(v, inputOp);
+export const asParameter = (v: Value): { readonly ref: ParameterRef } | undefined => attrsIf(v, parameterOp);
+export const asConstant = (v: Value): { readonly source: TensorSource } | undefined => attrsIf(v, constantOp);
+export const asRandom = (v: Value): { readonly spec: RandomSpec } | undefined => attrsIf(v, randomOp);
+
+/** The attributes of the node that made `v` if it is an application of `op`. */
+export function attrsIf<A>(v: Value, op: Op<A>): A | undefined {
+  return v.node.op.name === op.name ? (v.node.attrs as A) : undefined;
+}
+
+/** Where a node stands, for messages: `conv2d (stage1.0.conv1)`. */
+export const where = (node: Pick<Node, "op" | "path">): string =>
+  node.path ? `${node.op.name} (layer ${node.path})` : node.op.name;
+
+/** Every node that `outputs` depend on, inputs before users. */
+export function reachable(outputs: Iterable<Value>): Node[] {
+  const seen = new Set<Node>();
+  const stack = [...outputs].map((v) => v.node);
+  for (let node = stack.pop(); node; node = stack.pop()) {
+    if (seen.has(node)) continue;
+    seen.add(node);
+    for (const v of node.inputs) stack.push(v.node);
+  }
+  return [...seen].sort((a, b) => a.id - b.id);
+}
+
+/** Rebuilds what `outputs` depend on with some values replaced; untouched parts are shared. */
+export function substitute(outputs: readonly Value[], replacements: ReadonlyMap<Value, Value>): Value[] {
+  const rebuilt = new Map<Value, Value>(replacements);
+  const get = (v: Value): Value => rebuilt.get(v) ?? v;
+  for (const node of reachable(outputs)) {
+    const inputs = node.inputs.map(get);
+    if (inputs.every((v, i) => v === node.inputs[i])) continue;
+    const types = node.op.infer(
+      inputs.map((v) => v.type),
+      node.attrs as never,
+    );
+    const made = makeNode(node.op, inputs, node.attrs, "shape" in types ? [types] : types);
+    for (const [i, v] of node.outputs.entries()) if (!rebuilt.has(v)) rebuilt.set(v, made[i]);
+  }
+  return outputs.map(get);
+}
+
+/** Checks that a type has one of the given ranks. */
+export function mustRank(op: string, name: string, type: TensorType, ...ranks: number[]): void {
+  must(
+    ranks.includes(type.shape.length),
+    `${op}/rank`,
+    () => `${op}: ${name} must have rank ${ranks.join(" or ")}, got shape ${fmt(type.shape)}`,
+  );
+}

@@ -1,0 +1,188 @@
+import { fmt, listed, must, RepmlpError } from "../errors.ts";
+import type { Module, Net } from "../nn/index.ts";
+import { deployForm } from "../reparam/index.ts";
+import { type Shape, sameShape } from "../tensor/index.ts";
+import { type CreateOptions, createModel, listModels, modelInfo } from "./registry.ts";
+
+/** Which of the two forms of a network a state dict belongs to. */
+export type ModelForm = "train" | "deploy";
+
+/** What the keys and shapes of a state dict say about the network it belongs to. */
+export interface DetectedModel {
+  /** Name in the registry. */
+  readonly name: string;
+  readonly form: ModelForm;
+  /** Outputs of the network's head; the architecture's default where the head does not depend on it. */
+  readonly numClasses: number | undefined;
+}
+
+/** Keys and shapes; values are not needed. */
+export type StateShapes = ReadonlyMap<string, { readonly shape: Shape }>;
+
+export interface DetectOptions {
+  /** Only this architecture is considered. */
+  readonly arch?: string;
+  /** Options of the architecture other than its defaults (`imageSize`, …). */
+  readonly options?: CreateOptions & Readonly<Record<string, unknown>>;
+  /** What to call the state dict in errors. Default `checkpoint`. */
+  readonly where?: string;
+}
+
+/**
+ * Finds architecture, form and number of classes from the keys and shapes of a state dict. Counters
+ * (`num_batches_tracked`) may be absent.
+ *
+ * @throws `detect/unknown` naming the nearest architecture and how the keys or shapes differ from it;
+ *   `detect/ambiguous` when several architectures have these keys and shapes
+ */
+export function detectModel(entries: StateShapes, { arch, options = {}, where }: DetectOptions = {}): DetectedModel {
+  const file = where ?? "checkpoint";
+  const names = arch === undefined ? buildable(options) : [modelInfo(arch).name];
+  // Most files hold the training form, which is the cheaper one to build.
+  for (const form of ["train", "deploy"] as const) {
+    const found = names.flatMap((name) => (hasKeysOf(entries, name, form, options) ? [name] : []));
+    const fitting = found
+      .map((name) => candidate(name, form, entries, options))
+      .filter((c) => !compare(c, entries).count);
+    mustBeOne(fitting, file);
+    if (fitting.length) return { name: fitting[0].name, form, numClasses: fitting[0].numClasses };
+  }
+  const differences = names.flatMap((name) =>
+    (["train", "deploy"] as const).map((form) => compare(candidate(name, form, entries, options), entries)),
+  );
+  const nearest = differences.reduce((a, b) => (b.count < a.count ? b : a));
+  throw new RepmlpError("detect/unknown", unknownMessage(nearest, arch, file), "model");
+}
+
+/** Architectures that exist with these options; another image size, say, does not suit all. */
+function buildable(options: Options): string[] {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  const names = listModels().filter((name) => !given.length || isBuildable(name, options));
+  must(
+    names.length,
+    "detect/options",
+    () => `no architecture can be built with ${given.map(([name, value]) => `${name} ${value}`).join(", ")}`,
+    "usage",
+  );
+  return names;
+}
+
+function isBuildable(name: string, options: Options): boolean {
+  try {
+    createModel(name, options);
+    return true;
+  } catch (error) {
+    if (error instanceof RepmlpError) return false;
+    throw error;
+  }
+}
+
+function mustBeOne(fitting: readonly Candidate[], where: string): void {
+  must(
+    fitting.length < 2,
+    "detect/ambiguous",
+    () => `${where}: fits ${listed(fitting.map((c) => c.name))} alike. Name the architecture.`,
+    "usage",
+  );
+}
+
+/** A network in the form that a state dict belongs to, in evaluation mode, without values. */
+export function createDetected(
+  { name, form, numClasses }: DetectedModel,
+  options: CreateOptions & Readonly<Record<string, unknown>> = {},
+): Net {
+  const model = createModel(name, { ...options, numClasses }).eval();
+  return form === "deploy" ? deployForm(model) : model;
+}
+
+interface Candidate {
+  readonly name: string;
+  readonly form: ModelForm;
+  readonly numClasses: number | undefined;
+  readonly shapes: ReadonlyMap<string, Shape>;
+}
+
+type Options = NonNullable<DetectOptions["options"]>;
+
+const shapesOf = (model: Module): Map<string, Shape> => new Map([...model.state()].map(([key, p]) => [key, p.shape]));
+
+const isCounter = (key: string): boolean => key.endsWith("num_batches_tracked");
+
+function build(name: string, form: ModelForm, options: Options): Module {
+  const model = createModel(name, options);
+  return form === "train" ? model : deployForm(model);
+}
+
+/** Whether the keys are those of an architecture, whatever the shapes. Ends at the first key that is not. */
+function hasKeysOf(entries: StateShapes, name: string, form: ModelForm, options: Options): boolean {
+  const own = new Set<string>();
+  for (const [key] of build(name, form, options).state()) {
+    if (!entries.has(key) && !isCounter(key)) return false;
+    own.add(key);
+  }
+  return [...entries.keys()].every((key) => own.has(key) || isCounter(key));
+}
+
+/** One form of an architecture, with the number of classes that the head in `entries` has. */
+function candidate(name: string, form: ModelForm, entries: StateShapes, options: Options): Candidate {
+  const numClasses = options.numClasses ?? classesOf(name, entries, options);
+  return { name, form, numClasses, shapes: shapesOf(build(name, form, { ...options, numClasses })) };
+}
+
+/** The head is what changes with the number of classes. */
+function classesOf(name: string, entries: StateShapes, options: CreateOptions): number | undefined {
+  const [a, b] = [11, 13].map((numClasses) => shapesOf(createModel(name, { ...options, numClasses })));
+  for (const [key, shape] of a) {
+    const other = b.get(key);
+    if (!other || sameShape(shape, other)) continue;
+    const axis = shape.findIndex((d, i) => d === 11 && other[i] === 13);
+    const found = entries.get(key)?.shape[axis];
+    if (axis >= 0 && found) return found;
+  }
+  return undefined;
+}
+
+interface Difference {
+  readonly candidate: Candidate;
+  readonly missing: readonly string[];
+  readonly unexpected: readonly string[];
+  /** Keys whose shape differs, with both shapes. */
+  readonly reshaped: readonly string[];
+  /** Keys that do not fit. */
+  readonly count: number;
+}
+
+function compare(candidate: Candidate, entries: StateShapes): Difference {
+  const { shapes } = candidate;
+  const missing = [...shapes.keys()].filter((key) => !entries.has(key) && !isCounter(key));
+  const unexpected = [...entries.keys()].filter((key) => !shapes.has(key) && !isCounter(key));
+  const reshaped = [...shapes].flatMap(([key, shape]) => {
+    const found = entries.get(key)?.shape;
+    return found && !sameShape(found, shape) ? [`${key} is ${fmt(found)} instead of ${fmt(shape)}`] : [];
+  });
+  return { candidate, missing, unexpected, reshaped, count: missing.length + unexpected.length + reshaped.length };
+}
+
+function unknownMessage(difference: Difference, arch: string | undefined, where: string): string {
+  const { candidate, missing, unexpected, reshaped } = difference;
+  const part = (title: string, names: readonly string[]): string =>
+    names.length ? ` ${title} ${names.length}: ${listed(names, 3)}.` : "";
+  const form = candidate.form === "train" ? "training form" : "deploy form";
+  const head = arch
+    ? `${where}: does not hold ${candidate.name}. Compared with its ${form}:`
+    : `${where}: no known architecture has these keys and shapes. Nearest is the ${form} of ${candidate.name}:`;
+  const advice = arch ? "Give another architecture." : "Name the architecture (and image size) if it is one of those.";
+  return `${head}${part("missing", missing)}${part("unexpected", unexpected)}${part("other shapes", reshaped)} ${advice}`;
+}
+
+/** Throws `detect/form` unless a state dict is of the wanted form. */
+export function mustBeForm(found: DetectedModel, wanted: ModelForm, where = "checkpoint"): void {
+  const words = { train: "the training form", deploy: "the deploy form (already merged)" } as const;
+  must(
+    found.form === wanted,
+    "detect/form",
+    () =>
+      `${where}: holds ${words[found.form]} of ${found.name}, not ${words[wanted]}. Say "${found.form}", or load the other file.`,
+    "model",
+  );
+}

@@ -1,0 +1,5 @@
+export * from "./detect.ts";
+export * from "./layer-table.ts";
+export * from "./registry.ts";
+export * from "./repmlp-resnet.ts";
+export * from "./small.ts";

@@ -1,0 +1,6 @@
+export * from "./init.ts";
+export * from "./layers.ts";
+export * from "./module.ts";
+export * from "./parameter.ts";
+export * from "./summary.ts";
+export * from "./trace-model.ts";

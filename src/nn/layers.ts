@@ -1,0 +1,285 @@
+import { fmt, must } from "../errors.ts";
+import type { ConvOptions, Pair, PoolOptions, Value } from "../graph/index.ts";
+import * as ops from "../graph/index.ts";
+import { constantInit, fanIn, kaimingUniform, uniform } from "./init.ts";
+import { Module } from "./module.ts";
+import { Buffer, Counter, type Initializer, Parameter } from "./parameter.ts";
+
+export interface Conv2dOptions extends ConvOptions {
+  readonly kernelSize: number | Pair;
+  /** Default true. */
+  readonly bias?: boolean;
+  /** Initial weights. Default Kaiming uniform with a = √5, as in PyTorch. */
+  readonly init?: Initializer;
+}
+
+/** Checks window sizes and steps when a layer is built, where the mistake is. */
+function mustBeSizes(layer: string, least: 0 | 1, sizes: Readonly<Record<string, number | Pair | undefined>>): void {
+  for (const [name, size = least] of Object.entries(sizes))
+    must(
+      ops.pair(size).every((d) => Number.isInteger(d) && d >= least),
+      `${layer}/size`,
+      () =>
+        `${layer}: ${name} must be ${least ? "a positive integer" : "an integer, 0 or more"}, got ${fmt(ops.pair(size))}`,
+      "usage",
+    );
+}
+
+function mustDivide(layer: string, groups: number, channels: Readonly<Record<string, number>>): void {
+  for (const [name, count] of Object.entries(channels))
+    must(
+      Number.isInteger(count) && count > 0 && Number.isInteger(groups) && groups > 0 && count % groups === 0,
+      `${layer}/channels`,
+      () =>
+        groups === 1
+          ? `${layer}: ${name} must be a positive integer, got ${count}`
+          : `${layer}: ${name} must be a positive multiple of groups, got ${count} with ${groups} groups`,
+      "usage",
+    );
+}
+
+/** 2-D convolution; weight `[outChannels, inChannels / groups, kH, kW]`. */
+export class Conv2d extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | undefined;
+  readonly options: ConvOptions;
+
+  constructor(
+    inChannels: number,
+    outChannels: number,
+    { kernelSize, bias = true, init = kaimingUniform(), ...options }: Conv2dOptions,
+  ) {
+    super();
+    const { groups = 1, stride, padding, dilation } = options;
+    mustBeSizes("conv2d", 1, { kernelSize, stride, dilation });
+    mustBeSizes("conv2d", 0, { padding });
+    mustDivide("conv2d", groups, { inChannels, outChannels });
+    const shape = [outChannels, inChannels / groups, ...ops.pair(kernelSize)];
+    this.weight = new Parameter(shape, { init });
+    this.bias = bias ? new Parameter([outChannels], { init: uniform(1 / Math.sqrt(fanIn(shape))) }) : undefined;
+    this.options = options;
+  }
+
+  forward(x: Value): Value {
+    const y = ops.conv2d(x, this.weight.value, this.options);
+    return this.bias ? ops.add(y, ops.asChannelShape(this.bias.value, 4)) : y;
+  }
+}
+
+export interface ConvTranspose2dOptions extends Conv2dOptions {
+  readonly outputPadding?: number | Pair;
+}
+
+/** 2-D transposed convolution; weight `[inChannels, outChannels / groups, kH, kW]`. */
+export class ConvTranspose2d extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | undefined;
+  readonly options: ConvOptions & { readonly outputPadding?: number | Pair };
+
+  constructor(
+    inChannels: number,
+    outChannels: number,
+    { kernelSize, bias = true, init = kaimingUniform(), ...options }: ConvTranspose2dOptions,
+  ) {
+    super();
+    const { groups = 1, stride, padding, dilation, outputPadding } = options;
+    mustBeSizes("convTranspose2d", 1, { kernelSize, stride, dilation });
+    mustBeSizes("convTranspose2d", 0, { padding, outputPadding });
+    mustDivide("convTranspose2d", groups, { inChannels, outChannels });
+    const shape = [inChannels, outChannels / groups, ...ops.pair(kernelSize)];
+    this.weight = new Parameter(shape, { init });
+    this.bias = bias ? new Parameter([outChannels], { init: uniform(1 / Math.sqrt(fanIn(shape))) }) : undefined;
+    this.options = options;
+  }
+
+  forward(x: Value): Value {
+    const y = ops.convTranspose2d(x, this.weight.value, this.options);
+    return this.bias ? ops.add(y, ops.asChannelShape(this.bias.value, 4)) : y;
+  }
+}
+
+/** Fully connected layer; weight `[outFeatures, inFeatures]`. */
+export class Linear extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | undefined;
+
+  constructor(inFeatures: number, outFeatures: number, { bias = true }: { readonly bias?: boolean } = {}) {
+    super();
+    mustDivide("linear", 1, { inFeatures, outFeatures });
+    this.weight = new Parameter([outFeatures, inFeatures], { init: kaimingUniform() });
+    this.bias = bias ? new Parameter([outFeatures], { init: uniform(1 / Math.sqrt(inFeatures)) }) : undefined;
+  }
+
+  /** `[N, inFeatures]` → `[N, outFeatures]`. */
+  forward(x: Value): Value {
+    return ops.linear(x, this.weight.value, this.bias?.value);
+  }
+}
+
+export interface BatchNormOptions {
+  /** Default 1e-5. */
+  readonly eps?: number;
+  /** Share of the new batch in the running statistics. Default 0.1. */
+  readonly momentum?: number;
+}
+
+/**
+ * Batch norm over channel axis 1 of `[N, C, …]`. In training mode the batch's mean and biased variance normalise, and
+ * the running statistics take the unbiased variance; in evaluation mode the running statistics normalise.
+ */
+export class BatchNorm extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+  readonly runningMean: Buffer;
+  readonly runningVar: Buffer;
+  readonly numBatchesTracked = new Counter();
+  readonly eps: number;
+  readonly momentum: number;
+
+  constructor(channels: number, { eps = 1e-5, momentum = 0.1 }: BatchNormOptions = {}) {
+    super();
+    mustDivide("batchNorm", 1, { channels });
+    this.weight = new Parameter([channels], { init: constantInit(1) });
+    this.bias = new Parameter([channels], { init: constantInit(0) });
+    this.runningMean = new Buffer([channels], { init: constantInit(0) });
+    this.runningVar = new Buffer([channels], { init: constantInit(1) });
+    this.eps = eps;
+    this.momentum = momentum;
+  }
+
+  forward(x: Value): Value {
+    const [weight, bias] = [this.weight.value, this.bias.value];
+    if (!this.training) return ops.batchNorm(x, weight, bias, this.runningMean.value, this.runningVar.value, this.eps);
+    const { y, mean, variance } = ops.batchNormTrain(x, weight, bias, this.eps);
+    const count = x.shape.reduce((a, b) => a * b, 1) / x.shape[1];
+    this.track(this.runningMean, mean);
+    this.track(this.runningVar, ops.mul(variance, count / (count - 1)));
+    ops.countBatch(this.numBatchesTracked);
+    return y;
+  }
+
+  private track(buffer: Buffer, batch: Value): void {
+    const before = ops.pendingUpdate(buffer) ?? buffer.value;
+    ops.updateBuffer(buffer, ops.add(ops.mul(before, 1 - this.momentum), ops.mul(batch, this.momentum)));
+  }
+}
+
+/** Batch norm of images `[N, C, H, W]`. */
+export class BatchNorm2d extends BatchNorm {
+  override forward(x: Value): Value {
+    must(x.shape.length === 4, "batchNorm2d/rank", () => `batchNorm2d: x must be [N, C, H, W], got ${fmt(x.shape)}`);
+    return super.forward(x);
+  }
+}
+
+/** Batch norm of features `[N, F]`. */
+export class BatchNorm1d extends BatchNorm {}
+
+/** Passes its input on. */
+export class Identity extends Module {
+  forward(x: Value): Value {
+    return x;
+  }
+}
+
+export class ReLU extends Module {
+  forward(x: Value): Value {
+    return ops.relu(x);
+  }
+}
+
+export class GELU extends Module {
+  forward(x: Value): Value {
+    return ops.gelu(x);
+  }
+}
+
+export class Sigmoid extends Module {
+  forward(x: Value): Value {
+    return ops.sigmoid(x);
+  }
+}
+
+export class HardSwish extends Module {
+  forward(x: Value): Value {
+    return ops.hardSwish(x);
+  }
+}
+
+function mustBeWindow(layer: string, { kernelSize, stride, padding }: PoolOptions): void {
+  mustBeSizes(layer, 1, { kernelSize, stride });
+  mustBeSizes(layer, 0, { padding });
+}
+
+export class MaxPool2d extends Module {
+  constructor(readonly options: PoolOptions) {
+    super();
+    mustBeWindow("maxPool2d", options);
+  }
+
+  forward(x: Value): Value {
+    return ops.maxPool2d(x, this.options);
+  }
+}
+
+export class AvgPool2d extends Module {
+  constructor(readonly options: PoolOptions) {
+    super();
+    mustBeWindow("avgPool2d", options);
+  }
+
+  forward(x: Value): Value {
+    return ops.avgPool2d(x, this.options);
+  }
+}
+
+/** `[N, C, H, W]` → `[N, C]`. */
+export class GlobalAvgPool extends Module {
+  forward(x: Value): Value {
+    return ops.globalAvgPool(x);
+  }
+}
+
+/** `[N, …]` → `[N, D]`. */
+export class Flatten extends Module {
+  forward(x: Value): Value {
+    return ops.flatten(x);
+  }
+}
+
+/** Zeroes values with probability `p` in training mode; see {@link ops.dropout}. */
+export class Dropout extends Module {
+  constructor(readonly p: number) {
+    super();
+  }
+
+  forward(x: Value): Value {
+    return this.training ? ops.dropout(x, this.p) : x;
+  }
+}
+
+/** Zeroes whole samples with probability `p` in training mode (stochastic depth). */
+export class DropPath extends Module {
+  constructor(readonly p: number) {
+    super();
+  }
+
+  forward(x: Value): Value {
+    return this.training ? ops.dropPath(x, this.p) : x;
+  }
+}
+
+/** Layers one after the other; state-dict keys start with their positions. */
+export class Sequential extends Module {
+  static override readonly stateNames = { layers: (index: string) => index };
+  readonly layers: readonly (Module & { forward(x: Value): Value })[];
+
+  constructor(...layers: (Module & { forward(x: Value): Value })[]) {
+    super();
+    this.layers = layers;
+  }
+
+  forward(x: Value): Value {
+    return this.layers.reduce((y, layer) => layer.forward(y), x);
+  }
+}

@@ -1,0 +1,261 @@
+import { fmt, listed, must } from "../errors.ts";
+import { inLayer, type Value } from "../graph/index.ts";
+import { isFloating, sameShape, type TensorSource } from "../tensor/index.ts";
+import { Buffer, Parameter } from "./parameter.ts";
+
+/** How the entries of a list or record of layers are named in a state dict. */
+type EntryName = (key: string) => string;
+
+/** State-dict names of fields that do not follow the rule (camelCase field → snake_case name). */
+export type StateNames = Readonly<Record<string, string | EntryName>>;
+
+const snakeCase = (field: string): string => field.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
+
+type Member = Parameter | Module;
+const isMember = (v: unknown): v is Member => v instanceof Parameter || v instanceof Module;
+const isRecord = (v: unknown): v is Record<string, unknown> =>
+  typeof v === "object" && v !== null && Object.getPrototypeOf(v) === Object.prototype;
+
+/** Members in a field's value: itself, or those of lists and records, however deep. */
+function* membersIn(value: unknown, name: string | EntryName, own: string): Iterable<readonly [string, Member]> {
+  if (isMember(value)) yield [typeof name === "string" ? name : name(own), value];
+  else if (Array.isArray(value) || isRecord(value))
+    for (const [key, entry] of Object.entries(value))
+      yield* membersIn(entry, typeof name === "string" ? `${name}.${key}` : name(key), key);
+}
+
+/** A network that maps one value to another. */
+export type Net = Module & { forward(x: Value): Value };
+
+export interface LoadOptions {
+  /** Missing and unexpected keys are errors. Default true. */
+  readonly strict?: boolean;
+  /** Keys that may be missing, unexpected or of another shape (a new head). */
+  readonly allow?: (key: string) => boolean;
+}
+
+export interface LoadReport {
+  readonly missing: readonly string[];
+  readonly unexpected: readonly string[];
+  /** Keys whose shape differed and that `allow` let pass; their parameters keep their values. */
+  readonly mismatched: readonly string[];
+}
+
+/**
+ * A layer or network: fields hold parameters, buffers and other modules (also lists and records of modules), and a
+ * `forward` method builds the graph. Its state dict has PyTorch's names: `bn.runningMean` is `bn.running_mean`.
+ */
+export abstract class Module {
+  /** Names of fields that are not simply the field in snake case. */
+  static readonly stateNames: StateNames = {};
+
+  /** Training mode: batch statistics, dropout. Set it with {@link train} and {@link eval}. */
+  readonly training: boolean = true;
+
+  /** Own parameters and modules in order of definition, with their state-dict names. */
+  *members(): Iterable<readonly [string, Member]> {
+    const names = (this.constructor as typeof Module).stateNames;
+    for (const [field, value] of Object.entries(this)) yield* membersIn(value, names[field] ?? snakeCase(field), field);
+  }
+
+  /** Every module of the tree with its path, this one first under `""`. */
+  *modules(path = ""): Iterable<readonly [string, Module]> {
+    yield [path, this];
+    for (const [name, member] of this.members()) if (member instanceof Module) yield* member.modules(join(path, name));
+  }
+
+  /** Every parameter and buffer of the tree in PyTorch's order, with its state-dict key. */
+  *state(path = ""): Iterable<readonly [string, Parameter]> {
+    const own = [...this.members()];
+    const parameters = own.filter((m): m is [string, Parameter] => m[1] instanceof Parameter);
+    for (const wantBuffers of [false, true])
+      for (const [name, p] of parameters) if (p instanceof Buffer === wantBuffers) yield [join(path, name), p];
+    for (const [name, member] of own) if (member instanceof Module) yield* member.state(join(path, name));
+  }
+
+  /**
+   * Trainable parameters with their keys; buffers and frozen parameters are left out. One that is used in several
+   * places has several keys in the state dict, but comes once here, under its first.
+   */
+  *parameters(): Iterable<readonly [string, Parameter]> {
+    for (const [p, key] of firstNames(this.state())) if (p.requiresGrad) yield [key, p];
+  }
+
+  /** Sets training mode (or with `false` evaluation mode) on the whole tree. */
+  train(mode = true): this {
+    for (const [, module] of this.modules()) (module as { training: boolean }).training = mode;
+    return this;
+  }
+
+  /** Sets evaluation mode on the whole tree: running statistics, no dropout. */
+  eval(): this {
+    return this.train(false);
+  }
+
+  /**
+   * Fills every parameter that has no values yet (with `all`, every one). Each draws from a stream of its own, seeded
+   * by `seed` and its path, so that adding a layer leaves the others' values as they were.
+   */
+  initialize(seed = 0, { all = false }: { readonly all?: boolean } = {}): this {
+    for (const [p, path] of firstNames(this.state())) if (all || !p.isSet) p.initialize(seed, path);
+    return this;
+  }
+
+  /** All parameters and buffers by key. Parameters without values are initialized with seed 0. */
+  stateDict(): Map<string, TensorSource> {
+    this.initialize();
+    return new Map([...this.state()].map(([key, p]) => [key, p.source()]));
+  }
+
+  /**
+   * Takes values from a state dict by key. Nothing changes when an error is thrown. A missing `num_batches_tracked` is
+   * always allowed, as files of other frameworks lack it; so is an extra one.
+   *
+   * @throws `state-dict/keys`, `state-dict/shape` with the keys concerned
+   */
+  loadStateDict(entries: ReadonlyMap<string, TensorSource>, options: LoadOptions = {}): LoadReport {
+    const { strict = true, allow = () => false } = options;
+    const optional = (key: string): boolean => key.endsWith("num_batches_tracked") || allow(key);
+    const own = new Map(this.state());
+    const missing = [...own.keys()].filter((key) => !entries.has(key));
+    const unexpected = [...entries.keys()].filter((key) => !own.has(key));
+    const wrong = [...missing, ...unexpected].filter((key) => !optional(key));
+    must(
+      !strict || !wrong.length,
+      "state-dict/keys",
+      () => {
+        const part = (title: string, keys: readonly string[]): string =>
+          keys.length ? ` ${title} ${keys.length}: ${listed(keys)}.` : "";
+        return `state dict: the keys do not match the model.${part(
+          "Missing",
+          missing.filter((k) => !optional(k)),
+        )}${part(
+          "Unexpected",
+          unexpected.filter((k) => !optional(k)),
+        )} Check that the architecture and the form (training or deploy) are those of the file.`;
+      },
+      "model",
+    );
+    const mismatched: string[] = [];
+    const fitting: [Parameter, TensorSource][] = [];
+    for (const [key, p] of own) {
+      const source = entries.get(key);
+      if (!source) continue;
+      if (sameShape(source.shape, p.shape)) fitting.push([p, source]);
+      else {
+        must(
+          allow(key),
+          "state-dict/shape",
+          () => `state dict: ${key} has shape ${fmt(source.shape)} in the file, the model expects ${fmt(p.shape)}`,
+          "model",
+        );
+        mismatched.push(key);
+      }
+    }
+    // Reading may fail, so all of it comes before the first change.
+    const ready = fitting.map(([p, t]) => [p, t.dtype === p.dtype ? t : t.readSync().cast(p.dtype)] as const);
+    for (const [p, source] of ready) p.set(source);
+    return { missing, unexpected, mismatched };
+  }
+}
+
+/** Names by what they name: the first, where one thing has several. */
+export function firstNames<T>(entries: Iterable<readonly [string, T]>): Map<T, string> {
+  const names = new Map<T, string>();
+  for (const [name, value] of entries) if (!names.has(value)) names.set(value, name);
+  return names;
+}
+
+const join = (path: string, name: string): string => (path ? `${path}.${name}` : name);
+
+/**
+ * A copy of a module with some fields replaced; everything else is shared. The way modules change form: none is
+ * changed in place.
+ */
+export function cloneWith<M extends Module>(module: M, changes: { readonly [K in keyof M]?: M[K] | undefined }): M {
+  return Object.assign(Object.create(Object.getPrototypeOf(module)), module, changes) as M;
+}
+
+/** How {@link mapModules} changes a tree. */
+export interface ModuleChanges {
+  /** A replacement for a module with everything below it; `undefined` goes on into the module. */
+  readonly module?: (module: Module, path: string) => Module | undefined;
+  /** A replacement for a parameter. Default: a copy, which can be changed without touching the original. */
+  readonly parameter?: (parameter: Parameter) => Parameter;
+}
+
+/**
+ * A copy of a tree with some modules or parameters replaced. What is used in several places stays one thing in the
+ * copy.
+ */
+export function mapModules<M extends Module>(root: M, changes: ModuleChanges = {}): M {
+  const { module: replace = () => undefined, parameter: copy = (p) => p.copy() } = changes;
+  const done = new Map<Member, Member>();
+  const rebuild = (member: Member, path: string, replacing: boolean): Member => {
+    const known = done.get(member);
+    if (known) return known;
+    if (member instanceof Parameter) return remember(member, copy(member));
+    const other = replacing ? replace(member, path) : undefined;
+    return remember(member, other ? rebuild(other, path, false) : rebuildFields(member, path, replacing));
+  };
+  const remember = (member: Member, made: Member): Member => {
+    done.set(member, made);
+    return made;
+  };
+  const rebuildFields = (module: Module, path: string, replacing: boolean): Module => {
+    const names = firstNames(module.members());
+    const mapValues = (record: object): Record<string, unknown> =>
+      Object.fromEntries(Object.entries(record).map(([key, v]) => [key, get(v)]));
+    const get = (v: unknown): unknown => {
+      if (isMember(v)) return rebuild(v, join(path, names.get(v)!), replacing);
+      if (Array.isArray(v)) return v.map(get);
+      return isRecord(v) ? mapValues(v) : v;
+    };
+    return cloneWith(module, mapValues(module) as never);
+  };
+  return rebuild(root, "", true) as M;
+}
+
+/** A deep copy of a module tree; values are shared until one of the two gets others. */
+export const cloneModule = <M extends Module>(module: M): M => mapModules(module);
+
+/** The same network in another dtype (floating parameters and buffers only). */
+export const toDtype = <M extends Module>(module: M, dtype: "float32" | "float64" | "float16"): M =>
+  mapModules(module, { parameter: (p) => (isFloating(p.dtype) ? p.to(dtype) : p.copy()) });
+
+type Forward = (...inputs: Value[]) => unknown;
+
+/**
+ * Runs `body` while every layer of `root` names the nodes it makes after its path, and reports each layer's output to
+ * `seen`. Layers are found by their `forward` methods; nothing stays changed afterwards.
+ */
+export function withPaths<T>(
+  root: Module,
+  body: () => T,
+  seen?: (path: string, module: Module, output: unknown) => void,
+): T {
+  const undo: (() => void)[] = [];
+  for (const [path, module] of root.modules()) {
+    const host = module as Module & { forward?: Forward };
+    const original = host.forward;
+    if (!original) continue;
+    const own = Object.getOwnPropertyDescriptor(host, "forward");
+    undo.push(() => {
+      if (own) Object.defineProperty(host, "forward", own);
+      else Reflect.deleteProperty(host, "forward");
+    });
+    const traced: Forward = (...inputs) =>
+      inLayer(path, () => {
+        const output = original.apply(module, inputs);
+        seen?.(path, module, output);
+        return output;
+      });
+    // Not enumerable, so that a module's own fields stay what they were.
+    Object.defineProperty(host, "forward", { value: traced, configurable: true, enumerable: false, writable: true });
+  }
+  try {
+    return body();
+  } finally {
+    for (const restore of undo.reverse()) restore();
+  }
+}

@@ -1,0 +1,65 @@
+import { fmt, must } from "../errors.ts";
+import { asParameter, input, type ParameterRef, reachable, trace, type Value, where } from "../graph/index.ts";
+import type { DType, Shape } from "../tensor/index.ts";
+import { firstNames, type Module, type Net, withPaths } from "./module.ts";
+import type { Parameter } from "./parameter.ts";
+
+/** A network as a graph. */
+export interface TracedModel {
+  readonly input: Value;
+  readonly output: Value;
+  /** What each layer returned, by path; a layer used twice shows its last output. */
+  readonly layers: ReadonlyMap<string, Value>;
+  /** Names of all parameters and buffers. */
+  readonly names: ReadonlyMap<ParameterRef, string>;
+  /** New values of running statistics (training mode). */
+  readonly updates: ReadonlyMap<ParameterRef, Value>;
+  /** Batch counters, once per use of their layer. */
+  readonly counters: readonly ParameterRef[];
+}
+
+/** State-dict keys by parameter: the first of one that is used in several places. */
+export const parameterNames = (model: Module): Map<Parameter, string> => firstNames(model.state());
+
+/** Parameters that the model does not know would be neither trained nor saved nor merged. */
+function mustOwnParameters(output: Value, names: ReadonlyMap<ParameterRef, string>): void {
+  for (const node of reachable([output]))
+    for (const [i, v] of node.inputs.entries()) {
+      const ref = asParameter(v)?.ref;
+      must(
+        !ref || names.has(ref),
+        "trace/parameter",
+        () =>
+          `trace: ${node.op.inputs[i]} ${fmt(v.shape)} of ${where(node)} is a parameter that is not part of the model. ` +
+          "Keep it in a field (lists and records of layers count), and write forward as a method: an arrow function in a field goes on using the original's layers after a copy.",
+        "model",
+      );
+    }
+}
+
+/**
+ * Runs a network's `forward` once on a symbolic input, in the mode (training, evaluation) that it is in.
+ *
+ * @throws `trace/parameter` when it uses a parameter that is in no field of its modules
+ * @param shape  input shape, batch included: `[N, C, H, W]`
+ */
+export function traceModel(
+  model: Net,
+  shape: Shape,
+  { inputName = "input", dtype = "float32" }: { readonly inputName?: string; readonly dtype?: DType } = {},
+): TracedModel {
+  const x = input(inputName, shape, dtype);
+  const layers = new Map<string, Value>();
+  const { result, updates, counters } = trace(() =>
+    withPaths(
+      model,
+      () => model.forward(x),
+      (path, _, output) => {
+        if (output instanceof Object && "node" in output) layers.set(path, output as Value);
+      },
+    ),
+  );
+  const names = parameterNames(model);
+  mustOwnParameters(result, names);
+  return { input: x, output: result, layers, names, updates, counters };
+}

@@ -1,0 +1,12 @@
+export { type DecodeOnnxOptions, decodeOnnx } from "./decode.ts";
+export {
+  type ExternalOnnx,
+  type ExternalTensor,
+  encodeOnnx,
+  encodeOnnxChunks,
+  encodeOnnxExternal,
+  encodeOnnxStream,
+  onnxByteLength,
+} from "./encode.ts";
+export * from "./model.ts";
+export type { ByteSource, OpenExternal } from "./tensor-proto.ts";

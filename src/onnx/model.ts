@@ -1,0 +1,114 @@
+import { must } from "../errors.ts";
+import type { DType, Tensor, TensorSource } from "../tensor/index.ts";
+
+/**
+ * Value of a node attribute. A plain integer is written as INT and any other plain number as FLOAT, so a float that
+ * may happen to be whole needs the explicit form: `{ float: 1 }`. Likewise for lists. Reading always gives the explicit
+ * form for floats, a `bigint` only for integers beyond 2^53, and `{ unsupported }` for what has no counterpart here
+ * (sub-graphs, sparse tensors, binary strings): whoever needs such an attribute can say so, the rest need not care.
+ */
+export type AttributeValue =
+  | number
+  | bigint
+  | string
+  | readonly number[]
+  | readonly bigint[]
+  | readonly string[]
+  | Tensor
+  | { readonly float: number }
+  | { readonly floats: readonly number[] }
+  | { readonly unsupported: string };
+
+export interface OnnxNode {
+  readonly opType: string;
+  /** Value names; an empty string leaves out an optional input. */
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  readonly name: string;
+  readonly attrs: Readonly<Record<string, AttributeValue>>;
+  /** Operator set; absent for the standard one. */
+  readonly domain?: string;
+  readonly doc?: string;
+}
+
+/** A size, or the name of one that is only known at run time (`"batch"`); `""` for an unknown size without a name. */
+export type OnnxDim = number | string;
+
+export interface OnnxValueInfo {
+  readonly name: string;
+  readonly dtype: DType;
+  /** Absent when the file does not even state the rank. */
+  readonly shape?: readonly OnnxDim[];
+}
+
+export interface OnnxModel {
+  readonly nodes: readonly OnnxNode[];
+  /** What a caller feeds; never an initializer. */
+  readonly inputs: readonly OnnxValueInfo[];
+  readonly outputs: readonly OnnxValueInfo[];
+  readonly initializers: ReadonlyMap<string, TensorSource>;
+  /** Types of intermediate values, for viewers. */
+  readonly valueInfo?: readonly OnnxValueInfo[];
+  /** Version of the standard operator set. */
+  readonly opset: number;
+  /** Versions of other operator sets by domain; a domain that some node uses and that is not listed gets version 1. */
+  readonly domains?: Readonly<Record<string, number>>;
+  /** `metadata_props` of the model. */
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** Name of the graph; `"graph"` when absent, since ONNX requires one. */
+  readonly name?: string;
+  readonly producer?: { readonly name: string; readonly version: string };
+}
+
+const wrongKind = (node: OnnxNode, key: string, wanted: string): string => {
+  const value = node.attrs[key];
+  const got =
+    value === undefined
+      ? "missing"
+      : typeof value === "object" && "unsupported" in value
+        ? value.unsupported
+        : describe(value);
+  return `onnx: attribute "${key}" of ${node.opType} node "${node.name}" must be ${wanted}, but is ${got}. Check the exporter of the file.`;
+};
+
+const describe = (value: AttributeValue): string => {
+  if (typeof value !== "object") return `${typeof value} ${String(value)}`;
+  return Array.isArray(value) ? `a list of ${value.length}` : `{ ${Object.keys(value).join(", ")} }`;
+};
+
+/** Reads an INT attribute; `fallback` stands in for an absent one, without it absence is an error (`onnx/attribute`). */
+export function intAttr(node: OnnxNode, key: string, fallback?: number): number {
+  const value = node.attrs[key] ?? fallback;
+  must(
+    typeof value === "number" && Number.isInteger(value),
+    "onnx/attribute",
+    () => wrongKind(node, key, "an integer"),
+    "file",
+  );
+  return value;
+}
+
+/** Reads an INTS attribute. Throws `onnx/attribute`. */
+export function intsAttr(node: OnnxNode, key: string, fallback?: readonly number[]): readonly number[] {
+  const value = node.attrs[key] ?? fallback;
+  must(isIntegers(value), "onnx/attribute", () => wrongKind(node, key, "a list of integers"), "file");
+  return value;
+}
+
+const isIntegers = (value: AttributeValue | undefined): value is readonly number[] =>
+  Array.isArray(value) && value.every((v) => Number.isInteger(v));
+
+/** Reads a FLOAT attribute. Throws `onnx/attribute`. */
+export function floatAttr(node: OnnxNode, key: string, fallback?: number): number {
+  const value = node.attrs[key] ?? fallback;
+  if (typeof value === "number") return value;
+  must(typeof value === "object" && "float" in value, "onnx/attribute", () => wrongKind(node, key, "a float"), "file");
+  return value.float;
+}
+
+/** Reads a STRING attribute. Throws `onnx/attribute`. */
+export function stringAttr(node: OnnxNode, key: string, fallback?: string): string {
+  const value = node.attrs[key] ?? fallback;
+  must(typeof value === "string", "onnx/attribute", () => wrongKind(node, key, "a string"), "file");
+  return value;
+}

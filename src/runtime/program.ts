@@ -1,0 +1,386 @@
+import type * as Ort from "onnxruntime-common";
+import { fmt, listed, must } from "../errors.ts";
+import { type Graph, type Lowered, type LowerOptions, lower, type ParameterRef, targets } from "../graph/index.ts";
+import { encodeOnnx, encodeOnnxExternal, type OnnxModel, type OnnxValueInfo } from "../onnx/index.ts";
+import { type DType, dtypes, rng, type Shape, sizeOf, Tensor, tensorBytes } from "../tensor/index.ts";
+import { type Device, fromOrt, type Platform, platform, toOrt, translateError } from "./ort.ts";
+
+export interface CompileOptions {
+  /** Default `cpu`. */
+  readonly device?: Device;
+  /** Threads of the session. Default: the physical cores. In a page all sessions share those of the first one. */
+  readonly threads?: number;
+  /** Further session options of ONNX Runtime. */
+  readonly session?: Ort.InferenceSession.SessionOptions;
+}
+
+export type Feeds = Readonly<Record<string, Tensor>>;
+
+/** Above this the weights are handed over beside the protobuf, whose limit is 2 GB. */
+const EXTERNAL_THRESHOLD = 1.5e9;
+
+const released = new FinalizationRegistry<Ort.InferenceSession>((session) => void session.release().catch(() => {}));
+
+/** Owns a session and gives its memory back when it is dropped or disposed. */
+class SessionOwner {
+  private open = true;
+
+  constructor(
+    readonly platform: Platform,
+    protected readonly session: Ort.InferenceSession,
+  ) {
+    released.register(this, session, this);
+  }
+
+  /** Frees the session now; otherwise the garbage collector does. */
+  async dispose(): Promise<void> {
+    if (!this.open) return;
+    this.open = false;
+    released.unregister(this);
+    await this.session.release();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  protected async execute(
+    feeds: Record<string, Ort.Tensor>,
+    fetches?: Record<string, Ort.Tensor | null>,
+  ): Promise<Record<string, Ort.Tensor>> {
+    must(this.open, "runtime/disposed", () => "runtime: the program was disposed. Compile it again.", "runtime");
+    try {
+      return (fetches ? await this.session.run(feeds, fetches) : await this.session.run(feeds)) as Record<
+        string,
+        Ort.Tensor
+      >;
+    } catch (cause) {
+      throw translateError("run the graph", cause);
+    }
+  }
+}
+
+let creating: Promise<unknown> = Promise.resolve();
+
+/** Creates sessions one after the other: the browser's WebGPU build can do only one at a time. */
+function createSession(
+  model: OnnxModel,
+  options: CompileOptions,
+): Promise<{ readonly platform: Platform; readonly session: Ort.InferenceSession }> {
+  const created = creating.then(() => createSessionNow(model, options));
+  creating = created.catch(() => undefined);
+  return created;
+}
+
+async function createSessionNow(
+  model: OnnxModel,
+  { device = "cpu", threads, session = {} }: CompileOptions,
+): Promise<{ readonly platform: Platform; readonly session: Ort.InferenceSession }> {
+  const host = await platform(device);
+  if (threads) host.shareThreads?.(threads);
+  const weightBytes = [...model.initializers.values()].reduce((n, t) => n + sizeOf(t.shape) * dtypes[t.dtype].bytes, 0);
+  const options: Ort.InferenceSession.SessionOptions = {
+    executionMode: "sequential",
+    graphOptimizationLevel: "all",
+    intraOpNumThreads: threads ?? host.threads,
+    logSeverityLevel: 3,
+    ...host.providers(device),
+    ...session,
+  };
+  try {
+    if (weightBytes < EXTERNAL_THRESHOLD)
+      return { platform: host, session: await host.ort.InferenceSession.create(encodeOnnx(model), options) };
+    const { model: bytes, external, totalBytes } = encodeOnnxExternal(model, { location: "weights.bin" });
+    const data = new Uint8Array(totalBytes);
+    for (const { source, offset } of external) data.set(tensorBytes(await source.read()), offset);
+    const created = await host.ort.InferenceSession.create(bytes, {
+      ...options,
+      externalData: [{ path: "weights.bin", data }],
+    });
+    return { platform: host, session: created };
+  } catch (cause) {
+    throw translateError("create the session", cause, weightBytes);
+  }
+}
+
+function checkFeeds(feeds: Feeds, expected: readonly OnnxValueInfo[]): void {
+  const missing = expected.filter(({ name }) => !feeds[name]).map(({ name }) => name);
+  must(!missing.length, "runtime/feeds", () => `runtime: missing input ${listed(missing)}`, "runtime");
+  for (const { name, dtype, shape } of expected) {
+    const t = feeds[name];
+    must(
+      t.dtype === dtype && (!shape || sameDims(t.shape, shape)),
+      "runtime/feed-shape",
+      () => `runtime: input ${name} must be ${dtype} ${fmt(shape ?? [])}, got ${t.dtype} ${fmt(t.shape)}`,
+      "runtime",
+    );
+  }
+}
+
+const sameDims = (actual: Shape, expected: readonly (number | string)[]): boolean =>
+  actual.length === expected.length && expected.every((d, i) => typeof d === "string" || d === actual[i]);
+
+/** A compiled graph without state: tensors in, tensors out. */
+export class Program extends SessionOwner {
+  constructor(
+    platform: Platform,
+    session: Ort.InferenceSession,
+    readonly model: Omit<OnnxModel, "initializers">,
+  ) {
+    super(platform, session);
+  }
+
+  /** Runs the graph; dtypes and shapes of the feeds are checked. */
+  async run(feeds: Feeds): Promise<Record<string, Tensor>> {
+    checkFeeds(feeds, this.model.inputs);
+    const { ort } = this.platform;
+    const results = await this.execute(
+      Object.fromEntries(this.model.inputs.map(({ name }) => [name, toOrt(ort, feeds[name])])),
+    );
+    return Object.fromEntries(Object.entries(results).map(([name, t]) => [name, fromOrt(t)]));
+  }
+}
+
+/** Compiles a graph for inference: parameters become constants. */
+export async function compile(
+  graph: Graph,
+  { names, metadata, target, ...options }: CompileOptions & Partial<LowerOptions> = {},
+): Promise<Program> {
+  const usual = options.device === "webgpu" ? targets.webgpuInference : targets.inference;
+  return compileModel(lower(graph, { target: target ?? usual, names, metadata }).model, options);
+}
+
+/** Compiles an ONNX model as it is. */
+export async function compileModel(model: OnnxModel, options: CompileOptions = {}): Promise<Program> {
+  const { platform: host, session } = await createSession(model, options);
+  const { initializers: _, ...description } = model;
+  return new Program(host, session, description);
+}
+
+/** One state tensor of a step: which graph input it is and which output replaces it. */
+export interface StateSlot {
+  /** The parameter's or state's input name; its next value is the output of the same name with `next:` before it. */
+  readonly name: string;
+  readonly ref: ParameterRef;
+}
+
+export interface StepGraph {
+  /** Outputs that are not state: loss, metrics. */
+  readonly outputs: Graph["outputs"];
+  /** Next value of each state tensor (parameters, optimizer state, statistics) that the step changes. */
+  readonly next: ReadonlyMap<ParameterRef, Graph["outputs"][string]>;
+  /** Names of all parameters and state, changed or not. */
+  readonly names: ReadonlyMap<ParameterRef, string>;
+}
+
+const nextName = (name: string): string => `next:${name}`;
+
+/** Values of state tensors by name, as given to or read from a {@link StepProgram}. */
+export type State = Map<string, Tensor>;
+
+/** Memory that several step programs (one per batch size) share: the present values of the state. */
+export class StepState {
+  /** @internal */ readonly current = new Map<string, Ort.Tensor>();
+  /** @internal */ readonly spare = new Map<string, Ort.Tensor>();
+  /** @internal */ readonly shapes = new Map<string, Shape>();
+
+  /**
+   * Frees what lies in the memory of a device; host memory goes with its last user. To be called before the programs are
+   * disposed of: a session takes the means to free its tensors with it.
+   */
+  dispose(): void {
+    for (const [name, tensor] of this.current) {
+      if (tensor.location !== "gpu-buffer") continue;
+      tensor.dispose();
+      this.current.delete(name);
+    }
+  }
+}
+
+/**
+ * A compiled step: state stays with the program between runs. On the CPU it alternates between two sets of buffers,
+ * since an input must not be overwritten while later nodes may read it; on WebGPU it stays on the device.
+ */
+export class StepProgram extends SessionOwner {
+  constructor(
+    platform: Platform,
+    session: Ort.InferenceSession,
+    private readonly lowered: Lowered,
+    private readonly changed: readonly string[],
+    private readonly device: Device,
+    readonly state: StepState,
+  ) {
+    super(platform, session);
+  }
+
+  /** Nodes of the compiled graph, for reports and regression checks. */
+  get model(): OnnxModel {
+    return this.lowered.model;
+  }
+
+  /**
+   * Runs one step and keeps the new state.
+   *
+   * @param seed  seed of the step's random inputs (dropout masks); the same seed gives the same masks
+   */
+  async step(feeds: Feeds, seed = 0): Promise<Record<string, Tensor>> {
+    const { ort } = this.platform;
+    const { model, randoms, parameters } = this.lowered;
+    const own = model.inputs.filter(({ name }) => !parameters.has(name) && !name.startsWith("random:"));
+    checkFeeds(feeds, own);
+    const inputs: Record<string, Ort.Tensor> = {};
+    for (const { name } of own) inputs[name] = toOrt(ort, feeds[name]);
+    for (const { name, node } of randoms) inputs[name] = toOrt(ort, drawRandom(node, name, seed));
+    for (const name of parameters.keys()) inputs[name] = this.state.current.get(name)!;
+    const inPlace = this.device === "cpu" && this.platform.writesInPlace;
+    const results = await this.execute(inputs, inPlace ? this.fetches() : undefined);
+    this.advance(results, inPlace);
+    const outputs = model.outputs.filter(({ name }) => !name.startsWith("next:"));
+    return Object.fromEntries(outputs.map(({ name }) => [name, fromOrt(results[name])]));
+  }
+
+  private fetches(): Record<string, Ort.Tensor | null> {
+    const fetches: Record<string, Ort.Tensor | null> = {};
+    for (const { name } of this.lowered.model.outputs) fetches[name] = null;
+    for (const name of this.changed) {
+      let spare = this.state.spare.get(name);
+      if (!spare) {
+        const { type, dims } = this.state.current.get(name)!;
+        spare = toOrt(this.platform.ort, Tensor.zeros(type as DType, dims));
+        this.state.spare.set(name, spare);
+      }
+      fetches[nextName(name)] = spare;
+    }
+    return fetches;
+  }
+
+  private advance(results: Record<string, Ort.Tensor>, inPlace: boolean): void {
+    const { current, spare } = this.state;
+    for (const name of this.changed) {
+      const old = current.get(name)!;
+      if (inPlace) {
+        current.set(name, spare.get(name)!);
+        spare.set(name, old);
+      } else {
+        current.set(name, results[nextName(name)]);
+        if (old.location === "gpu-buffer") old.dispose();
+      }
+    }
+  }
+
+  /** Copies the present state to the host. */
+  async readState(names: Iterable<string> = this.state.current.keys()): Promise<State> {
+    const wanted = [...names];
+    const { current, shapes } = this.state;
+    const onDevice = wanted.filter((n) => current.get(n)?.location === "gpu-buffer");
+    const fetched = onDevice.length ? await this.download(onDevice) : new Map<string, Tensor>();
+    return new Map(
+      wanted.map((name) => {
+        const t = fetched.get(name) ?? fromOrt(current.get(name)!);
+        return [name, new Tensor(t.dtype, shapes.get(name)!, t.data.slice() as Tensor["data"])];
+      }),
+    );
+  }
+
+  private async download(names: readonly string[]): Promise<State> {
+    const { current } = this.state;
+    if (this.platform.canReadDevice) {
+      const read = async (name: string): Promise<[string, Tensor]> => {
+        const t = current.get(name)!;
+        return [name, new Tensor(t.type as DType, t.dims, (await t.getData()) as unknown as Tensor["data"])];
+      };
+      return new Map(await Promise.all(names.map(read)));
+    }
+    // A session that only copies, whose outputs are on the host.
+    const infos = names.map((name) => ({
+      name,
+      dtype: current.get(name)!.type as DType,
+      shape: current.get(name)!.dims,
+    }));
+    const copy: OnnxModel = {
+      nodes: infos.map(({ name }) => ({
+        opType: "Identity",
+        inputs: [name],
+        outputs: [`host:${name}`],
+        name,
+        attrs: {},
+      })),
+      inputs: infos,
+      outputs: infos.map((i) => ({ ...i, name: `host:${i.name}` })),
+      initializers: new Map(),
+      opset: 17,
+    };
+    const { session } = await createSession(copy, { device: this.device });
+    const results = await session.run(Object.fromEntries(names.map((n) => [n, current.get(n)!])));
+    await session.release();
+    return new Map(names.map((n) => [n, fromOrt(results[`host:${n}`])]));
+  }
+}
+
+/** Draws the numbers of one random input. */
+function drawRandom(node: Lowered["randoms"][number]["node"], name: string, seed: number): Tensor {
+  const { spec, type } = node.attrs as {
+    readonly spec: { readonly distribution: string; readonly p?: number };
+    readonly type: { readonly dtype: DType; readonly shape: Shape };
+  };
+  const stream = rng(seed, `${node.path}/${name}`);
+  const values = new Float32Array(sizeOf(type.shape));
+  const { p = 0.5 } = spec;
+  for (let i = 0; i < values.length; i++)
+    values[i] = spec.distribution === "uniform" ? stream.next() : stream.next() < p ? 1 : 0;
+  return Tensor.of(type.dtype, type.shape, values);
+}
+
+/**
+ * Compiles a step. State that is not in `state` yet starts from the parameters' present values; programs that share a
+ * `state` continue each other.
+ */
+export async function compileStep(
+  { outputs, next, names }: StepGraph,
+  {
+    state = new StepState(),
+    device = "cpu",
+    session = {},
+    ...options
+  }: CompileOptions & { readonly state?: StepState } = {},
+): Promise<StepProgram> {
+  const target = device === "webgpu" ? targets.webgpuTraining : targets.cpuTraining;
+  const nextOutputs = [...next].map(([ref, value]) => [nextName(stateName(ref, value, names)), value] as const);
+  const lowered = lower({ outputs: { ...outputs, ...Object.fromEntries(nextOutputs) } }, { target, names });
+  const changed = nextOutputs.map(([name]) => name.slice("next:".length));
+  const preferred =
+    device === "webgpu"
+      ? { preferredOutputLocation: Object.fromEntries(nextOutputs.map(([name]) => [name, "gpu-buffer" as const])) }
+      : {};
+  const created = await createSession(lowered.model, { ...options, device, session: { ...preferred, ...session } });
+  const { ort } = created.platform;
+  const load = async (name: string, ref: ParameterRef): Promise<void> => {
+    state.shapes.set(name, ref.shape);
+    if (state.current.has(name)) return;
+    const tensor = await ref.source().read();
+    // The program writes into its buffers, so they must not be the parameter's own.
+    const copy = new Tensor(tensor.dtype, [tensor.size], tensor.data.slice() as Tensor["data"]);
+    state.current.set(name, toOrt(ort, copy));
+  };
+  for (const [name, ref] of lowered.parameters) await load(name, ref);
+  for (const ref of next.keys()) await load(names.get(ref)!, ref);
+  return new StepProgram(created.platform, created.session, lowered, changed, device, state);
+}
+
+/** Name of a state tensor; its next value must be such as to take its place: a vector of as many values. */
+function stateName(ref: ParameterRef, next: Graph["outputs"][string], names: StepGraph["names"]): string {
+  const name = names.get(ref);
+  must(
+    name,
+    "step/name",
+    () => `step: a state tensor of shape ${fmt(ref.shape)} is changed but has no name. Add it to names.`,
+    "model",
+  );
+  must(
+    next.shape.length === 1 && next.shape[0] === sizeOf(ref.shape) && next.dtype === ref.dtype,
+    "step/state",
+    () =>
+      `step: the next value of ${name} must be ${ref.dtype} [${sizeOf(ref.shape)}], got ${next.dtype} ${fmt(next.shape)}. Reshape it to [-1].`,
+  );
+  return name;
+}

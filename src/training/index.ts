@@ -1,0 +1,11 @@
+export { type CheckpointStore, memoryStore, splitCheckpoint, type TrainingCheckpoint } from "./checkpoint-store.ts";
+export * from "./evaluate.ts";
+export * from "./events.ts";
+export * from "./groups.ts";
+export * from "./learner.ts";
+export * from "./logs.ts";
+export * from "./optimizer.ts";
+export * from "./schedule.ts";
+export * from "./train-step.ts";
+export * from "./trainer.ts";
+export * from "./trainer-options.ts";

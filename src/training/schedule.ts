@@ -1,0 +1,88 @@
+import { must } from "../errors.ts";
+
+/** Learning rate at a step, counted from 0. */
+export type Schedule = (step: number) => number;
+
+/** The same rate at every step. */
+export const constantRate =
+  (lr: number): Schedule =>
+  () =>
+    lr;
+
+export interface CosineOptions {
+  /** Rate after the warm-up. */
+  readonly lr: number;
+  /** Step at which the minimum is reached; it stays there. */
+  readonly totalSteps: number;
+  /** Steps of linear warm-up from 0; the very first step has rate 0. Default 0. */
+  readonly warmupSteps?: number;
+  /** Default 0. */
+  readonly minLr?: number;
+}
+
+/** lr·t/warmup up to the warm-up's end, then half a cosine down to the minimum at `totalSteps`. */
+export function warmupCosine({ lr, totalSteps, warmupSteps = 0, minLr = 0 }: CosineOptions): Schedule {
+  must(
+    totalSteps > warmupSteps && warmupSteps >= 0,
+    "schedule/steps",
+    () => `schedule: totalSteps (${totalSteps}) must be more than warmupSteps (${warmupSteps})`,
+    "usage",
+  );
+  return (step) => {
+    if (step < warmupSteps) return (lr * step) / warmupSteps;
+    const progress = Math.min(1, (step - warmupSteps) / (totalSteps - warmupSteps));
+    return minLr + ((lr - minLr) * (1 + Math.cos(Math.PI * progress))) / 2;
+  };
+}
+
+export interface StepOptions {
+  readonly lr: number;
+  /** Steps at which the rate is multiplied by `gamma`, ascending. */
+  readonly milestones: readonly number[];
+  /** Default 0.1. */
+  readonly gamma?: number;
+  /** Steps of linear warm-up from 0. Default 0. */
+  readonly warmupSteps?: number;
+}
+
+/** The rate falls by the factor `gamma` at each milestone. */
+export const stepSchedule =
+  ({ lr, milestones, gamma = 0.1, warmupSteps = 0 }: StepOptions): Schedule =>
+  (step) =>
+    step < warmupSteps ? (lr * step) / warmupSteps : lr * gamma ** milestones.filter((m) => step >= m).length;
+
+/** A schedule in epochs, as plain data: it can be written into a checkpoint and compared with another run's. */
+export type ScheduleSpec =
+  | {
+      /** Half a cosine down to `minLr` (default 0) at the end of the run. */
+      readonly kind: "cosine";
+      readonly minLr?: number;
+    }
+  | {
+      /** The rate falls by the factor `gamma` (default 0.1) after each of these epochs, ascending. */
+      readonly kind: "step";
+      readonly milestones: readonly number[];
+      readonly gamma?: number;
+    }
+  | { readonly kind: "constant" };
+
+export interface SchedulePlan {
+  readonly lr: number;
+  readonly epochs: number;
+  readonly stepsPerEpoch: number;
+  /** Epochs of linear warm-up from 0, also parts of one. Default 0. */
+  readonly warmupEpochs?: number;
+}
+
+/** The rate by step of a schedule that is given in epochs. */
+export function scheduleOf(
+  spec: ScheduleSpec,
+  { lr, epochs, stepsPerEpoch, warmupEpochs = 0 }: SchedulePlan,
+): Schedule {
+  const warmupSteps = Math.round(warmupEpochs * stepsPerEpoch);
+  if (spec.kind === "cosine")
+    return warmupCosine({ lr, totalSteps: epochs * stepsPerEpoch, warmupSteps, minLr: spec.minLr });
+  const epochsOfFall = spec.kind === "step" ? spec.milestones : [];
+  const gamma = spec.kind === "step" ? spec.gamma : undefined;
+  return stepSchedule({ lr, milestones: epochsOfFall.map((e) => Math.round(e * stepsPerEpoch)), gamma, warmupSteps });
+}

@@ -1,0 +1,52 @@
+import type { Dataset } from "../data/index.ts";
+import type { CompileOptions } from "../runtime/index.ts";
+import type { CheckpointStore } from "./checkpoint-store.ts";
+import type { EpochRecord, TrainingCallback } from "./events.ts";
+import type { Optimizer } from "./optimizer.ts";
+import type { Schedule, ScheduleSpec } from "./schedule.ts";
+import type { TrainStepOptions } from "./train-step.ts";
+
+export interface TrainerOptions extends CompileOptions, Pick<TrainStepOptions, "group" | "labelSmoothing" | "loss"> {
+  readonly data: { readonly train: Dataset; readonly validation?: Dataset };
+  readonly epochs: number;
+  /** Pictures per step. Default 128. */
+  readonly batchSize?: number;
+  /** Default SGD with momentum 0.9 and weight decay 1e-4. */
+  readonly optimizer?: Optimizer;
+  /** Highest learning rate. Default 0.1. A schedule given as a function has rates of its own. */
+  readonly lr?: number;
+  /** Epochs of linear warm-up before the schedule. Default 0. */
+  readonly warmupEpochs?: number;
+  /** How the rate changes: a description in epochs, or a function of the step. Default a cosine to 0 at the end. */
+  readonly schedule?: ScheduleSpec | Schedule;
+  /** Seed of the initial values, the order of the pictures, augmentation and dropout. Default 0. */
+  readonly seed?: number;
+  /** Leaves out a last batch that is not full. Default true, unless it is the only one. */
+  readonly dropLast?: boolean;
+  /** Batches asked for ahead of the one in use. Default 2. */
+  readonly prefetch?: number;
+  /**
+   * Where checkpoints go: `last`, to resume from, after every epoch and on stopping; `best`, the model alone, whenever
+   * the validation accuracy is the highest so far.
+   */
+  readonly store?: CheckpointStore;
+  /** Goes on from the store's `last` checkpoint, if there is one. */
+  readonly resume?: boolean;
+  /** Stops after the step in progress and leaves a checkpoint to resume from. */
+  readonly signal?: AbortSignal;
+  readonly onEvent?: TrainingCallback;
+  /** Further takers of the events, such as logs; called before `onEvent`. */
+  readonly callbacks?: readonly TrainingCallback[];
+  /** Kept with every checkpoint (architecture, class names, …). */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+export interface TrainingSummary {
+  readonly history: readonly EpochRecord[];
+  /** Steps done, those before a resume included. */
+  readonly steps: number;
+  /** False when the run was stopped by its signal. */
+  readonly finished: boolean;
+  /** Best validation accuracy, 0 … 1; 0 without validation data. */
+  readonly bestTop1: number;
+}

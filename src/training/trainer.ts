@@ -1,0 +1,348 @@
+import { DataLoader, type LoadedBatch } from "../data/index.ts";
+import { fmt, must, RepmlpError } from "../errors.ts";
+import { countParameters, type Net } from "../nn/index.ts";
+import { dtypes, isFloating, rng, sameShape, sizeOf, type Tensor, type TensorSource } from "../tensor/index.ts";
+import { splitCheckpoint } from "./checkpoint-store.ts";
+import { countCorrect, evaluate } from "./evaluate.ts";
+import type { EpochRecord, TrainingEvent } from "./events.ts";
+import { Learner, oneHotTargets } from "./learner.ts";
+import { type Optimizer, sgd } from "./optimizer.ts";
+import { changedSettings, type RunState, readState, type Settings, stateMetadata } from "./run-state.ts";
+import { type Schedule, scheduleOf } from "./schedule.ts";
+import type { TrainerOptions, TrainingSummary } from "./trainer-options.ts";
+
+const noSums = (): RunState["sums"] => ({ loss: 0, correct: 0, images: 0, seconds: 0, waited: 0 });
+
+const secondsSince = (start: number): number => (performance.now() - start) / 1000;
+
+/**
+ * Trains a network for some epochs: steps, evaluation, checkpoints. A run that is stopped (at any step) and resumed
+ * gives, on the CPU, bit for bit the weights of one that was not, as order, augmentation and dropout follow from the
+ * seed and the place alone.
+ *
+ * The trainer prints nothing; it reports {@link TrainingEvent}s. When it ends, the model holds the final values and is
+ * in evaluation mode.
+ *
+ * @example
+ * const trainer = new Trainer(model, { data: { train, validation }, epochs: 30, store: folderStore("run") });
+ * const { history } = await trainer.run();
+ */
+export class Trainer {
+  private readonly loader: DataLoader;
+  private readonly learner: Learner;
+  private readonly schedule: Schedule;
+  private readonly seed: number;
+  private readonly optimizer: Optimizer;
+  private readonly history: EpochRecord[] = [];
+  private sums = noSums();
+  private bestTop1: number | undefined;
+  private started = false;
+  /** Seconds that the last evaluation took. */
+  private evaluation = 0;
+  private saved: { readonly where: string; readonly step: number } | undefined;
+
+  constructor(
+    readonly model: Net,
+    private readonly options: TrainerOptions,
+  ) {
+    const { data, epochs, batchSize = 128, seed = 0, lr = 0.1, warmupEpochs, schedule = { kind: "cosine" } } = options;
+    const { dropLast = data.train.length > batchSize, prefetch = 2 } = options;
+    const usage = (condition: boolean, code: string, message: () => string): void =>
+      must(condition, `trainer/${code}`, () => `trainer: ${message()}`, "usage");
+    usage(Number.isInteger(epochs) && epochs > 0, "epochs", () => `epochs must be a positive integer, got ${epochs}`);
+    usage(Number.isInteger(seed), "seed", () => `seed must be an integer, got ${seed}`);
+    usage(Number.isFinite(lr) && lr > 0, "lr", () => `lr must be positive, got ${lr}`);
+    usage(
+      !options.resume || options.store !== undefined,
+      "store",
+      () => "resume needs the store that holds the checkpoint. Pass the store of the run that was stopped.",
+    );
+    const { train, validation = train } = data;
+    usage(
+      sameShape(train.imageShape, validation.imageShape) && train.classes.length === validation.classes.length,
+      "validation",
+      () =>
+        `the training data has pictures ${fmt(train.imageShape)} of ${train.classes.length} classes, the validation data ${fmt(validation.imageShape)} of ${validation.classes.length}. Use two parts of one data set.`,
+    );
+    this.seed = seed;
+    this.loader = new DataLoader(data.train, { batchSize, shuffle: true, seed, dropLast, prefetch });
+    this.optimizer = options.optimizer ?? sgd({ momentum: 0.9, weightDecay: 1e-4 });
+    const plan = { lr, epochs, stepsPerEpoch: this.loader.length, warmupEpochs };
+    this.schedule = typeof schedule === "function" ? schedule : scheduleOf(schedule, plan);
+    const { device, threads, session, group, labelSmoothing, loss } = options;
+    const own = { optimizer: this.optimizer, group, labelSmoothing, loss };
+    this.learner = new Learner(model, { ...own, device, threads, session });
+  }
+
+  /** Steps of the whole run. */
+  get totalSteps(): number {
+    return this.options.epochs * this.loader.length;
+  }
+
+  /**
+   * Trains to the end, or until the signal stops it. Can be called once.
+   *
+   * @throws `training/nan-loss`, `training/not-finite` when a loss or a weight is no finite number; the last good
+   *   checkpoint is kept and named
+   * @throws what the store throws when it cannot be written to, before any step is done
+   */
+  async run(): Promise<TrainingSummary> {
+    must(
+      !this.started,
+      "trainer/once",
+      () => "trainer: run() was called before. Make a new Trainer; with resume: true it goes on from the checkpoint.",
+      "usage",
+    );
+    this.started = true;
+    const { epochs, signal } = this.options;
+    const begin = performance.now();
+    try {
+      await this.start();
+      while (this.loader.state().epoch < epochs && !signal?.aborted) if (await this.epoch()) await this.finishEpoch();
+      const finished = this.loader.state().epoch >= epochs;
+      if (finished) {
+        await this.learner.sync();
+        this.report({ type: "done", steps: this.learner.step, seconds: secondsSince(begin), bestTop1: this.bestTop1 });
+      } else await this.stop();
+      return { history: this.history, steps: this.learner.step, finished, bestTop1: this.bestTop1 ?? 0 };
+    } finally {
+      await this.learner.dispose();
+      this.model.eval();
+    }
+  }
+
+  private report(event: TrainingEvent): void {
+    const { callbacks = [], onEvent } = this.options;
+    for (const callback of callbacks) callback(event);
+    onEvent?.(event);
+  }
+
+  /** Everything that can go wrong at once: the store, the checkpoint, the network for this data. */
+  private async start(): Promise<void> {
+    const { data, epochs, store } = this.options;
+    await store?.prepare(this.checkpointBytes());
+    const changed = this.options.resume ? await this.resume() : [];
+    this.model.initialize(this.seed);
+    const count = Math.min(this.loader.batchSize, data.train.length);
+    const { classes } = await this.learner.compile([count, ...data.train.imageShape]);
+    must(
+      classes === data.train.classes.length,
+      "trainer/classes",
+      () =>
+        `trainer: the network has ${classes} outputs, the data ${data.train.classes.length} classes. Build the network with numClasses: ${data.train.classes.length}.`,
+      "usage",
+    );
+    this.report({
+      type: "start",
+      epochs,
+      steps: this.totalSteps,
+      stepsPerEpoch: this.loader.length,
+      resumedAt: this.learner.step,
+      parameters: countParameters(this.model),
+      changed,
+    });
+  }
+
+  /** Size of a checkpoint: the state dict, and the optimizer's state for every parameter. */
+  private checkpointBytes(): number {
+    const bytes = ({ dtype, shape }: Pick<TensorSource, "dtype" | "shape">): number =>
+      sizeOf(shape) * dtypes[dtype].bytes;
+    const state = [...this.model.state()].reduce((n, [, p]) => n + bytes(p), 0);
+    const trained = [...this.model.parameters()].reduce((n, [, p]) => n + bytes(p), 0);
+    return state + this.optimizer.slots.length * trained;
+  }
+
+  /** Trains to the end of the epoch; false when the signal stopped it before. */
+  private async epoch(): Promise<boolean> {
+    const { signal } = this.options;
+    this.model.train();
+    let begin = performance.now();
+    for await (const batch of this.loader) {
+      this.sums.waited += secondsSince(begin);
+      await this.step(batch, begin);
+      if (signal?.aborted && this.loader.state().batch !== 0) return false;
+      begin = performance.now();
+    }
+    return true;
+  }
+
+  /** @param begin  when the step began to wait for its data */
+  private async step({ images, labels, targets, epoch }: LoadedBatch, begin: number): Promise<void> {
+    const { sums, learner, totalSteps } = this;
+    const lr = this.rate(learner.step);
+    const classes = this.options.data.train.classes.length;
+    const { loss, output } = await learner
+      .train(images, targets ?? oneHotTargets(labels, classes), lr, stepSeed(this.seed, learner.step))
+      .catch((error: unknown) => this.explain(error, epoch + 1));
+    sums.loss += loss * labels.length;
+    sums.correct += countCorrect(output, labels);
+    sums.images += labels.length;
+    sums.seconds += secondsSince(begin);
+    const imagesPerSecond = sums.images / sums.seconds;
+    const left = ((totalSteps - learner.step) * this.loader.batchSize) / imagesPerSecond;
+    this.report({
+      type: "step",
+      epoch: epoch + 1,
+      step: learner.step,
+      steps: totalSteps,
+      loss,
+      top1: sums.correct / sums.images,
+      lr,
+      imagesPerSecond,
+      secondsLeft: left + (this.options.epochs - epoch) * this.evaluation,
+    });
+  }
+
+  private rate(step: number): number {
+    const lr = this.schedule(step);
+    must(
+      Number.isFinite(lr) && lr >= 0,
+      "trainer/schedule",
+      () => `trainer: the schedule gives the rate ${lr} at step ${step}. It must be finite and not negative.`,
+      "usage",
+    );
+    return lr;
+  }
+
+  /** Adds to a failure where it happened and what was kept. */
+  private explain(error: unknown, epoch: number): never {
+    if (!(error instanceof RepmlpError) || error.code !== "training/nan-loss") throw error;
+    throw new RepmlpError(error.code, `${error.message} It happened in epoch ${epoch}. ${this.kept}`, "training", {
+      cause: error,
+    });
+  }
+
+  private get kept(): string {
+    return this.saved
+      ? `The last good checkpoint is ${this.saved.where} (step ${this.saved.step}).`
+      : "No checkpoint had been written yet.";
+  }
+
+  private async finishEpoch(): Promise<void> {
+    const { sums, learner } = this;
+    const { epoch } = this.loader.state();
+    await this.sync(epoch);
+    const validation = await this.validate();
+    if (!Number.isFinite(validation.validationLoss ?? 0)) this.spoilt("the validation loss is not finite", epoch);
+    const record: EpochRecord = {
+      epoch,
+      step: learner.step,
+      trainLoss: sums.loss / sums.images,
+      trainTop1: sums.correct / sums.images,
+      ...validation,
+      lr: this.rate(learner.step - 1),
+      seconds: sums.seconds,
+      imagesPerSecond: sums.images / sums.seconds,
+      dataWait: sums.waited / sums.seconds,
+    };
+    this.history.push(record);
+    this.sums = noSums();
+    const { validationTop1: top1 } = record;
+    const best = top1 !== undefined && (this.bestTop1 === undefined || top1 > this.bestTop1);
+    if (best) this.bestTop1 = top1;
+    this.report({ type: "epoch", epochs: this.options.epochs, best, ...record });
+    await this.save("last");
+    if (best) await this.save("best");
+  }
+
+  /**
+   * Copies the values into the model and checks them: the last step of an epoch can spoil the weights although its own
+   * loss, computed before the update, was a number.
+   */
+  private async sync(epoch: number): Promise<void> {
+    await this.learner.sync();
+    const bad = [...this.model.stateDict()].find(([, source]) => !allFinite(source.readSync()));
+    if (bad) this.spoilt(`${bad[0]} holds values that are not finite`, epoch);
+  }
+
+  private spoilt(what: string, epoch: number): never {
+    throw new RepmlpError(
+      "training/not-finite",
+      `training: ${what} after step ${this.learner.step} in epoch ${epoch}. Lower the learning rate, or check the data for bad values. ${this.kept}`,
+      "training",
+    );
+  }
+
+  private async validate(): Promise<Partial<EpochRecord>> {
+    const { data, device, threads, session } = this.options;
+    if (!data.validation) return {};
+    const begin = performance.now();
+    this.model.eval();
+    const { top1, top5, lossSum, total } = await evaluate(this.model, data.validation, { device, threads, session });
+    this.model.train();
+    this.evaluation = secondsSince(begin);
+    return { validationLoss: lossSum / total, validationTop1: top1 / total, validationTop5: top5 / total };
+  }
+
+  private async stop(): Promise<void> {
+    const { step } = this.learner;
+    const { epoch } = this.loader.state();
+    await this.sync(epoch + 1);
+    if (this.saved?.step !== step) await this.save("last");
+    this.report({ type: "stopped", epoch: epoch + 1, step });
+  }
+
+  private async save(name: "last" | "best"): Promise<void> {
+    const { store, metadata } = this.options;
+    if (!store) return;
+    const { step } = this.learner;
+    const state: RunState = {
+      version: 1,
+      step,
+      loader: this.loader.state(),
+      bestTop1: this.bestTop1,
+      history: this.history,
+      sums: this.sums,
+      settings: this.settings(),
+    };
+    const entries = this.model.stateDict();
+    if (name === "last") for (const [key, tensor] of await this.learner.optimizerState()) entries.set(key, tensor);
+    const where = await store.save(name, { entries, metadata: { ...metadata, ...stateMetadata(state) } });
+    if (name === "last") this.saved = { where, step };
+    this.report({ type: "checkpoint", name, where, step });
+  }
+
+  /** What decides the course of the run, beside model and data. */
+  private settings(): Settings {
+    const { lr = 0.1, epochs, warmupEpochs = 0, schedule = { kind: "cosine" }, labelSmoothing = 0 } = this.options;
+    const own = { epochs, lr, warmupEpochs, labelSmoothing, stepsPerEpoch: this.loader.length };
+    const optimizer = Object.entries(this.optimizer.settings).map(([k, value]) => [`optimizer.${k}`, value] as const);
+    return {
+      ...own,
+      schedule: typeof schedule === "function" ? "a function" : JSON.stringify(schedule),
+      optimizer: this.optimizer.name,
+      ...Object.fromEntries(optimizer),
+    };
+  }
+
+  /** Takes over the store's last checkpoint; returns the settings that have changed since. */
+  private async resume(): Promise<string[]> {
+    const checkpoint = await this.options.store?.load("last");
+    if (!checkpoint) return [];
+    const state = readState(checkpoint);
+    this.loader.restore(state.loader);
+    const changed = changedSettings(state.settings, this.settings());
+    const { model, optimizer } = splitCheckpoint(checkpoint.entries);
+    this.model.loadStateDict(model);
+    const slots = await Promise.all([...optimizer].map(async ([key, source]) => [key, await source.read()] as const));
+    this.learner.restore(state.step, new Map(slots));
+    this.history.push(...state.history);
+    this.sums = { ...state.sums };
+    this.bestTop1 = state.bestTop1;
+    this.saved = { where: checkpoint.where, step: state.step };
+    return changed;
+  }
+}
+
+/** Seed of a step's dropout masks. */
+const stepSeed = (seed: number, step: number): number => rng(seed, `step/${step}`).below(2 ** 31);
+
+/** Whether every value is a finite number. */
+function allFinite(tensor: Tensor): boolean {
+  if (!isFloating(tensor.dtype)) return true;
+  const values = tensor.data instanceof Float32Array ? tensor.data : tensor.toFloat64();
+  let sum = 0;
+  // x − x is 0, or NaN for everything that is not finite.
+  for (let i = 0; i < values.length; i++) sum += values[i] - values[i];
+  return sum === 0;
+}

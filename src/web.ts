@@ -1,0 +1,11 @@
+/**
+ * Everything of the package for browsers: the isomorphic part on `onnxruntime-web`.
+ *
+ * @packageDocumentation
+ */
+import { registerWeb } from "./runtime/platform-web.ts";
+
+export { decodePictureWeb } from "./data/decode-web.ts";
+export * from "./index.ts";
+
+registerWeb();

@@ -1,0 +1,92 @@
+import type { Browser, Page } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import "../../src/node.ts";
+import type { Device } from "../../src/runtime/index.ts";
+import type { Job, JobResult } from "../../web/src/job.ts";
+import { trainAndVerify } from "../../web/src/train.ts";
+import { buildAndServe, chromiumPath, launch, type Site } from "./harness.ts";
+import type { Footprint, Tools } from "./probe.ts";
+
+if (!chromiumPath)
+  console.warn("browser tests are skipped: no Chromium found. Install one, or set CHROMIUM to its path.");
+
+describe.skipIf(!chromiumPath)("the page in Chromium", () => {
+  let site: Site;
+  let browser: Browser;
+  let page: Page;
+  /** Another page, for `probe.ts`. */
+  let probe: Page;
+  let inNode: JobResult;
+  const failures: string[] = [];
+
+  beforeAll(async () => {
+    [site, inNode] = await Promise.all([buildAndServe(), trainAndVerify({ device: "cpu", steps: 10 })]);
+    browser = await launch();
+    page = await browser.newPage();
+    page.on("pageerror", (error) => failures.push(error.message));
+    page.on("requestfailed", (request) => failures.push(`${request.url()} could not be loaded`));
+    probe = await browser.newPage();
+    await Promise.all([page, probe].map((tab) => tab.goto(site.url)));
+    await probe.addScriptTag({ url: "probe/probe.js", type: "module" });
+  }, 240_000);
+
+  afterAll(async () => {
+    await browser?.close();
+    await site?.close();
+  });
+
+  const runInPage = (job: Job): Promise<JobResult> =>
+    page.evaluate((j) => (globalThis as unknown as { startJob(job: Job): Promise<JobResult> }).startJob(j), job);
+
+  const expectSame = (result: JobResult): void => {
+    expect(result.losses).toHaveLength(10);
+    for (const [i, loss] of result.losses.entries()) expect(Math.abs(loss - inNode.losses[i])).toBeLessThan(1e-4);
+    expect(result.losses[9]).toBeLessThan(result.losses[0]);
+    expect(result.maxRel).toBeLessThan(1e-5);
+    expect(result.agree).toBe(result.total);
+    expect(result.parameters).toEqual(inNode.parameters);
+  };
+
+  test("trains ten steps with WebAssembly as Node does, converts and verifies", async () => {
+    const result = await runInPage({ device: "cpu", steps: 10 });
+    expectSame(result);
+    // The site is cross-origin isolated, so there are threads where there are cores.
+    expect(result.threads).toBe(Math.min(await page.evaluate(() => navigator.hardwareConcurrency), 8));
+    expect(await page.textContent("#status")).toBe("Done: the merged network computes the same.");
+    expect(failures).toEqual([]);
+  }, 60_000);
+
+  test("the same on one thread", async () => {
+    const result = await runInPage({ device: "cpu", steps: 10, threads: 1 });
+    expect(result.threads).toBe(1);
+    expectSame(result);
+  }, 60_000);
+
+  test("the same on WebGPU, with every node on the device", async () => {
+    const adapter = await page.evaluate(async () => {
+      const gpu = (navigator as { gpu?: { requestAdapter(): Promise<unknown> } }).gpu;
+      return Boolean(gpu && (await gpu.requestAdapter()));
+    });
+    expect(adapter, "Chromium offers no WebGPU adapter, not even the software one").toBe(true);
+    expectSame(await runInPage({ device: "webgpu", steps: 10, deviceOnly: true }));
+    expect(failures).toEqual([]);
+  }, 240_000);
+
+  test("a failure is shown, not swallowed", async () => {
+    await expect(runInPage({ device: "cuda", steps: 1 })).rejects.toThrow(/cuda/);
+    expect(await page.getAttribute("#status", "class")).toBe("error");
+  }, 60_000);
+
+  const footprint = (device: Device, times: number): Promise<Footprint> =>
+    probe.evaluate((job) => (globalThis as unknown as Tools).trainRepeatedly(...job), [device, times] as const);
+
+  test("training again and again does not need more memory", async () => {
+    const { wasm } = await footprint("cpu", 3);
+    expect(wasm).toBeGreaterThan(0);
+    expect(await footprint("cpu", 12)).toEqual({ wasm, device: 0 });
+  }, 60_000);
+
+  test("nothing stays on the device", async () => {
+    expect(await footprint("webgpu", 1)).toMatchObject({ device: 0 });
+  }, 120_000);
+});

@@ -1,0 +1,169 @@
+import { spawn } from "node:child_process";
+import { PassThrough } from "node:stream";
+import { Option } from "commander";
+import { describe, expect, test } from "vitest";
+import { failureOf } from "../../src/cli/failure.ts";
+import { duration, openProgress, progressLine } from "../../src/cli/progress.ts";
+import { tunedEnvironment, wantsReexec } from "../../src/cli/reexec.ts";
+import type { CommandSpec } from "../../src/cli/spec.ts";
+import { commands } from "../../src/cli/table.ts";
+import { grouped, textTable } from "../../src/cli/text-table.ts";
+import { RepmlpError } from "../../src/errors.ts";
+import { main, repmlp } from "./harness.ts";
+
+describe("the table of commands", () => {
+  test.for(Object.entries<CommandSpec>(commands))("%s: options are named as commander names them", ([name, spec]) => {
+    for (const [key, { flags }] of Object.entries(spec.options)) expect(new Option(flags).attributeName()).toBe(key);
+    for (const [line] of spec.examples) expect(line).toMatch(new RegExp(`^repmlp ${name}\\b`));
+  });
+});
+
+describe("manners", () => {
+  test("no command: help on stderr, exit code 2", async () => {
+    const { code, stdout, stderr } = await repmlp([]);
+    expect([code, stdout]).toEqual([2, ""]);
+    expect(stderr).toContain("Usage: repmlp");
+  });
+
+  test("the version is the package's", async () => {
+    const { stdout } = await repmlp(["--version"]);
+    expect(stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+  });
+
+  test("errors of the command line have codes", async () => {
+    const { code, stdout, stderr } = await repmlp(["convert", "--json", "--frob"]);
+    expect(code).toBe(2);
+    expect(JSON.parse(stdout)).toEqual({
+      error: { code: "cli/unknown-option", message: "unknown option '--frob'. See repmlp convert --help." },
+    });
+    expect(stderr).toBe("error: unknown option '--frob'. See repmlp convert --help.\n");
+  });
+
+  test("REPMLP_DEBUG=1 shows where an error comes from", async () => {
+    const { stderr } = await repmlp(["convert", "none.pth", "out.pth"], { env: { REPMLP_DEBUG: "1" } });
+    expect(stderr).toMatch(/^error: none\.pth.*\n.*RepmlpError/);
+    expect(stderr).toContain("caused by: Error: ENOENT");
+  });
+
+  test("a reader that goes away is no failure", async () => {
+    const shell = spawn("sh", ["-c", `"${process.execPath}" "${main}" models | head -n 1`]);
+    let [stdout, stderr] = ["", ""];
+    shell.stdout.on("data", (chunk: Buffer) => (stdout += chunk));
+    shell.stderr.on("data", (chunk: Buffer) => (stderr += chunk));
+    await new Promise((resolve) => shell.on("close", resolve));
+    expect(stdout).toMatch(/^model/);
+    expect(stderr).toBe("");
+  });
+});
+
+describe("failures in words", () => {
+  test.for([
+    [
+      new RepmlpError("a/b", "a: wrong. Do this.", "usage"),
+      { exitCode: 2, code: "a/b", message: "a: wrong. Do this." },
+    ],
+    [new RepmlpError("a/b", "two\n  lines", "file"), { exitCode: 1, code: "a/b", message: "two lines" }],
+    [
+      Object.assign(new Error("EIO: i/o error, read"), { code: "EIO", syscall: "read" }),
+      { exitCode: 1, code: "system/EIO", message: "EIO: i/o error, read" },
+    ],
+    [
+      new TypeError("x is not a function"),
+      {
+        exitCode: 1,
+        code: "internal",
+        message: "internal: x is not a function. This is a bug: please report it with the output of REPMLP_DEBUG=1.",
+      },
+    ],
+  ] as const)("%s", ([error, failure]) => {
+    expect(failureOf(error)).toEqual(failure);
+  });
+});
+
+describe("progress", () => {
+  const stream = (): { readonly stream: NodeJS.WriteStream; readonly text: () => string } => {
+    const through = new PassThrough();
+    return { stream: through as unknown as NodeJS.WriteStream, text: () => String(through.read() ?? "") };
+  };
+
+  test("no terminal: a plain line now and then", async () => {
+    const out = stream();
+    const view = await openProgress(out.stream, { lineEvery: 0 });
+    view.update({ done: 12, total: 160, label: "convert", rate: 40, secondsLeft: 3.7 });
+    view.stop();
+    view.update({ done: 13, total: 160 });
+    expect(out.text()).toBe("convert: 12/160 (7 %), 40/s, 4 s left\n");
+  });
+
+  test("short work prints nothing; nor does anything when silent", async () => {
+    for (const options of [{}, { silent: true, lineEvery: 0 }]) {
+      const out = stream();
+      const view = await openProgress(out.stream, options);
+      view.update({ done: 1, total: 2 });
+      view.stop();
+      expect(out.text()).toBe("");
+    }
+  });
+
+  test("a terminal: a bar that is taken away", async () => {
+    const out = stream();
+    const terminal = { isTTY: true, columns: 100, cursorTo() {}, clearLine() {}, moveCursor() {} };
+    const view = await openProgress(Object.assign(out.stream, terminal));
+    view.update({ done: 0, total: 10, label: "epoch 1" });
+    view.update({ done: 5, total: 10, label: "epoch 1" });
+    view.stop();
+    expect(out.text()).toContain("epoch 1");
+  });
+
+  test.for([
+    [4.2, "4 s"],
+    [200, "3 min 20 s"],
+    [7500, "2 h 5 min"],
+    [Number.POSITIVE_INFINITY, "?"],
+  ] as const)("%d seconds are %s", ([seconds, words]) => {
+    expect(duration(seconds)).toBe(words);
+  });
+
+  test("an empty task is done", () => {
+    expect(progressLine({ label: "", done: 0, total: 0, rate: 0.5, secondsLeft: 0 })).toBe(
+      "0/0 (100 %), 0.50/s, 0 s left",
+    );
+  });
+});
+
+describe("starting again with other allocator settings", () => {
+  test("only once, only where it helps, and not when told so", () => {
+    expect(wantsReexec({ REPMLP_NO_REEXEC: "1" })).toBe(false);
+    expect(wantsReexec({ GLIBC_TUNABLES: "glibc.malloc.hugetlb=0" })).toBe(false);
+    expect(wantsReexec(tunedEnvironment({}))).toBe(false);
+  });
+
+  test("keeps tunables of the user's", () => {
+    const { GLIBC_TUNABLES } = tunedEnvironment({ GLIBC_TUNABLES: "glibc.cpu.x86_shstk=off" });
+    expect(GLIBC_TUNABLES).toMatch(/^glibc\.cpu\.x86_shstk=off:glibc\.malloc\.hugetlb=1:/);
+  });
+});
+
+describe("tables", () => {
+  test("columns line up; lines end without spaces", () => {
+    expect(
+      textTable(
+        [
+          ["name", "count", "note"],
+          ["a", "1,000", "x"],
+          ["bcdef", "2", ""],
+        ],
+        "lrl",
+      ),
+    ).toBe("name   count  note\na      1,000  x\nbcdef      2");
+  });
+
+  test.for([
+    [0, "0"],
+    [999, "999"],
+    [1000, "1,000"],
+    [87_038_248, "87,038,248"],
+  ] as const)("%d is %s", ([n, text]) => {
+    expect(grouped(n)).toBe(text);
+  });
+});

@@ -1,0 +1,115 @@
+import fc from "fast-check";
+import {
+  BaseBlock,
+  BottleneckBlock,
+  ConvBn,
+  ConvBnRelu,
+  LightBlock,
+  RepMLP,
+  type RepMLPOptions,
+} from "../../src/blocks/index.ts";
+import type { Pair } from "../../src/graph/index.ts";
+import type { Net } from "../../src/nn/index.ts";
+import type { Shape } from "../../src/tensor/index.ts";
+import { withRandomState } from "./support.ts";
+
+/** A network by its options, so that a failure can be read. */
+export interface Config {
+  readonly block: string;
+  readonly options: object;
+  /** Input, batch included. */
+  readonly shape: Shape;
+  readonly build: () => Net;
+}
+
+export interface RepMLPConfig extends Config {
+  readonly options: Required<RepMLPOptions> & { readonly partition: Pair };
+}
+
+const SEED = 20210505;
+const size = (max: number): fc.Arbitrary<number> => fc.integer({ min: 1, max });
+/** Odd, in any order, up to more than twice the largest partition. */
+const kernels = fc.uniqueArray(fc.constantFrom(1, 3, 5, 7, 9, 11), { maxLength: 4 });
+/** A map of one partition, or of several of which the last may be cut off. */
+const beyond = fc.oneof(fc.constant([0, 0] as const), fc.tuple(fc.nat(8), fc.nat(8)));
+
+const inner = fc
+  .record({
+    partition: fc.tuple(size(5), size(5)),
+    beyond,
+    reparamConvKernels: kernels,
+    groups: size(4),
+    fc1Fc2Reduction: size(3),
+  })
+  .map(({ beyond, partition, ...o }) => ({
+    ...o,
+    partition,
+    height: partition[0] + beyond[0],
+    width: partition[1] + beyond[1],
+  }));
+
+const repmlp = fc
+  .record({ inner, channels: fc.tuple(size(3), size(3)), batch: size(3), seed: fc.nat(1000) })
+  .filter((r) => r.inner.fc1Fc2Reduction <= r.inner.groups * r.channels[0])
+  .map(({ inner, channels: [c, o], batch, seed }): RepMLPConfig => {
+    const options = { inChannels: c * inner.groups, outChannels: o * inner.groups, ...inner };
+    return {
+      block: "RepMLP",
+      options,
+      shape: [batch, options.inChannels, inner.height, inner.width],
+      build: () => withRandomState(new RepMLP(options), seed).eval(),
+    };
+  });
+
+const residual = fc
+  .record({
+    block: fc.constantFrom("LightBlock", "BottleneckBlock", "BaseBlock"),
+    inner,
+    inChannels: fc.constantFrom(3, 8),
+    outChannels: fc.constantFrom(5, 8),
+    stride: size(2),
+    seed: fc.nat(1000),
+  })
+  .map(({ block, inner, inChannels, outChannels, stride, seed }): Config => {
+    const groups = 2 ** (inner.groups % 3);
+    const around = { inChannels, midChannels: 8, outChannels };
+    const options = { ...around, ...inner, groups, fc1Fc2Reduction: 1, ...(block === "BaseBlock" ? { stride } : {}) };
+    const build = (): Net => {
+      if (block === "LightBlock") return new LightBlock(options);
+      return block === "BaseBlock" ? new BaseBlock(options) : new BottleneckBlock({ ...options, reduction: 2 });
+    };
+    return {
+      block,
+      options,
+      shape: [2, inChannels, inner.height, inner.width],
+      build: () => withRandomState(build(), seed).eval(),
+    };
+  });
+
+const convBn = fc
+  .record({
+    relu: fc.boolean(),
+    groups: size(3),
+    channels: fc.tuple(size(3), size(3)),
+    kernelSize: fc.tuple(size(4), size(4)),
+    stride: fc.tuple(size(3), size(3)),
+    padding: fc.tuple(fc.nat(3), fc.nat(3)),
+    dilation: size(2),
+    seed: fc.nat(1000),
+  })
+  .map(({ relu, groups, channels: [c, o], seed, ...rest }): Config => {
+    const options = { ...rest, groups };
+    const Unit = relu ? ConvBnRelu : ConvBn;
+    return {
+      block: Unit.name,
+      options: { inChannels: c * groups, outChannels: o * groups, ...options },
+      shape: [2, c * groups, 11, 9],
+      build: () => withRandomState(new Unit(c * groups, o * groups, options), seed).eval(),
+    };
+  });
+
+const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(from, { numRuns, seed: SEED });
+
+export const repmlpConfigs = sample(repmlp, 240);
+export const residualConfigs = sample(residual, 40);
+export const convBnConfigs = sample(convBn, 40);

@@ -1,0 +1,53 @@
+import { describe, expect, test } from "vitest";
+import { toDtype } from "../../src/nn/index.ts";
+import { convertToDeploy } from "../../src/reparam/index.ts";
+import { type Config, convBnConfigs, type RepMLPConfig, repmlpConfigs, residualConfigs } from "./configurations.ts";
+import { relativeError, runTogether } from "./support.ts";
+
+type Float = "float32" | "float64";
+
+/** Configurations whose merged form differs from the unmerged one by more than `bound`, the simplest first. */
+async function failures(configs: readonly Config[], dtype: Float, bound: number): Promise<object[]> {
+  const failed: object[] = [];
+  // 40 networks run in one session: building a session takes far longer than running it.
+  for (let start = 0; start < configs.length; start += 40) {
+    const some = configs.slice(start, start + 40);
+    const models = some.map(({ build, shape }) => ({ model: toDtype(build(), dtype), shape }));
+    const merged = models.map(({ model, shape }) => ({ model: convertToDeploy(model), shape }));
+    const [expected, actual] = [await runTogether(models, dtype), await runTogether(merged, dtype)];
+    for (const [i, { block, options, shape }] of some.entries()) {
+      const error = relativeError(actual[i], expected[i]);
+      if (!(error <= bound)) failed.push({ block, options, shape, error });
+    }
+  }
+  return failed.sort((a, b) => JSON.stringify(a).length - JSON.stringify(b).length);
+}
+
+describe("merged equals unmerged, in evaluation mode with random statistics", () => {
+  test.for([
+    { name: "240 RepMLPs in float32", configs: repmlpConfigs, dtype: "float32", bound: 1e-5 },
+    { name: "40 RepMLPs in float64", configs: repmlpConfigs.slice(0, 40), dtype: "float64", bound: 1e-11 },
+    { name: "residual blocks in float32", configs: residualConfigs, dtype: "float32", bound: 1e-5 },
+    { name: "residual blocks in float64", configs: residualConfigs.slice(0, 20), dtype: "float64", bound: 1e-11 },
+    { name: "convolutions with batch norm in float32", configs: convBnConfigs, dtype: "float32", bound: 1e-5 },
+    { name: "convolutions with batch norm in float64", configs: convBnConfigs, dtype: "float64", bound: 1e-11 },
+  ] as const)("$name", async ({ configs, dtype, bound }) => {
+    expect(await failures(configs, dtype, bound)).toEqual([]);
+  });
+
+  const kinds: [string, (o: RepMLPConfig["options"]) => boolean][] = [
+    ["C and O differ", (o) => o.inChannels !== o.outChannels],
+    ["one group per channel", (o) => o.groups > 1 && o.groups === o.inChannels && o.groups === o.outChannels],
+    ["a map that is not square", (o) => o.height !== o.width],
+    ["a partition that is not square", ({ partition: [h, w] }) => h !== w],
+    ["partitions that do not divide the map", (o) => o.height % o.partition[0] > 0 || o.width % o.partition[1] > 0],
+    ["a kernel larger than the partition", (o) => Math.max(...o.reparamConvKernels) > Math.max(...o.partition)],
+    ["kernels not in order", ({ reparamConvKernels: k }) => k.some((size, i) => size < k[i - 1])],
+    ["no Local Perceptron", (o) => o.reparamConvKernels.length === 0],
+    ["no Global Perceptron", (o) => o.height === o.partition[0] && o.width === o.partition[1]],
+    ["a reduced Global Perceptron", (o) => o.fc1Fc2Reduction > 1 && o.height > o.partition[0]],
+  ];
+  test.for(kinds)("the configurations cover: %s", ([, isOne]) => {
+    expect(repmlpConfigs.filter(({ options }) => isOne(options)).length).toBeGreaterThanOrEqual(10);
+  });
+});

@@ -1,0 +1,148 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, describe, expect, test } from "vitest";
+import {
+  adamW,
+  type CheckpointStore,
+  folderStore,
+  memoryStore,
+  nn,
+  saveCheckpointFile,
+  Trainer,
+  type TrainerOptions,
+  type TrainingEvent,
+  type TrainingSummary,
+} from "../../src/node.ts";
+import { base, bytesOf, SmallNet, type Trained, tempFolder, toyData, train } from "./support.ts";
+
+/** Results without the times. */
+const results = ({ history }: TrainingSummary) =>
+  history.map(({ seconds: _, imagesPerSecond: __, dataWait: ___, ...rest }) => rest);
+
+describe("a run that is stopped and resumed gives the same weights to the bit", () => {
+  let whole: Trained;
+  beforeAll(async () => {
+    whole = await train();
+  });
+
+  // In the middle of an epoch, at its last step, right after it.
+  test.for([1, 4, 5, 11])("stopped at step %i", async (stopAt) => {
+    const store = folderStore(tempFolder());
+    const stopped = await train({ store }, stopAt);
+    expect(stopped.summary).toMatchObject({ finished: false, steps: stopAt });
+    expect(stopped.events.at(-1)).toMatchObject({ type: "stopped", step: stopAt });
+    const resumed = await train({ store, resume: true });
+    expect(resumed.events[0]).toMatchObject({ type: "start", resumedAt: stopAt, changed: [] });
+    expect(bytesOf(resumed.model)).toBe(bytesOf(whole.model));
+    expect(results(resumed.summary)).toEqual(results(whole.summary));
+  });
+
+  test("stopped three times, once before it had done a step", async () => {
+    const store = memoryStore();
+    await train({ store }, 3);
+    await train({ store, resume: true }, 0);
+    await train({ store, resume: true }, 7);
+    const resumed = await train({ store, resume: true });
+    expect(bytesOf(resumed.model)).toBe(bytesOf(whole.model));
+  });
+
+  test("crashed in an epoch: it is done again from its start", async () => {
+    const store = folderStore(tempFolder());
+    const crash = (event: TrainingEvent): void => {
+      if (event.type === "step" && event.step === 6) throw new Error("pulled the plug");
+    };
+    await expect(train({ store, callbacks: [crash] })).rejects.toThrow("plug");
+    const resumed = await train({ store, resume: true });
+    expect(resumed.events[0]).toMatchObject({ resumedAt: 4 });
+    expect(bytesOf(resumed.model)).toBe(bytesOf(whole.model));
+  });
+
+  test("resumed when it was complete: nothing is left to do", async () => {
+    const store = memoryStore();
+    await train({ store });
+    const again = await train({ store, resume: true });
+    expect(again.events.map((e) => e.type)).toEqual(["start", "done"]);
+    expect(bytesOf(again.model)).toBe(bytesOf(whole.model));
+  });
+});
+
+test("the signal may come from outside of the events, as Ctrl-C does", async () => {
+  const stop = new AbortController();
+  setTimeout(() => stop.abort(), 300);
+  const { summary, events } = await train({ epochs: 100_000, signal: stop.signal, data: { train: toyData(50) } });
+  expect(summary.finished).toBe(false);
+  expect(events.at(-1)).toMatchObject({ type: "stopped", step: summary.steps });
+});
+
+test("with AdamW, two threads and a last batch that is not full", async () => {
+  const options = { optimizer: adamW(), lr: 1e-2, dropLast: false, threads: 2, epochs: 2 };
+  const whole = await train(options);
+  expect(whole.summary.steps).toBe(10);
+  const store = memoryStore();
+  await train({ ...options, store }, 7);
+  const resumed = await train({ ...options, store, resume: true });
+  expect(bytesOf(resumed.model)).toBe(bytesOf(whole.model));
+});
+
+describe("what may change", () => {
+  let store: CheckpointStore;
+  beforeAll(async () => {
+    store = memoryStore();
+    await train({ store, epochs: 1 });
+  });
+  const resumed = (options: Partial<TrainerOptions>) => train({ ...options, store, resume: true });
+
+  test.for<[string, Partial<TrainerOptions>, string]>([
+    ["another optimizer", { optimizer: adamW() }, "the saved run has optimizer sgd, this one adamw"],
+    ["another batch size", { batchSize: 10 }, "the saved run has batchSize 12, this one 10"],
+    ["another seed", { seed: 6 }, "the saved run has seed 5, this one 6"],
+    ["other data", { data: { train: toyData(49) } }, "the saved run has length 50, this one 49"],
+    ["the last batch", { dropLast: false }, "the saved run has stepsPerEpoch 4, this one 5"],
+  ])("not: %s", async ([, options, message]) => {
+    await expect(resumed(options)).rejects.toThrow(message);
+  });
+
+  test("epochs and rates may, and are reported", async () => {
+    const { events, summary } = await resumed({ epochs: 2, lr: 0.05 });
+    expect(events[0]).toMatchObject({ changed: ["epochs: 1 → 2", "lr: 0.1 → 0.05"] });
+    expect(summary.history.map((r) => r.epoch)).toEqual([1, 2]);
+  });
+
+  test("not the network", async () => {
+    const other = new nn.Sequential(new nn.Flatten(), new nn.Linear(16, 3));
+    const trainer = new Trainer(other, { ...base, store, resume: true });
+    await expect(trainer.run()).rejects.toThrow("the keys do not match the model");
+  });
+});
+
+describe("checkpoints that cannot be resumed", () => {
+  const resumeFrom = async (metadata: Record<string, string>) => {
+    const folder = tempFolder();
+    const entries = new SmallNet().stateDict();
+    await saveCheckpointFile(join(folder, "last.safetensors"), entries, { metadata });
+    return train({ store: folderStore(folder), resume: true });
+  };
+  test.for<[string, Record<string, string>, RegExp]>([
+    ["weights alone", {}, /last\.safetensors: holds weights but no state of a training run/],
+    ["broken JSON", { "repmlp.training": "{" }, /last\.safetensors: the state .* is not valid JSON/],
+    ["a later format", { "repmlp.training": '{"version":2}' }, /cannot be read \(version: .*2/],
+    ["nonsense", { "repmlp.training": "[]" }, /last\.safetensors: the state of the training run cannot be read/],
+  ])("%s", async ([, metadata, message]) => {
+    await expect(resumeFrom(metadata)).rejects.toThrow(message);
+  });
+
+  test("a damaged file", async () => {
+    const folder = tempFolder();
+    writeFileSync(join(folder, "last.safetensors"), "not a checkpoint at all");
+    await expect(train({ store: folderStore(folder), resume: true })).rejects.toThrow("last.safetensors");
+  });
+
+  test("none yet: the run starts at the beginning", async () => {
+    const { events } = await train({ store: folderStore(tempFolder()), resume: true, epochs: 1 });
+    expect(events[0]).toMatchObject({ resumedAt: 0 });
+  });
+
+  test("no store", () => {
+    expect(() => new Trainer(new SmallNet(), { ...base, resume: true })).toThrow("resume needs the store");
+  });
+});
