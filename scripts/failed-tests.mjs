@@ -1,0 +1,18 @@
+// Prints the failed tests of a vitest JSON report, each with the first lines of its error.
+import { existsSync, readFileSync } from "node:fs";
+import { relative } from "node:path";
+
+const [file] = process.argv.slice(2);
+if (file && existsSync(file)) {
+  for (const { name, message, status, assertionResults } of JSON.parse(readFileSync(file, "utf8")).testResults) {
+    const where = relative(process.cwd(), name);
+    const failed = assertionResults.filter((test) => test.status === "failed");
+    if (status === "failed" && failed.length === 0) console.log(`failed: ${where}: ${firstLines(message)}`);
+    for (const test of failed)
+      console.log(`failed: ${where} > ${test.fullName}: ${firstLines(test.failureMessages[0])}`);
+  }
+}
+
+function firstLines(text = "") {
+  return text.split("\n").slice(0, 3).join(" | ").slice(0, 400);
+}
