@@ -41,7 +41,9 @@ export function* detectFormat(source: ByteSource): Reading<CheckpointFormat> {
   if (text[8] === "{" || name.endsWith(".safetensors")) return "safetensors";
   refuseBarePickle(name, head);
   const lower = text.toLowerCase();
-  const known = impostors.find(([magic, at]) => lower.startsWith(magic, at))?.[2];
+  const known = name.endsWith(".onnx")
+    ? "is an ONNX model. Read its weights with onnxWeights(await openOnnx(path))"
+    : impostors.find(([magic, at]) => lower.startsWith(magic, at))?.[2];
   return refuse(
     "not-a-checkpoint",
     `${name}: ${known ?? `is neither a PyTorch (.pth) nor a safetensors file; it has ${size} bytes and starts with ${start(text)}`}.`,

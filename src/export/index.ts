@@ -7,4 +7,5 @@ export { type ExportDType, ioNames } from "./graph.ts";
 export { type HubConfigOptions, hubConfig, hubModelFile, hubPreprocessor } from "./hub.ts";
 export { type ExportMetadata, type ExportSource, readMetadata, writeMetadata } from "./metadata.ts";
 export { type CardEvaluation, type CardOptions, describePreprocessing, modelCard } from "./model-card.ts";
+export { onnxWeights } from "./onnx-weights.ts";
 export { opsets, withOpset } from "./opset.ts";

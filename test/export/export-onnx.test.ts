@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { InferenceSession, Tensor as OrtTensor } from "onnxruntime-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { checkExport } from "../../src/export/check.ts";
-import { exportOnnx, openBatch, readMetadata } from "../../src/export/index.ts";
+import { exportOnnx, onnxWeights, openBatch, readMetadata } from "../../src/export/index.ts";
 import { openOnnx, saveOnnx } from "../../src/export/node.ts";
 import { expand, type Value } from "../../src/graph/index.ts";
 import { Module, type Net } from "../../src/nn/index.ts";
@@ -134,6 +134,30 @@ describe("what is written", () => {
     expect(model.nodes.every(isBiased)).toBe(true);
     expect([...model.initializers.keys()].filter((name) => name.includes("fc3.weight[")).length).toBeGreaterThan(1);
     expect(model.nodes.some(({ opType }) => opType === "BatchNormalization")).toBe(false);
+  });
+
+  test("the weights of a written file make a checkpoint again", async () => {
+    const { model } = await exportOnnx(mlp, { inputShape: GREY, check: false });
+    const deploy = deployForm(mlp);
+    const shapes = new Map([...deploy.state()].map(([key, { shape }]) => [key, shape]));
+    const weights = onnxWeights(model, shapes);
+    expect([...weights.keys()]).toEqual([...shapes.keys()]);
+    for (const [key, p] of deploy.state()) {
+      expect(weights.get(key)!.shape).toEqual(p.shape);
+      expect(weights.get(key)!.readSync().data).toEqual(p.source().readSync().data);
+    }
+    deploy.loadStateDict(weights);
+  });
+
+  test("of a parameter in pieces with a gap nothing is made up", () => {
+    const rows = Tensor.zeros("float32", [2, 3]);
+    const initializers = new Map([
+      ["w[0:2]", rows],
+      ["w[3:5]_1", rows],
+      ["v[0:2]_7", rows],
+      ["v[2:4]", rows],
+    ]);
+    expect([...onnxWeights({ initializers })].map(([key, { shape }]) => [key, shape])).toEqual([["v", [4, 3]]]);
   });
 
   test("a merged network has nothing left to merge", async () => {
