@@ -17,6 +17,7 @@ const floors = [
   ["training"],
   ["quantize", "prune", "distributed", "report"],
   ["export"],
+  ["recipes"],
   ["index.ts", "node.ts", "web.ts"],
   ["cli"],
 ];

@@ -1,6 +1,8 @@
 import type { Equivalence } from "../reparam/index.ts";
 import type { EpochRecord } from "../training/index.ts";
 import { type LineChartOptions, lineChart, type Series, seriesColors } from "./chart-node.ts";
+import { learningCurves } from "./curves-node.ts";
+import { escapeHtml } from "./html.ts";
 
 /** One form of the network in the comparison. */
 export interface FormFigures {
@@ -35,8 +37,6 @@ export interface TrainingReport {
   readonly facts: Readonly<Record<string, string>>;
 }
 
-const escapes: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" };
-const escapeHtml = (text: string): string => text.replace(/[&<>"]/g, (c) => escapes[c]);
 const percent = (share: number): string => `${(100 * share).toFixed(2)} %`;
 const count = (n: number): string => n.toLocaleString("en-US");
 const mega = (n: number): string => `${(n / 1e6).toFixed(2)} M`;
@@ -107,41 +107,16 @@ function prediction({ picture, truth, predicted, confidence }: Prediction): stri
 
 /** A chart with its legend. */
 function figure(series: readonly Series[], options: LineChartOptions): string {
-  const present = series.filter(({ points }) => points.length > 0);
-  const legend = present.map(
+  const legend = series.map(
     ({ name }, i) => `<span class="key" style="background:${seriesColors[i]}"></span>${escapeHtml(name)}`,
   );
-  return `<figure>${lineChart(present, options)}<figcaption>${legend.join("&emsp;")}</figcaption></figure>`;
+  return `<figure>${lineChart(series, options)}<figcaption>${legend.join("&emsp;")}</figcaption></figure>`;
 }
 
-function curves({ losses, history }: TrainingReport): string {
-  const last = history[history.length - 1];
-  const perEpoch = last.step / last.epoch;
-  const before = last.step - losses.length;
-  // About ten points an epoch, each the mean of the steps before it.
-  const window = Math.max(1, Math.round(perEpoch / 10));
-  const smooth = losses.flatMap((_, i): [number, number][] => {
-    if ((i + 1) % window) return [];
-    const part = losses.slice(i + 1 - window, i + 1);
-    return [[(before + i + 1) / perEpoch, part.reduce((a, b) => a + b, 0) / part.length]];
-  });
-  const of = (name: string, value: (r: EpochRecord) => number | undefined): Series => ({
-    name,
-    dots: true,
-    points: history.flatMap((r): [number, number][] => {
-      const y = value(r);
-      return y === undefined ? [] : [[r.epoch, y]];
-    }),
-  });
-  const x = { xLabel: "epoch", xRange: [0, last.epoch] } as const;
-  const loss = [{ name: "training, mean of some steps", points: smooth }, of("test", (r) => r.validationLoss)];
-  const accuracy = [
-    of("training, during the epoch", (r) => 100 * r.trainTop1),
-    of("test", (r) => (r.validationTop1 === undefined ? undefined : 100 * r.validationTop1)),
-  ];
-  return `${figure(loss, { ...x, title: "Loss", yLabel: "cross entropy" })}
-${figure(accuracy, { ...x, title: "Accuracy", yLabel: "top-1, %" })}`;
-}
+const curves = (report: TrainingReport): string =>
+  learningCurves(report)
+    .map(({ series, options }) => figure(series, options))
+    .join("\n");
 
 /** Every epoch in numbers, folded away. */
 function epochs(history: readonly EpochRecord[]): string {

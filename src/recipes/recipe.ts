@@ -1,0 +1,172 @@
+import * as v from "valibot";
+import {
+  type Augmentation,
+  autoAugment,
+  colorJitter,
+  cutout,
+  horizontalFlip,
+  randAugment,
+  randomCrop,
+  randomErasing,
+  randomResizedCrop,
+} from "../data/index.ts";
+import { listed, must, nearest, RepmlpError } from "../errors.ts";
+import { adamW, type Optimizer, type ScheduleSpec, sgd } from "../training/index.ts";
+
+const positive = v.pipe(v.number(), v.finite(), v.gtValue(0));
+const amount = v.pipe(v.number(), v.finite(), v.minValue(0));
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(1));
+const share = v.pipe(v.number(), v.minValue(0), v.maxValue(1));
+const range = v.tuple([v.number(), v.number()]);
+
+/** A random change by its `kind`; what is left out has torchvision's default. */
+const augmentation = v.pipe(
+  v.variant("kind", [
+    v.strictObject({ kind: v.literal("randomCrop"), padding: v.optional(v.number()) }),
+    v.strictObject({ kind: v.literal("horizontalFlip"), probability: v.optional(v.number()) }),
+    v.strictObject({
+      kind: v.literal("randomResizedCrop"),
+      scale: v.optional(range),
+      ratio: v.optional(range),
+      interpolation: v.optional(v.picklist(["bilinear", "bicubic"])),
+    }),
+    v.strictObject({
+      kind: v.literal("colorJitter"),
+      brightness: v.optional(v.number()),
+      contrast: v.optional(v.number()),
+      saturation: v.optional(v.number()),
+      hue: v.optional(v.number()),
+    }),
+    v.strictObject({
+      kind: v.literal("randAugment"),
+      operations: v.optional(v.number()),
+      magnitude: v.optional(v.number()),
+    }),
+    v.strictObject({ kind: v.literal("autoAugment"), policy: v.optional(v.picklist(["imagenet", "cifar10"])) }),
+    v.strictObject({
+      kind: v.literal("randomErasing"),
+      probability: v.optional(v.number()),
+      scale: v.optional(range),
+      ratio: v.optional(range),
+      fill: v.optional(v.picklist(["zero", "noise"])),
+    }),
+    v.strictObject({ kind: v.literal("cutout"), size: v.optional(v.number()) }),
+  ]),
+  v.transform((given): Augmentation => {
+    switch (given.kind) {
+      case "randomCrop":
+        return randomCrop(given);
+      case "horizontalFlip":
+        return horizontalFlip(given);
+      case "randomResizedCrop":
+        return randomResizedCrop(given);
+      case "colorJitter":
+        return colorJitter(given);
+      case "randAugment":
+        return randAugment(given);
+      case "autoAugment":
+        return autoAugment(given);
+      case "randomErasing":
+        return randomErasing(given);
+      case "cutout":
+        return cutout(given);
+    }
+  }),
+);
+
+const schedule = v.variant("kind", [
+  v.strictObject({ kind: v.literal("cosine"), minLr: v.optional(amount) }),
+  v.strictObject({ kind: v.literal("step"), milestones: v.array(amount), gamma: v.optional(positive) }),
+  v.strictObject({ kind: v.literal("constant") }),
+]) satisfies v.GenericSchema<unknown, ScheduleSpec>;
+
+const optimizer = v.pipe(
+  v.variant("name", [
+    v.strictObject({
+      name: v.literal("sgd"),
+      momentum: v.optional(amount),
+      nesterov: v.optional(v.boolean()),
+      weightDecay: v.optional(amount),
+    }),
+    v.strictObject({
+      name: v.literal("adamw"),
+      betas: v.optional(range),
+      eps: v.optional(positive),
+      weightDecay: v.optional(amount),
+    }),
+  ]),
+  v.transform((given): Optimizer => (given.name === "sgd" ? sgd(given) : adamW(given))),
+);
+
+const recipe = v.strictObject({
+  /** For people. */
+  description: v.optional(v.string()),
+  /** Name in the registry. */
+  arch: v.optional(v.string()),
+  /** Options of the architecture. */
+  model: v.optional(v.record(v.string(), v.unknown()), {}),
+  epochs: count,
+  batchSize: v.optional(count, 128),
+  /** Highest learning rate. */
+  lr: positive,
+  warmupEpochs: v.optional(amount, 0),
+  schedule: v.optional(schedule, { kind: "cosine" }),
+  optimizer,
+  /** Whether weight decay also acts on biases and on the scales of batch norms, as in the original code. */
+  decayNormAndBias: v.optional(v.boolean(), true),
+  labelSmoothing: v.optional(share, 0),
+  augment: v.optional(v.array(augmentation), []),
+  /** Keys that are not trained; `*` stands for anything. */
+  freeze: v.optional(v.array(v.string()), []),
+  /** Factors of the learning rate by key pattern; the first pattern that fits a key counts. */
+  lrScale: v.optional(v.record(v.string(), amount), {}),
+});
+
+/** How a network is trained: everything but the data, the seed and the machine. */
+export type Recipe = v.InferOutput<typeof recipe>;
+
+/**
+ * A recipe from JSON.
+ *
+ * @param where  file name, for messages
+ * @throws `recipe/json`, `recipe/invalid` naming the entry, what was expected and found
+ */
+export function parseRecipe(text: string, where: string): Recipe {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new RepmlpError("recipe/json", `${where}: is not valid JSON (${(cause as Error).message}).`, "file", {
+      cause,
+    });
+  }
+  const result = v.safeParse(recipe, json);
+  if (result.success) return result.output;
+  const [{ message, path }] = result.issues;
+  const at = path?.map(({ key }) => String(key)).join(".");
+  const unknown = /^Invalid key: Expected never/.test(message);
+  throw new RepmlpError(
+    "recipe/invalid",
+    unknown
+      ? `${where}: there is no entry "${at}". Did you mean ${nearest(at ?? "", Object.keys(recipe.entries), 1)}?`
+      : `${where}: ${at ?? "the recipe"}: ${message}. See the recipes that come with the package.`,
+    "file",
+  );
+}
+
+/** Whether a key fits a pattern in which `*` stands for anything. */
+export const fitsPattern = (key: string, pattern: string): boolean =>
+  new RegExp(`^${pattern.split("*").map(escapeRegExp).join(".*")}$`).test(key);
+
+const escapeRegExp = (text: string): string => text.replace(/[.+?^${}()|[\]\\]/g, "\\$&");
+
+/** Throws `recipe/pattern` for a pattern that fits none of the keys: most often a typing error. */
+export function mustFitSome(patterns: Iterable<string>, keys: readonly string[], what: string): void {
+  for (const pattern of patterns)
+    must(
+      keys.some((key) => fitsPattern(key, pattern)),
+      "recipe/pattern",
+      () => `${what}: "${pattern}" fits no parameter. The network has ${listed(keys, 6)}.`,
+      "usage",
+    );
+}
