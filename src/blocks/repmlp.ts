@@ -40,7 +40,7 @@ import {
   scaledRows,
   sumKernels,
 } from "../reparam/index.ts";
-import type { Tensor } from "../tensor/index.ts";
+import { Tensor } from "../tensor/index.ts";
 import { ConvBn } from "./conv-bn.ts";
 
 export interface RepMLPOptions {
@@ -59,6 +59,8 @@ export interface RepMLPOptions {
   readonly groups?: number;
   /** Divides the hidden width of the Global Perceptron's two layers. Default 1. */
   readonly fc1Fc2Reduction?: number;
+  /** Whether partitions exchange averages where there are several (the paper's ablation turns it off). Default true. */
+  readonly globalPerceptron?: boolean;
 }
 
 /** The Global Perceptron's two layers: keys `fc1_fc2.fc1.*`, `fc1_fc2.fc2.*`. */
@@ -91,7 +93,9 @@ class PoolNorm extends Module {
   }
 }
 
-function checkOptions(o: Required<RepMLPOptions> & { readonly partition: Pair }): void {
+type FullOptions = Required<RepMLPOptions> & { readonly partition: Pair };
+
+function checkOptions(o: FullOptions): void {
   const { inChannels, outChannels, height, width, partition, reparamConvKernels: kernels, groups } = o;
   const size = {
     inChannels,
@@ -140,37 +144,38 @@ function checkOptions(o: Required<RepMLPOptions> & { readonly partition: Pair })
   );
 }
 
-/**
- * RepMLP (arXiv 2105.01883, section 3): Global, Partition and Local Perceptron.
- *
- * `[N, C, H, W]` → `[N, O, H, W]`. The map is cut into partitions of h × w pixels. Unless there is only one, the Global
- * Perceptron adds to each a value per channel computed from the averages of all (pool, batch norm, FC1, ReLU, FC2).
- * FC3 connects each partition fully (a grouped 1×1 convolution on C·h·w channels, batch norm), and the Local
- * Perceptron's convolutions run beside it. Merged, FC3 has taken in its batch norm and the convolutions, and FC1 the
- * batch norm after the pool; the keys are those of the original code in both forms.
- *
- * A map that h × w does not divide is padded with zeros at the right and bottom, and the result cropped. The averages
- * count the padded pixels, in both forms, so that the merge stays exact.
- */
-export class RepMLP extends Module implements Reparameterizable {
+/** Local branches by name `k1`, `k3`, …, in the order given. */
+type Branches = Readonly<Record<string, ConvBn>>;
+
+const localBranches = ({ inChannels, outChannels, reparamConvKernels, groups }: FullOptions): Branches =>
+  Object.fromEntries(
+    reparamConvKernels.map((k) => [
+      `k${k}`,
+      new ConvBn(inChannels, outChannels, { kernelSize: k, padding: (k - 1) / 2, groups }),
+    ]),
+  );
+
+const plusBranches = (y: Value, branches: Branches, parts: Value): Value =>
+  Object.values(branches).reduce((sum, branch) => add(sum, branch.forward(parts)), y);
+
+/** Global and Partition Perceptron around what a block does within each partition. */
+abstract class Partitioned extends Module implements Reparameterizable {
   static override readonly stateNames = { repconv: (k: string) => `repconv${k.slice(1)}` };
 
-  readonly options: Required<RepMLPOptions> & { readonly partition: Pair };
+  readonly options: FullOptions;
   readonly fc1Fc2: Fc1Fc2 | undefined;
   readonly avg: PoolNorm | undefined;
-  readonly fc3: Conv2d;
-  readonly fc3Bn: BatchNorm1d | undefined;
-  /** Local branches by name `k1`, `k3`, …, in the order given. */
-  readonly repconv: Readonly<Record<string, ConvBn>>;
 
   constructor(options: RepMLPOptions) {
     super();
     const { inChannels, height, width, outChannels = inChannels } = options;
-    const { reparamConvKernels = [], groups = 1, fc1Fc2Reduction = 1 } = options;
+    const { reparamConvKernels = [], groups = 1, fc1Fc2Reduction = 1, globalPerceptron = true } = options;
     const partition = pair(options.partition);
-    this.options = { inChannels, outChannels, height, width, partition, reparamConvKernels, groups, fc1Fc2Reduction };
+    this.options = {
+      ...{ inChannels, outChannels, height, width, partition, reparamConvKernels, groups },
+      ...{ fc1Fc2Reduction, globalPerceptron },
+    };
     checkOptions(this.options);
-    const [h, w] = partition;
     const averages = inChannels * this.counts[0] * this.counts[1];
     const hidden = Math.floor(averages / fc1Fc2Reduction);
     must(
@@ -181,20 +186,11 @@ export class RepMLP extends Module implements Reparameterizable {
     );
     this.fc1Fc2 = this.hasGlobal ? new Fc1Fc2(averages, hidden) : undefined;
     this.avg = this.hasGlobal ? new PoolNorm(inChannels) : undefined;
-    this.fc3 = new Conv2d(inChannels * h * w, outChannels * h * w, {
-      kernelSize: 1,
-      groups,
-      bias: false,
-      init: orthogonal,
-    });
-    this.fc3Bn = new BatchNorm1d(outChannels * h * w);
-    this.repconv = Object.fromEntries(
-      reparamConvKernels.map((k) => [
-        `k${k}`,
-        new ConvBn(inChannels, outChannels, { kernelSize: k, padding: (k - 1) / 2, groups }),
-      ]),
-    );
   }
+
+  /** What happens within the partitions: `[B, C, h, w]` → `[B, O, h, w]`. */
+  protected abstract mix(parts: Value): Value;
+  abstract merge(): Merge;
 
   /** Partitions per column and per row. */
   get counts(): Pair {
@@ -204,12 +200,12 @@ export class RepMLP extends Module implements Reparameterizable {
 
   /** Whether there is more than one partition, and so a Global Perceptron. */
   get hasGlobal(): boolean {
-    const { height, width, partition } = this.options;
-    return height !== partition[0] || width !== partition[1];
+    const { height, width, partition, globalPerceptron } = this.options;
+    return globalPerceptron && (height !== partition[0] || width !== partition[1]);
   }
 
   forward(x: Value): Value {
-    const { inChannels, outChannels, height, width, partition } = this.options;
+    const { inChannels, height, width, partition } = this.options;
     const [h, w] = partition;
     must(
       x.shape.length === 4 && x.shape[1] === inChannels && x.shape[2] === height && x.shape[3] === width,
@@ -219,12 +215,7 @@ export class RepMLP extends Module implements Reparameterizable {
     );
     const size: Pair = [this.counts[0] * h, this.counts[1] * w];
     const padded = pad(x, [0, 0, 0, 0], [0, 0, size[0] - height, size[1] - width]);
-    const parts = this.addGlobal(partitionImage(padded, partition));
-    const count = parts.shape[0];
-    const connected = this.fc3.forward(reshape(parts, [count, inChannels * h * w, 1, 1]));
-    const normalized = this.fc3Bn ? this.fc3Bn.forward(connected) : connected;
-    let y = reshape(normalized, [count, outChannels, h, w]);
-    for (const branch of Object.values(this.repconv)) y = add(y, branch.forward(parts));
+    const y = this.mix(this.addGlobal(partitionImage(padded, partition)));
     return slice(unpartition(y, partition, size), [
       { axis: 2, start: 0, end: height },
       { axis: 3, start: 0, end: width },
@@ -241,21 +232,131 @@ export class RepMLP extends Module implements Reparameterizable {
     return add(parts, partitionImage(reshape(mixed, map.shape), [1, 1]));
   }
 
-  merge(): Merge {
-    if (!this.fc3Bn) return { kept: "already merged" };
+  /** The two layers with the batch norm before them. */
+  protected mergedGlobal(): Fc1Fc2 | undefined {
+    return this.fc1Fc2 && this.avg ? mergeGlobal(this.fc1Fc2, this.avg.bn) : this.fc1Fc2;
+  }
+
+  /** What a merge says of the Global Perceptron and the local kernels. */
+  protected mergeNote(into: string): string {
     const kernels = this.options.reparamConvKernels;
     const local = kernels.length
-      ? `, the batch norms and the local kernels ${kernels.join(", ")} into FC3`
-      : " and its batch norm into FC3";
+      ? `, the batch norms and the local kernels ${kernels.join(", ")} into ${into}`
+      : ` and its batch norm into ${into}`;
+    return `${this.avg ? "the pool's batch norm into FC1" : "no Global Perceptron"}${local}`;
+  }
+}
+
+/**
+ * RepMLP (arXiv 2105.01883, section 3): Global, Partition and Local Perceptron.
+ *
+ * `[N, C, H, W]` → `[N, O, H, W]`. The map is cut into partitions of h × w pixels. Unless there is only one, the Global
+ * Perceptron adds to each a value per channel computed from the averages of all (pool, batch norm, FC1, ReLU, FC2).
+ * FC3 connects each partition fully (a grouped 1×1 convolution on C·h·w channels, batch norm), and the Local
+ * Perceptron's convolutions run beside it. Merged, FC3 has taken in its batch norm and the convolutions, and FC1 the
+ * batch norm after the pool; the keys are those of the original code in both forms.
+ *
+ * A map that h × w does not divide is padded with zeros at the right and bottom, and the result cropped. The averages
+ * count the padded pixels, in both forms, so that the merge stays exact.
+ */
+export class RepMLP extends Partitioned {
+  readonly fc3: Conv2d;
+  readonly fc3Bn: BatchNorm1d | undefined;
+  readonly repconv: Branches;
+
+  constructor(options: RepMLPOptions) {
+    super(options);
+    const { inChannels, outChannels, groups, partition } = this.options;
+    const [h, w] = partition;
+    this.fc3 = new Conv2d(inChannels * h * w, outChannels * h * w, {
+      kernelSize: 1,
+      groups,
+      bias: false,
+      init: orthogonal,
+    });
+    this.fc3Bn = new BatchNorm1d(outChannels * h * w);
+    this.repconv = localBranches(this.options);
+  }
+
+  protected mix(parts: Value): Value {
+    const { inChannels, outChannels, partition } = this.options;
+    const [h, w] = partition;
+    const count = parts.shape[0];
+    const connected = this.fc3.forward(reshape(parts, [count, inChannels * h * w, 1, 1]));
+    const normalized = this.fc3Bn ? this.fc3Bn.forward(connected) : connected;
+    return plusBranches(reshape(normalized, [count, outChannels, h, w]), this.repconv, parts);
+  }
+
+  merge(): Merge {
+    if (!this.fc3Bn) return { kept: "already merged" };
     return {
       merged: cloneWith(this as RepMLP, {
-        fc1Fc2: this.fc1Fc2 && this.avg ? mergeGlobal(this.fc1Fc2, this.avg.bn) : this.fc1Fc2,
+        fc1Fc2: this.mergedGlobal(),
         avg: undefined,
         fc3: mergeFc3(this.fc3, this.fc3Bn, Object.values(this.repconv), this.options.partition),
         fc3Bn: undefined,
         repconv: {},
       }),
-      note: `${this.avg ? "the pool's batch norm into FC1" : "no Global Perceptron"}${local}`,
+      note: this.mergeNote("FC3"),
+    };
+  }
+}
+
+export interface RepMLPConvOptions extends RepMLPOptions {
+  /** Odd size of the convolution in place of FC3, at least as large as the local kernels. Default 9, as in the paper. */
+  readonly kernelSize?: number;
+}
+
+/**
+ * RepMLP with a convolution and batch norm in place of FC3, the ablation of the paper's section 4.1: what a layer of
+ * as wide a view does that knows no positions. Merged, the local kernels are part of that one convolution. Keys
+ * `conv.conv.*`, `conv.bn.*`; merged `conv.conv.weight`, `conv.conv.bias`; else as {@link RepMLP}.
+ */
+export class RepMLPConv extends Partitioned {
+  readonly conv: ConvBn;
+  readonly repconv: Branches;
+
+  constructor({ kernelSize = 9, ...options }: RepMLPConvOptions) {
+    super(options);
+    const { inChannels, outChannels, groups, reparamConvKernels } = this.options;
+    const largest = Math.max(0, ...reparamConvKernels);
+    must(
+      Number.isInteger(kernelSize) && kernelSize % 2 === 1 && kernelSize >= largest,
+      "repmlp/kernel-size",
+      () => `repmlp: kernelSize must be odd and at least the largest local kernel, ${largest}, got ${kernelSize}`,
+      "usage",
+    );
+    this.conv = new ConvBn(inChannels, outChannels, { kernelSize, padding: (kernelSize - 1) / 2, groups });
+    this.repconv = localBranches(this.options);
+  }
+
+  protected mix(parts: Value): Value {
+    return plusBranches(this.conv.forward(parts), this.repconv, parts);
+  }
+
+  merge(): Merge {
+    const { conv, bn } = this.conv;
+    if (!bn) return { kept: "already merged" };
+    const branches = [this.conv, ...Object.values(this.repconv)].flatMap((b) =>
+      b.bn ? [{ conv: b.conv, bn: b.bn }] : [],
+    );
+    const inputs = branches.flatMap((b) => [b.conv.weight, ...batchNormInputs(b.bn)]);
+    const sum = (t: readonly Tensor[]): ReturnType<typeof sumKernels> => kernelSum(branches, t);
+    const weight = derivedParameter(conv.weight, inputs, (...t) => {
+      const { shape, values } = sum(t);
+      return Tensor.of(conv.weight.dtype, shape, values);
+    });
+    const bias = derivedParameter(bn.bias, inputs, (...t) => {
+      const values = sum(t).bias;
+      return Tensor.of(bn.bias.dtype, [values.length], values);
+    });
+    const merged = cloneWith(this.conv, { conv: cloneWith(conv, { weight, bias }), bn: undefined });
+    return {
+      merged: cloneWith(this as RepMLPConv, {
+        ...{ fc1Fc2: this.mergedGlobal(), avg: undefined },
+        ...{ conv: merged, repconv: {} },
+      }),
+      note: this.mergeNote("the convolution"),
     };
   }
 }
@@ -277,19 +378,26 @@ function mergeGlobal(layers: Fc1Fc2, bn: BatchNorm2d): Fc1Fc2 {
   });
 }
 
+/** Sum of convolutions with their batch norms; five tensors of each, weight first. */
+const kernelSum = (
+  branches: readonly { readonly conv: Conv2d; readonly bn: BatchNorm2d }[],
+  tensors: readonly Tensor[],
+): ReturnType<typeof sumKernels> =>
+  sumKernels(
+    branches.map(({ bn }, i): KernelBranch => {
+      const [weight, ...own] = tensors.slice(5 * i, 5 * i + 5);
+      return { weight, affine: batchNormAffine(batchNormOf(bn, own)) };
+    }),
+  );
+
 /** FC3 with its batch norm and all local branches. */
 function mergeFc3(fc3: Conv2d, bn: BatchNorm1d, branches: readonly ConvBn[], partition: Pair): Conv2d {
-  const active = branches.flatMap(({ conv, bn: norm }) => (norm ? [{ conv, norm }] : []));
+  const active = branches.flatMap(({ conv, bn }) => (bn ? [{ conv, bn }] : []));
   const stats = batchNormInputs(bn);
-  const branchInputs = active.flatMap(({ conv, norm }) => [conv.weight, ...batchNormInputs(norm)]);
+  const branchInputs = active.flatMap((b) => [b.conv.weight, ...batchNormInputs(b.bn)]);
   const affine = (t: readonly Tensor[]): ChannelAffine => batchNormAffine(batchNormOf(bn, t));
-  const kernelOf = (t: readonly Tensor[]): ReturnType<typeof sumKernels> | undefined => {
-    const list = active.map(({ norm }, i): KernelBranch => {
-      const [weight, ...own] = t.slice(5 * i, 5 * i + 5);
-      return { weight, affine: batchNormAffine(batchNormOf(norm, own)) };
-    });
-    return list.length ? sumKernels(list) : undefined;
-  };
+  const kernelOf = (t: readonly Tensor[]): ReturnType<typeof sumKernels> | undefined =>
+    active.length ? kernelSum(active, t) : undefined;
   const weight = derivedByRows(fc3.weight, [...stats, ...branchInputs], (...t) => {
     const [norm, kernel] = [affine(t.slice(0, 4)), kernelOf(t.slice(4))];
     return kernel ? mergedFcRows(norm, kernel, partition) : scaledRows(norm.scale, fc3.weight.shape[1]);

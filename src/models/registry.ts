@@ -1,5 +1,7 @@
+import { cifar10Normalization } from "../data/index.ts";
 import { listed, must, nearest } from "../errors.ts";
 import type { Net } from "../nn/index.ts";
+import { RepMLPCifar, type RepMLPCifarOptions } from "./repmlp-cifar.ts";
 import { RepMLPResNet, type RepMLPResNetOptions } from "./repmlp-resnet.ts";
 import { RepMLPMixer, type RepMLPMixerOptions } from "./small.ts";
 
@@ -61,6 +63,32 @@ const resnetOptions: Readonly<Record<keyof RepMLPResNetOptions, true>> = {
   bottleneckReduction: true,
 };
 
+const cifarOptions: Readonly<Record<keyof RepMLPCifarOptions, true>> = {
+  mixer: true,
+  numClasses: true,
+  imageSize: true,
+  channels: true,
+  partition: true,
+  reparamConvKernels: true,
+  groups: true,
+  globalPerceptron: true,
+};
+
+const cifar = (description: string, fixed: RepMLPCifarOptions): ModelEntry<RepMLPCifarOptions> => ({
+  description,
+  imageSize: 32,
+  channels: 3,
+  options: cifarOptions,
+  create: (options) => new RepMLPCifar({ ...fixed, ...options }),
+  preprocessing: ({ imageSize = 32 }) => ({
+    inputSize: [3, imageSize, imageSize],
+    resize: imageSize,
+    cropMode: "center",
+    interpolation: "bilinear",
+    ...cifar10Normalization,
+  }),
+});
+
 const mixerOptions: Readonly<Record<keyof RepMLPMixerOptions, true>> = {
   numClasses: true,
   inChannels: true,
@@ -107,6 +135,15 @@ const entries: Readonly<Record<string, ModelEntry<never>>> = {
   "RepMLP-Res50-bottleneck-320-g8/16": resnet("320 pixels, 8 and 16 groups", 320, { ...large, groups: [8, 16] }),
   "RepMLP-Res50-bottleneck-320-g4/8": resnet("320 pixels, 4 and 8 groups", 320, { ...large, groups: [4, 8] }),
   "ResNet-50-base-224": resnet("plain ResNet-50, the baseline", 224, { blockType: "base" }, ["resnet50", "base"]),
+  "RepMLP-CIFAR10-pure-MLP": cifar("the paper's CIFAR-10 network: no kernel larger than 1 x 1 once merged", {}),
+  "RepMLP-CIFAR10-wide-convnet": cifar("its counterpart: 3 x 3 convolutions for RepMLPs, twice as wide", {
+    mixer: "conv3",
+    channels: [32, 64, 128],
+  }),
+  "RepMLP-CIFAR10-no-local": cifar("ablation: the pure MLP without Local Perceptron", { reparamConvKernels: [] }),
+  "RepMLP-CIFAR10-no-global": cifar("ablation: the pure MLP without Global Perceptron", { globalPerceptron: false }),
+  "RepMLP-CIFAR10-fc3-conv9": cifar("ablation: a 9 x 9 convolution in place of each FC3", { mixer: "fc3Conv9" }),
+  "RepMLP-CIFAR10-conv9": cifar("ablation: a 9 x 9 convolution in place of each RepMLP", { mixer: "conv9" }),
   "RepMLP-Mixer-28": {
     description: "small pure-MLP network for 28 x 28 grey pictures (the demo)",
     imageSize: 28,

@@ -6,6 +6,7 @@ import {
   ConvBnRelu,
   LightBlock,
   RepMLP,
+  RepMLPConv,
   type RepMLPOptions,
 } from "../../src/blocks/index.ts";
 import type { Pair } from "../../src/graph/index.ts";
@@ -52,7 +53,9 @@ const repmlp = fc
   .record({ inner, channels: fc.tuple(size(3), size(3)), batch: size(3), seed: fc.nat(1000) })
   .filter((r) => r.inner.fc1Fc2Reduction <= r.inner.groups * r.channels[0])
   .map(({ inner, channels: [c, o], batch, seed }): RepMLPConfig => {
-    const options = { inChannels: c * inner.groups, outChannels: o * inner.groups, ...inner };
+    // Drawn from the seed, so that the other draws stay what they were.
+    const globalPerceptron = seed % 8 !== 0;
+    const options = { inChannels: c * inner.groups, outChannels: o * inner.groups, ...inner, globalPerceptron };
     return {
       block: "RepMLP",
       options,
@@ -60,6 +63,16 @@ const repmlp = fc
       build: () => withRandomState(new RepMLP(options), seed).eval(),
     };
   });
+
+const repmlpConv = repmlp.map(({ options, shape }): Config => {
+  const kernelSize = Math.max(3, ...options.reparamConvKernels);
+  return {
+    block: "RepMLPConv",
+    options: { ...options, kernelSize },
+    shape,
+    build: () => withRandomState(new RepMLPConv({ ...options, kernelSize }), shape[0]).eval(),
+  };
+});
 
 const residual = fc
   .record({
@@ -111,5 +124,6 @@ const convBn = fc
 const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(from, { numRuns, seed: SEED });
 
 export const repmlpConfigs = sample(repmlp, 240);
+export const repmlpConvConfigs = sample(repmlpConv, 40);
 export const residualConfigs = sample(residual, 40);
 export const convBnConfigs = sample(convBn, 40);
