@@ -1,7 +1,14 @@
 import { describe, expect, test } from "vitest";
 import { toDtype } from "../../src/nn/index.ts";
 import { convertToDeploy } from "../../src/reparam/index.ts";
-import { type Config, convBnConfigs, type RepMLPConfig, repmlpConfigs, residualConfigs } from "./configurations.ts";
+import {
+  type Config,
+  convBnConfigs,
+  type RepMLPConfig,
+  repmlpConfigs,
+  repmlpConvConfigs,
+  residualConfigs,
+} from "./configurations.ts";
 import { relativeError, runTogether } from "./support.ts";
 
 type Float = "float32" | "float64";
@@ -27,6 +34,7 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
   test.for([
     { name: "240 RepMLPs in float32", configs: repmlpConfigs, dtype: "float32", bound: 1e-5 },
     { name: "40 RepMLPs in float64", configs: repmlpConfigs.slice(0, 40), dtype: "float64", bound: 1e-11 },
+    { name: "RepMLPs with a convolution for FC3", configs: repmlpConvConfigs, dtype: "float32", bound: 1e-5 },
     { name: "residual blocks in float32", configs: residualConfigs, dtype: "float32", bound: 1e-5 },
     { name: "residual blocks in float64", configs: residualConfigs.slice(0, 20), dtype: "float64", bound: 1e-11 },
     { name: "convolutions with batch norm in float32", configs: convBnConfigs, dtype: "float32", bound: 1e-5 },
@@ -45,6 +53,10 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
     ["kernels not in order", ({ reparamConvKernels: k }) => k.some((size, i) => size < k[i - 1])],
     ["no Local Perceptron", (o) => o.reparamConvKernels.length === 0],
     ["no Global Perceptron", (o) => o.height === o.partition[0] && o.width === o.partition[1]],
+    [
+      "no Global Perceptron in spite of several partitions",
+      (o) => !o.globalPerceptron && (o.height > o.partition[0] || o.width > o.partition[1]),
+    ],
     ["a reduced Global Perceptron", (o) => o.fc1Fc2Reduction > 1 && o.height > o.partition[0]],
   ];
   test.for(kinds)("the configurations cover: %s", ([, isOne]) => {
