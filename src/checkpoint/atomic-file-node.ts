@@ -1,5 +1,4 @@
 import { randomBytes } from "node:crypto";
-import { writeSync } from "node:fs";
 import { type FileHandle, open, realpath, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { RepmlpError } from "../errors.ts";
@@ -39,42 +38,69 @@ export async function writeFileAtomically(path: string, write: (sink: ByteSink) 
   await syncFolder(dirname(target));
 }
 
-/** Writes are synchronous: into the system's cache they take less time than a round trip through the thread pool. */
+/**
+ * Collects the bytes in two buffers in turn: while one is on its way to the disk on another thread, the other is filled.
+ */
 function sinkOf(file: FileHandle, failed: (cause: unknown) => RepmlpError): ByteSink & { finish(): Promise<void> } {
+  let [filling, other] = [new Uint8Array(WRITE_BYTES), new Uint8Array(WRITE_BYTES)];
+  /** Bytes in `filling`, and where they belong in the file. */
+  let [used, start] = [0, 0];
   let unsynced = 0;
+  let writing: Promise<void> = Promise.resolve();
   let syncing: Promise<void> = Promise.resolve();
-  const sync = () => {
+  const attempt = (next: () => Promise<void>): void => {
+    writing = writing.then(next);
+    writing.catch(() => {}); // told by whoever waits for it next
+  };
+  const flush = async (): Promise<void> => {
+    await writing;
+    const [bytes, at] = [filling.subarray(0, used), start];
+    attempt(() => writeAll(file, bytes, at));
+    [filling, other] = [other, filling];
+    start += used;
+    unsynced += used;
+    used = 0;
+    if (unsynced < SYNC_BYTES) return;
     unsynced = 0;
-    syncing = syncing.then(() => file.datasync());
-    syncing.catch(() => {}); // reported by finish()
+    syncing = Promise.all([syncing, writing]).then(() => file.datasync());
+    syncing.catch(() => {}); // told by finish()
+  };
+  const telling = async (action: () => Promise<void>): Promise<void> => {
+    try {
+      await action();
+    } catch (cause) {
+      throw failed(cause);
+    }
   };
   return {
-    write(chunk) {
-      try {
-        for (let done = 0; done < chunk.length; )
-          done += writeSync(file.fd, chunk, done, Math.min(chunk.length - done, WRITE_BYTES));
-      } catch (cause) {
-        throw failed(cause);
+    async write(chunk) {
+      for (let done = 0; done < chunk.length; ) {
+        const taken = Math.min(chunk.length - done, WRITE_BYTES - used);
+        filling.set(chunk.subarray(done, done + taken), used);
+        used += taken;
+        done += taken;
+        if (used === WRITE_BYTES) await telling(flush);
       }
-      unsynced += chunk.length;
-      if (unsynced >= SYNC_BYTES) sync();
     },
     patch(chunk, offset) {
-      try {
-        writeSync(file.fd, chunk, 0, chunk.length, offset);
-      } catch (cause) {
-        throw failed(cause);
-      }
+      // Any part of it may have left the buffer.
+      const gone = Math.max(0, Math.min(chunk.length, start - offset));
+      if (gone) attempt(() => writeAll(file, chunk.subarray(0, gone), offset));
+      if (gone < chunk.length) filling.set(chunk.subarray(gone), offset + gone - start);
     },
-    async finish() {
-      try {
+    finish: () =>
+      telling(async () => {
+        await flush();
+        await writing;
         await syncing;
         await file.sync();
-      } catch (cause) {
-        throw failed(cause);
-      }
-    },
+      }),
   };
+}
+
+async function writeAll(file: FileHandle, bytes: Uint8Array, at: number): Promise<void> {
+  for (let done = 0; done < bytes.length; )
+    done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
 }
 
 /** Makes the rename itself durable; file systems that cannot sync a folder do not need it. */

@@ -1,6 +1,6 @@
-import * as fs from "node:fs";
 import {
   closeSync,
+  lstatSync,
   mkdtempSync,
   openSync,
   readdirSync,
@@ -11,25 +11,28 @@ import {
   writeFileSync,
   writeSync,
 } from "node:fs";
+import { open } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { TensorEntry } from "../../src/checkpoint/index.ts";
 import { fileSource, openCheckpointFile, saveCheckpointFile } from "../../src/checkpoint/node.ts";
 import { derived, Tensor } from "../../src/tensor/index.ts";
 import { fixture, fixtures } from "./support.ts";
 
-vi.mock("node:fs", async (original) => {
-  const real = await original<typeof fs>();
-  return { ...real, writeSync: vi.fn(real.writeSync) };
-});
+/** What files are written with, wherever they were opened. */
+const handle = await open(fileURLToPath(import.meta.url));
+const fileHandle: { write: (bytes: Uint8Array, offset: number, length: number, at: number) => Promise<unknown> } =
+  Object.getPrototypeOf(handle);
+await handle.close();
 
 let folder: string;
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "repmlp-checkpoint-"));
 });
 afterEach(() => {
-  vi.mocked(fs.writeSync).mockClear();
+  vi.restoreAllMocks();
   rmSync(folder, { recursive: true });
 });
 
@@ -82,9 +85,9 @@ describe("saving", () => {
   test("a full disk", async () => {
     const path = join(folder, "model.pth");
     writeFileSync(path, "old");
-    vi.mocked(fs.writeSync).mockImplementationOnce(() => {
-      throw Object.assign(new Error("ENOSPC: no space left on device, write"), { code: "ENOSPC" });
-    });
+    vi.spyOn(fileHandle, "write").mockRejectedValueOnce(
+      Object.assign(new Error("ENOSPC: no space left on device, write"), { code: "ENOSPC" }),
+    );
     await expect(saveCheckpointFile(path, entries)).rejects.toMatchObject({
       code: "checkpoint/disk-full",
       kind: "file",
@@ -95,8 +98,10 @@ describe("saving", () => {
   });
 
   test("a system that writes less than asked for", async () => {
-    vi.mocked(fs.writeSync).mockImplementationOnce(((fd: number, bytes: Uint8Array, offset: number) =>
-      writeSync(fd, bytes, offset, 10)) as typeof writeSync);
+    const { write } = fileHandle;
+    vi.spyOn(fileHandle, "write").mockImplementationOnce(function (this: unknown, bytes, offset, _, at) {
+      return write.call(this, bytes, offset, 10, at);
+    });
     await saveCheckpointFile(join(folder, "model.pth"), entries);
     using checkpoint = await openCheckpointFile(join(folder, "model.pth"), { verify: "open" });
     expect(checkpoint.entries.size).toBe(2);
@@ -113,7 +118,7 @@ describe("saving", () => {
     writeFileSync(join(folder, "target.pth"), "old");
     symlinkSync("target.pth", join(folder, "link.pth"));
     await saveCheckpointFile(join(folder, "link.pth"), entries);
-    expect(fs.lstatSync(join(folder, "link.pth")).isSymbolicLink()).toBe(true);
+    expect(lstatSync(join(folder, "link.pth")).isSymbolicLink()).toBe(true);
     using checkpoint = await openCheckpointFile(join(folder, "target.pth"));
     expect(checkpoint.entries.size).toBe(2);
   });
