@@ -7,7 +7,8 @@ import { fileURLToPath } from "node:url";
 /** From the ground up. A room may import from lower floors only; rooms that share a floor do not know each other. */
 const floors = [
   ["tensor"],
-  ["onnx", "checkpoint", "data"],
+  ["onnx", "checkpoint"],
+  ["data"],
   ["graph"],
   ["runtime"],
   ["nn"],

@@ -1,5 +1,6 @@
 import { must } from "../errors.ts";
 import type { Augmentation } from "./augment/augmentation.ts";
+import { pickledPart } from "./cifar-pickle.ts";
 import { checkLabel, type ImageShape } from "./dataset.ts";
 import type { NamedBytes } from "./idx-dataset.ts";
 import type { Normalization } from "./normalize.ts";
@@ -33,23 +34,35 @@ export interface Cifar10Options extends Partial<Normalization> {
   readonly augment?: readonly Augmentation[];
 }
 
+/** The pictures of one file, where they lie. */
+export interface CifarPart {
+  readonly length: number;
+  label(index: number): number;
+  /** 1024 red, green and blue bytes each. */
+  picture(index: number): Uint8Array;
+}
+
 /**
- * CIFAR-10 from files in its binary layout: records of one label byte, then 1024 red, green and blue bytes each.
+ * CIFAR-10 from files in its binary layout (records of one label byte, then 1024 red, green and blue bytes each) or in
+ * its Python one (pickles of protocol 2 to 5).
  *
  * @param files one after the other; uncompressed
- * @throws `cifar/truncated` when a file is not a whole number of records, `data/label` naming file and record
+ * @throws `cifar/truncated` when a file is not a whole number of records, `data/label` naming file and record, and what
+ *   {@link pickledPart} throws
  */
 export function cifar10FromBytes(files: readonly NamedBytes[], options: Cifar10Options = {}): PixelDataset {
   const { classes = cifar10Classes } = options;
-  const total = files.reduce((n, file) => n + recordCount(file), 0);
+  const parts = files.map((file) => ({ name: file.name, part: (isPickle(file) ? pickledPart : binaryPart)(file) }));
+  const total = parts.reduce((n, { part }) => n + part.length, 0);
   const pixels = new Uint8Array(total * imageBytes);
   const labels = new Uint8Array(total);
   let slot = 0;
-  for (const { name, bytes } of files)
-    for (let start = 0, record = 0; start < bytes.length; start += recordBytes, record++, slot++) {
-      checkLabel(bytes[start], classes.length, () => `${name}: record ${record}`);
-      labels[slot] = bytes[start];
-      pixels.set(bytes.subarray(start + 1, start + recordBytes), slot * imageBytes);
+  for (const { name, part } of parts)
+    for (let record = 0; record < part.length; record++, slot++) {
+      const label = part.label(record);
+      checkLabel(label, classes.length, () => `${name}: record ${record}`);
+      labels[slot] = label;
+      pixels.set(part.picture(record), slot * imageBytes);
     }
   return new PixelDataset({
     ...cifar10Normalization,
@@ -62,7 +75,10 @@ export function cifar10FromBytes(files: readonly NamedBytes[], options: Cifar10O
   });
 }
 
-function recordCount({ name, bytes }: NamedBytes): number {
+/** Begins as a pickle of a protocol that has a mark of its own; as a record it would have label 128. */
+const isPickle = ({ bytes }: NamedBytes): boolean => bytes[0] === 0x80 && bytes[1] >= 2 && bytes[1] <= 5;
+
+function binaryPart({ name, bytes }: NamedBytes): CifarPart {
   const count = bytes.length / recordBytes;
   must(
     Number.isInteger(count) && count > 0,
@@ -71,5 +87,9 @@ function recordCount({ name, bytes }: NamedBytes): number {
       `${name}: ${bytes.length} bytes are not whole records of ${recordBytes}: record ${Math.floor(count)} is cut short. Download the binary version of CIFAR-10 again`,
     "file",
   );
-  return count;
+  return {
+    length: count,
+    label: (index) => bytes[index * recordBytes],
+    picture: (index) => bytes.subarray(index * recordBytes + 1, (index + 1) * recordBytes),
+  };
 }

@@ -51,8 +51,8 @@ test.for<{ name: string; files: Record<string, string>; lines: string[] }>([
   },
   {
     name: "sideways",
-    files: { "data/d.ts": 'import "../checkpoint/c.ts";\n', "checkpoint/c.ts": "" },
-    lines: ["data/d.ts:1: data and checkpoint share a floor. Move what both need to a lower room."],
+    files: { "onnx/o.ts": 'import "../checkpoint/c.ts";\n', "checkpoint/c.ts": "" },
+    lines: ["onnx/o.ts:1: onnx and checkpoint share a floor. Move what both need to a lower room."],
   },
   {
     name: "entry point used by a room",

@@ -4,6 +4,8 @@ import { kindOf, Opaque, type PickleValue } from "./values.ts";
 
 /** What the machine asks its user about: names, calls and references to data outside the pickle. */
 export interface PickleHost {
+  /** What the file should be, for messages: "a PyTorch checkpoint". */
+  readonly format: string;
   /** A global was named; returns what stands for it, or throws to refuse the file. */
   global(module: string, name: string): PickleValue;
   /** A call was asked for; returns the value that stands for its result, or throws to refuse. Never runs anything. */
@@ -65,7 +67,7 @@ export class PickleMachine implements PickleTask {
   fail(reason: string, code = "pickle"): never {
     throw new RepmlpError(
       `checkpoint/${code}`,
-      `${this.where}: ${reason} (pickle byte ${this.position}). The file is damaged or not a PyTorch checkpoint.`,
+      `${this.where}: ${reason} (pickle byte ${this.position}). The file is damaged or not ${this.host.format}.`,
       "file",
     );
   }

@@ -1,4 +1,5 @@
 import { refuse } from "../file-error.ts";
+import { latin1Bytes } from "../pickle/latin1-bytes.ts";
 import type { PickleHost, PickleTask } from "../pickle/machine.ts";
 import { Global, kindOf, Opaque, type PickleValue } from "../pickle/values.ts";
 import { shortened } from "../text.ts";
@@ -15,6 +16,7 @@ import { TensorRef, UnreadableTensor } from "./values.ts";
  */
 export function torchHost(where: string, persistent: PickleHost["persistent"]): PickleHost {
   return {
+    format: "a PyTorch checkpoint",
     persistent,
     global(module, name) {
       if (forbids(module, name)) refuseName(where, "names", `${module}.${name}`);
@@ -66,16 +68,6 @@ const orderedDict: Callable = ([pairs = []], task) => {
   return dict;
 };
 
-/** `_codecs.encode(text, "latin1")` is how Python 3 writes bytes in protocol 2. */
-const encode: Callable = ([text, encoding], task) => {
-  if (typeof text !== "string" || (encoding !== "latin1" && encoding !== "latin-1"))
-    return task.fail(`bytes are made of ${kindOf(text)} by encoding ${kindOf(encoding)}`);
-  task.charge(text.length);
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
-};
-
 /** A tensor subclass, or a tensor with Python attributes: `(function, class, args, state)`. */
 const rebuildFromType: Callable = ([rebuild, , args], task) =>
   rebuild instanceof Global && rebuild.path.startsWith("torch._utils.") && Array.isArray(args)
@@ -99,7 +91,7 @@ const callables: ReadonlyMap<string, Callable> = new Map<string, Callable>([
   ["torch._tensor._rebuild_from_type_v2", rebuildFromType],
   ["torch.Size", first],
   ["torch.device", ([type, index]) => (index === undefined ? type : `${String(type)}:${String(index)}`)],
-  ["_codecs.encode", encode],
+  ["_codecs.encode", latin1Bytes],
   ["builtins.set", first],
   ["builtins.frozenset", first],
   ["numpy.core.multiarray.scalar", ([type, bytes]) => numpyScalar(type, bytes)],
