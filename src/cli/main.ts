@@ -19,6 +19,8 @@ import { type Loaders, runProgram } from "./program.ts";
 const loaders: Loaders = {
   convert: () => import("./commands/convert.ts"),
   demo: () => import("./commands/demo.ts"),
+  experiment: () => import("./commands/experiment.ts"),
+  train: () => import("./commands/train.ts"),
   doctor: () => import("./commands/doctor.ts"),
   export: () => import("./commands/export.ts"),
   merge: () => import("./commands/merge.ts"),

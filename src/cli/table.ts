@@ -11,6 +11,7 @@ import {
   optional,
   required,
   text,
+  texts,
 } from "./spec.ts";
 
 const arch = text("-a, --arch <name>", "architecture; found from the checkpoint's keys when not given");
@@ -143,6 +144,68 @@ export const commands = {
       seed: integer("--seed <n>", "seed of the initial values and the order of the pictures", { min: 0, default: 1 }),
       resume: flag("--resume", "go on from the checkpoint in the folder"),
       threads: integer("--threads <n>", "threads; the physical cores by default"),
+    },
+  }),
+  train: command({
+    group: "Training",
+    summary: "train or fine-tune a network on a folder of pictures, by a recipe",
+    description:
+      "DATA is CIFAR-10 as distributed, MNIST or Fashion-MNIST (IDX files), or folders train and val with a folder of " +
+      "pictures per class. A recipe is a small JSON file: architecture, epochs, optimizer, schedule, augmentation; those " +
+      "of the package are named below, copy one to change it. Writes logs (CSV, JSON lines), learning curves (SVG) and " +
+      "checkpoints. Ctrl-C leaves a checkpoint that --resume goes on from. Recipes: cifar10-pure-mlp, cifar10-conv, " +
+      "imagenet-repmlp-res50, fine-tune.",
+    examples: [
+      ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp -o runs/mlp", "the paper's CIFAR-10 network"],
+      ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp -o runs/mlp --resume", "go on after Ctrl-C"],
+      [
+        'repmlp train flowers -a RepMLP-Res50-light-224 --recipe fine-tune --init light_train.pth --allow-mismatch "linear.*"',
+        "another data set, a new head",
+      ],
+    ],
+    args: { data: required("folder of the data set") },
+    options: {
+      arch: text("-a, --arch <name>", "architecture; the recipe's by default"),
+      recipe: text("--recipe <name|file>", "recipe of the package, or a JSON file"),
+      out: text("-o, --output <folder>", "folder of everything that is written (default: runs/train)"),
+      epochs: integer("--epochs <n>", "instead of the recipe's"),
+      batchSize: integer("-b, --batch-size <n>", "instead of the recipe's"),
+      lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
+      init: text("--init <file>", "checkpoint of the training form to start from"),
+      allowMismatch: texts(
+        "--allow-mismatch <pattern...>",
+        "keys of --init that may be missing, unexpected or of another shape",
+      ),
+      freeze: texts("--freeze <pattern...>", 'keys that are not trained, such as "stage1.*"'),
+      resume: flag("--resume", "go on from the folder's last checkpoint"),
+      seed: integer("--seed <n>", "seed of initial values, order and augmentation", { min: 0, default: 0 }),
+      workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0 }),
+      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
+    },
+  }),
+  experiment: command({
+    group: "Training",
+    summary: "run the paper's CIFAR-10 experiment: pure MLP, Wide ConvNet and the ablations",
+    description:
+      "Trains the variants one after the other by the recipe cifar10-pure-mlp, converts each, tests both forms, and " +
+      "writes a table (results.md, .csv, .json) beside the paper's figures and a plot (accuracy.svg). Ctrl-C stops; the " +
+      "same command goes on. Variants: pure-mlp, wide-convnet, no-local, no-global, fc3-conv9, conv9.",
+    examples: [
+      ["repmlp experiment cifar10 --data cifar-10-batches-bin --epochs 8", "all variants; results in runs/cifar10"],
+      [
+        "repmlp experiment cifar10 --data cifar-10-batches-bin --epochs 100 --variants pure-mlp wide-convnet",
+        "the paper's two networks at its number of epochs",
+      ],
+    ],
+    args: { name: required("experiment; there is cifar10") },
+    options: {
+      data: text("--data <folder>", "folder of CIFAR-10 (needed)"),
+      epochs: integer("--epochs <n>", "epochs of every variant", { default: 8 }),
+      variants: texts("--variants <name...>", "some of the variants"),
+      out: text("-o, --output <folder>", "folder of everything that is written (default: runs/cifar10)"),
+      lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
+      seed: integer("--seed <n>", "seed of initial values, order and augmentation", { min: 0, default: 0 }),
+      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
     },
   }),
   export: command({

@@ -116,6 +116,15 @@ const recipe = v.strictObject({
   decayNormAndBias: v.optional(v.boolean(), true),
   labelSmoothing: v.optional(share, 0),
   augment: v.optional(v.array(augmentation), []),
+  /** Blends pictures and labels within each batch. */
+  mix: v.optional(
+    v.strictObject({
+      mixup: v.optional(amount),
+      cutmix: v.optional(amount),
+      probability: v.optional(share),
+      switchProbability: v.optional(share),
+    }),
+  ),
   /** Keys that are not trained; `*` stands for anything. */
   freeze: v.optional(v.array(v.string()), []),
   /** Factors of the learning rate by key pattern; the first pattern that fits a key counts. */

@@ -2,6 +2,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { openCheckpointFile, saveCheckpointFile, writeFileAtomically } from "../checkpoint/node.ts";
+import type { Dataset } from "../data/index.ts";
 import { listed, must, nearest, RepmlpError } from "../errors.ts";
 import { createModel, modelInfo } from "../models/index.ts";
 import type { LoadReport, Net, Parameter } from "../nn/index.ts";
@@ -57,7 +58,6 @@ export interface TrainOptions {
   readonly resume?: boolean;
   readonly seed?: number;
   readonly threads?: number;
-  readonly device?: string;
   /** Threads that decode picture files. */
   readonly workers?: number;
   readonly signal?: AbortSignal;
@@ -74,7 +74,10 @@ export interface TrainResult {
   /** Learning curves. */
   readonly curves?: string;
   readonly folder: string;
+  /** In evaluation mode. */
   readonly model: Net;
+  /** The pictures that it was validated on. */
+  readonly test: Dataset;
 }
 
 /**
@@ -114,7 +117,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       ...(options.onEvent && { onEvent: options.onEvent }),
     });
     const summary = await trainer.run();
-    const done = { arch: info.name, summary, folder, model };
+    const done = { arch: info.name, summary, folder, model, test: data.validation };
     if (!summary.finished) return done;
     const files = { weights: join(folder, "train.pth"), curves: join(folder, "curves.svg") };
     await saveCheckpointFile(files.weights, model.stateDict());
@@ -134,13 +137,13 @@ export function trainerOptions(
   model: Net,
 ): Pick<
   ConstructorParameters<typeof Trainer>[1],
-  "epochs" | "batchSize" | "lr" | "warmupEpochs" | "schedule" | "optimizer" | "labelSmoothing" | "group"
+  "epochs" | "batchSize" | "lr" | "warmupEpochs" | "schedule" | "optimizer" | "labelSmoothing" | "mix" | "group"
 > {
-  const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing } = recipe;
+  const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix } = recipe;
   const keys = [...model.parameters()].map(([key]) => key);
   mustFitSome(recipe.freeze, keys, "recipe: freeze");
   mustFitSome(Object.keys(recipe.lrScale), keys, "recipe: lrScale");
-  return { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, group: groupOf(recipe) };
+  return { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix, group: groupOf(recipe) };
 }
 
 const groupOf =

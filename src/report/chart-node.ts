@@ -18,7 +18,7 @@ export interface LineChartOptions {
 }
 
 /** Colours of the series in order; readable on white and on black. */
-export const seriesColors: readonly string[] = ["#3b82c4", "#e0812b", "#4b9e5f", "#b0508e"];
+export const seriesColors: readonly string[] = ["#3b82c4", "#e0812b", "#4b9e5f", "#b0508e", "#9c7a3c", "#6b7280"];
 
 /** Whole numbers from `from` to `to`, at most about ten. */
 function wholeTicks([from, to]: readonly [number, number]): number[] {

@@ -1,4 +1,4 @@
-import type { Dataset } from "../data/index.ts";
+import type { Dataset, MixOptions } from "../data/index.ts";
 import type { CompileOptions } from "../runtime/index.ts";
 import type { CheckpointStore } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingCallback } from "./events.ts";
@@ -23,6 +23,8 @@ export interface TrainerOptions extends CompileOptions, Pick<TrainStepOptions, "
   readonly seed?: number;
   /** Leaves out a last batch that is not full. Default true, unless it is the only one. */
   readonly dropLast?: boolean;
+  /** Blends pictures and labels within each batch (mixup, CutMix). Default not. */
+  readonly mix?: MixOptions;
   /** Batches asked for ahead of the one in use. Default 2. */
   readonly prefetch?: number;
   /**

@@ -65,7 +65,8 @@ export class Trainer {
         `the training data has pictures ${fmt(train.imageShape)} of ${train.classes.length} classes, the validation data ${fmt(validation.imageShape)} of ${validation.classes.length}. Use two parts of one data set.`,
     );
     this.seed = seed;
-    this.loader = new DataLoader(data.train, { batchSize, shuffle: true, seed, dropLast, prefetch });
+    const { mix } = options;
+    this.loader = new DataLoader(data.train, { batchSize, shuffle: true, seed, dropLast, prefetch, mix });
     this.optimizer = options.optimizer ?? sgd({ momentum: 0.9, weightDecay: 1e-4 });
     const plan = { lr, epochs, stepsPerEpoch: this.loader.length, warmupEpochs };
     this.schedule = typeof schedule === "function" ? schedule : scheduleOf(schedule, plan);
@@ -304,12 +305,13 @@ export class Trainer {
 
   /** What decides the course of the run, beside model and data. */
   private settings(): Settings {
-    const { lr = 0.1, epochs, warmupEpochs = 0, schedule = { kind: "cosine" }, labelSmoothing = 0 } = this.options;
+    const { lr = 0.1, epochs, warmupEpochs = 0, schedule = { kind: "cosine" }, labelSmoothing = 0, mix } = this.options;
     const own = { epochs, lr, warmupEpochs, labelSmoothing, stepsPerEpoch: this.loader.length };
     const optimizer = Object.entries(this.optimizer.settings).map(([k, value]) => [`optimizer.${k}`, value] as const);
     return {
       ...own,
       schedule: typeof schedule === "function" ? "a function" : JSON.stringify(schedule),
+      ...(mix && { mix: JSON.stringify(mix) }),
       optimizer: this.optimizer.name,
       ...Object.fromEntries(optimizer),
     };

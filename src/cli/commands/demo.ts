@@ -1,12 +1,10 @@
 import { resolve } from "node:path";
 import { runDemo } from "../../export/demo-node.ts";
 import { registerNode } from "../../runtime/platform-node.ts";
-import { epochLine, type TrainingEvent } from "../../training/index.ts";
-import type { Io } from "../io.ts";
-import type { ProgressView } from "../progress.ts";
 import { reexec } from "../reexec.ts";
 import type { Run } from "../table.ts";
 import { textTable } from "../text-table.ts";
+import { showTraining } from "../training-view.ts";
 
 /** Trains, converts, verifies, exports and reports: a thin call of {@link runDemo}. */
 export const run: Run<"demo"> = async ({ options, io }) => {
@@ -24,7 +22,7 @@ export const run: Run<"demo"> = async ({ options, io }) => {
     resume,
     threads,
     signal: io.signal,
-    onEvent: (event) => show(event, io, progress),
+    onEvent: (event) => showTraining(event, io, progress),
     onPhase: (what) => io.note(`${what} …`),
   }).finally(() => progress.stop());
   if (!result) {
@@ -54,15 +52,3 @@ export const run: Run<"demo"> = async ({ options, io }) => {
   });
   return e.top1.agree === e.top1.total ? undefined : 1;
 };
-
-function show(event: TrainingEvent, io: Io, progress: ProgressView): void {
-  if (event.type === "step")
-    progress.update({
-      done: event.step,
-      total: event.steps,
-      label: `epoch ${event.epoch}  loss ${event.loss.toFixed(4)}  ${event.imagesPerSecond.toFixed(0)} images/s`,
-      secondsLeft: event.secondsLeft,
-    });
-  else if (event.type === "epoch") io.result(event, () => epochLine(event));
-  else if (event.type === "start" && event.resumedAt) io.note(`resuming at step ${event.resumedAt} of ${event.steps}`);
-}
