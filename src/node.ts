@@ -9,6 +9,7 @@ export * from "./checkpoint/node.ts";
 export * from "./data/node.ts";
 export * from "./export/node.ts";
 export * from "./index.ts";
+export * from "./recipes/node.ts";
 export * from "./training/checkpoint-store-node.ts";
 export * from "./training/logs-node.ts";
 

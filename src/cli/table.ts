@@ -156,8 +156,8 @@ export const commands = {
       "checkpoints. Ctrl-C leaves a checkpoint that --resume goes on from. Recipes: cifar10-pure-mlp, cifar10-conv, " +
       "imagenet-repmlp-res50, fine-tune.",
     examples: [
-      ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp -o runs/mlp", "the paper's CIFAR-10 network"],
-      ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp -o runs/mlp --resume", "go on after Ctrl-C"],
+      ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp", "the paper's CIFAR-10 network"],
+      ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp --resume", "go on after Ctrl-C"],
       [
         'repmlp train flowers -a RepMLP-Res50-light-224 --recipe fine-tune --init light_train.pth --allow-mismatch "linear.*"',
         "another data set, a new head",
@@ -167,7 +167,7 @@ export const commands = {
     options: {
       arch: text("-a, --arch <name>", "architecture; the recipe's by default"),
       recipe: text("--recipe <name|file>", "recipe of the package, or a JSON file"),
-      out: text("-o, --output <folder>", "folder of everything that is written (default: runs/train)"),
+      out: text("--out <folder>", "folder of everything that is written (default: runs/train)"),
       epochs: integer("--epochs <n>", "instead of the recipe's"),
       batchSize: integer("-b, --batch-size <n>", "instead of the recipe's"),
       lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
@@ -202,7 +202,7 @@ export const commands = {
       data: text("--data <folder>", "folder of CIFAR-10 (needed)"),
       epochs: integer("--epochs <n>", "epochs of every variant", { default: 8 }),
       variants: texts("--variants <name...>", "some of the variants"),
-      out: text("-o, --output <folder>", "folder of everything that is written (default: runs/cifar10)"),
+      out: text("--out <folder>", "folder of everything that is written (default: runs/cifar10)"),
       lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
       seed: integer("--seed <n>", "seed of initial values, order and augmentation", { min: 0, default: 0 }),
       threads: integer("--threads <n>", "threads of the network; the physical cores by default"),

@@ -41,7 +41,12 @@ export async function openModelFile(path: string, options: OpenModelOptions = {}
   try {
     const { arch, imageSize } = options;
     const size = imageSize === undefined ? {} : { imageSize };
-    const found = detectModel(checkpoint.entries, { where: path, options: size, ...(arch !== undefined && { arch }) });
+    const found = detectModel(checkpoint.entries, {
+      where: path,
+      options: size,
+      prefer: checkpoint.metadata.arch,
+      ...(arch !== undefined && { arch }),
+    });
     const net = createDetected(found, size);
     net.loadStateDict(checkpoint.entries);
     const preprocessing = modelInfo(found.name).preprocessing(size);

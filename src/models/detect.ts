@@ -22,6 +22,8 @@ export type StateShapes = ReadonlyMap<string, { readonly shape: Shape }>;
 export interface DetectOptions {
   /** Only this architecture is considered. */
   readonly arch?: string;
+  /** The architecture to take where several have these keys and shapes, such as the one a file's metadata name. */
+  readonly prefer?: string | undefined;
   /** Options of the architecture other than its defaults (`imageSize`, …). */
   readonly options?: CreateOptions & Readonly<Record<string, unknown>>;
   /** What to call the state dict in errors. Default `checkpoint`. */
@@ -33,9 +35,12 @@ export interface DetectOptions {
  * (`num_batches_tracked`) may be absent.
  *
  * @throws `detect/unknown` naming the nearest architecture and how the keys or shapes differ from it;
- *   `detect/ambiguous` when several architectures have these keys and shapes
+ *   `detect/ambiguous` when several architectures have these keys and shapes, and none of them is preferred
  */
-export function detectModel(entries: StateShapes, { arch, options = {}, where }: DetectOptions = {}): DetectedModel {
+export function detectModel(
+  entries: StateShapes,
+  { arch, prefer, options = {}, where }: DetectOptions = {},
+): DetectedModel {
   const file = where ?? "checkpoint";
   const names = arch === undefined ? buildable(options) : [modelInfo(arch).name];
   // Most files hold the training form, which is the cheaper one to build.
@@ -44,8 +49,10 @@ export function detectModel(entries: StateShapes, { arch, options = {}, where }:
     const fitting = found
       .map((name) => candidate(name, form, entries, options))
       .filter((c) => !compare(c, entries).count);
-    mustBeOne(fitting, file);
-    if (fitting.length) return { name: fitting[0].name, form, numClasses: fitting[0].numClasses };
+    const preferred = fitting.find((c) => c.name === prefer);
+    if (!preferred) mustBeOne(fitting, file);
+    const one = preferred ?? fitting.at(0);
+    if (one) return { name: one.name, form, numClasses: one.numClasses };
   }
   const differences = names.flatMap((name) =>
     (["train", "deploy"] as const).map((form) => compare(candidate(name, form, entries, options), entries)),
@@ -81,7 +88,7 @@ function mustBeOne(fitting: readonly Candidate[], where: string): void {
   must(
     fitting.length < 2,
     "detect/ambiguous",
-    () => `${where}: fits ${listed(fitting.map((c) => c.name))} alike. Name the architecture.`,
+    () => `${where}: fits ${listed(fitting.map((c) => c.name))} alike. Name the architecture (-a on the command line).`,
     "usage",
   );
 }

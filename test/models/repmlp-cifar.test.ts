@@ -41,6 +41,7 @@ describe("the CIFAR-10 networks", () => {
   test("merged, the pure MLP with and without Local Perceptron cannot be told apart", () => {
     const state = new Map(deployForm(createModel("RepMLP-CIFAR10-pure-MLP").eval()).state());
     expect(() => detectModel(state)).toThrow(/fits RepMLP-CIFAR10-(no-local|pure-MLP).* alike. Name the architecture/);
+    expect(detectModel(state, { prefer: "RepMLP-CIFAR10-no-local" }).name).toBe("RepMLP-CIFAR10-no-local");
   });
 
   test("a size that cannot be halved twice is refused", () => {

@@ -40,11 +40,20 @@ interface Loaded extends Disposable {
   readonly found: DetectedModel;
 }
 
-async function load(path: string, { arch, numClasses, imageSize }: Call<"verify">["options"]): Promise<Loaded> {
+async function load(
+  path: string,
+  { arch, numClasses, imageSize }: Call<"verify">["options"],
+  prefer?: string,
+): Promise<Loaded> {
   const checkpoint = await openCheckpointFile(path);
   try {
     const options = { ...(numClasses && { numClasses }), ...(imageSize && { imageSize }) };
-    const found = detectModel(checkpoint.entries, { arch, options, where: path });
+    const found = detectModel(checkpoint.entries, {
+      arch,
+      prefer: prefer ?? checkpoint.metadata.arch,
+      options,
+      where: path,
+    });
     const model = createDetected(found, options);
     model.loadStateDict(checkpoint.entries);
     return { model, found, [Symbol.dispose]: () => checkpoint.close() };
@@ -56,7 +65,7 @@ async function load(path: string, { arch, numClasses, imageSize }: Call<"verify"
 
 /** The second checkpoint, which must be one of the same network. */
 async function loadSame(path: string, first: DetectedModel, options: Call<"verify">["options"]): Promise<Loaded> {
-  const loaded = await load(path, options);
+  const loaded = await load(path, options, first.name);
   const { found } = loaded;
   must(
     found.name === first.name && found.numClasses === first.numClasses,
