@@ -2,9 +2,9 @@ import { expect, test } from "vitest";
 import { compileStep } from "../../src/runtime/index.ts";
 import { smallStep } from "./small-step.ts";
 
-test("a thousand steps keep memory flat", async () => {
-  // 21 kB of state: kept by mistake, a thousand copies would add an eighth to the process.
-  const { graph, feeds } = smallStep({ batch: 2, width: 64 });
+test("fifteen hundred steps keep memory flat", async () => {
+  // 270 kB of state: kept by mistake, five hundred copies would add half to the process.
+  const { graph, feeds } = smallStep({ batch: 2, width: 256 });
   await using program = await compileStep(graph, { threads: 1 });
   const batch = feeds(1);
   let step = 0;
@@ -17,8 +17,8 @@ test("a thousand steps keep memory flat", async () => {
     }
     return highest;
   };
-  await peak(500);
-  const [first, second, third] = [await peak(1000), await peak(1000), await peak(1000)];
-  // The heap may be enlarged once; a leak grows in every thousand.
-  expect(Math.min(second / first, third / second)).toBeLessThan(1.05);
+  await peak(250);
+  const [first, second, third] = [await peak(500), await peak(500), await peak(500)];
+  // The heap may be enlarged once, and a busy machine collects garbage late; a leak grows in every part of the run.
+  expect(Math.min(second / first, third / second)).toBeLessThan(1.2);
 });
