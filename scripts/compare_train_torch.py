@@ -1,0 +1,92 @@
+"""Takes the training steps of scripts/train-steps.ts in PyTorch and compares the losses.
+
+Usage: python3 scripts/compare_train_torch.py FOLDER [--noise-runs N] [--steps N]
+
+FOLDER is what train-steps.ts wrote: the same initial weights, batches and learning rates go in. Losses must agree to
+1 % at each of the first 50 steps. Beyond, such networks amplify rounding: with --noise-runs, PyTorch is also run from
+weights with 1e-7 of relative noise, and our losses must come no further from PyTorch's than those runs do (largest
+difference so far, at every step). Prints a table, and the relative difference of the final parameters.
+"""
+import argparse
+import json
+import os
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+sys.path.insert(0, os.path.join(ROOT, "bench", "pytorch"))
+from repmlp_cifar import RepMLPCifar  # noqa: E402
+
+
+def run(folder, info, steps, noise=0.0, seed=0):
+    net = RepMLPCifar(info["arch"]).train()
+    net.load_state_dict(torch.load(os.path.join(folder, "before.pth"), map_location="cpu"), strict=True)
+    if noise:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.mul_(1 + noise * torch.randn_like(p))
+    o = info["optimizer"]
+    sgd = torch.optim.SGD(
+        net.parameters(), lr=1.0, momentum=o["momentum"], nesterov=o["nesterov"], weight_decay=o["weightDecay"]
+    )
+    batch = info["batchSize"]
+    images = np.memmap(os.path.join(folder, "images.f32"), np.float32, "r").reshape(-1, batch, 3, 32, 32)
+    labels = np.memmap(os.path.join(folder, "labels.i32"), np.int32, "r").reshape(-1, batch)
+    losses = []
+    for i in range(steps):
+        sgd.param_groups[0]["lr"] = info["rates"][i]
+        loss = F.cross_entropy(net(torch.from_numpy(images[i].copy())), torch.from_numpy(labels[i].astype(np.int64)))
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        losses.append(loss.item())
+        if (i + 1) % 10 == 0:
+            print(f"{'noise ' + str(seed) if noise else 'PyTorch'}: step {i + 1}: loss {losses[-1]:.5f}", flush=True)
+    return np.array(losses), net
+
+
+def relative_parameters(net, folder):
+    after = torch.load(os.path.join(folder, "after.pth"), map_location="cpu")
+    a = torch.cat([p.detach().flatten() for p in net.parameters()])
+    b = torch.cat([after[key].flatten() for key, _ in net.named_parameters()])
+    return ((a - b).norm() / a.norm()).item()
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("folder")
+    args.add_argument("--noise-runs", type=int, default=0)
+    args.add_argument("--steps", type=int)
+    args = args.parse_args()
+    info = json.load(open(os.path.join(args.folder, "steps.json")))
+    ours = np.array(info["losses"])
+    steps = min(args.steps or len(ours), len(ours))
+    ours = ours[:steps]
+    theirs, net = run(args.folder, info, steps)
+    far = np.abs(ours - theirs)
+    relative = far / theirs
+    noisy = [np.abs(run(args.folder, info, steps, 1e-7, seed + 1)[0] - theirs) for seed in range(args.noise_runs)]
+    print("\nstep   ours      PyTorch   difference" + "".join(f"   noise {i + 1}" for i in range(len(noisy))))
+    for i in sorted({0, 1, 4, 9, 19, 29, 39, 49, 74, 99, 124, 149, 174, 199, steps - 1}):
+        if i < steps:
+            rest = "".join(f"   {n[i]:.1e}" for n in noisy)
+            print(f"{i + 1:4d}   {ours[i]:.6f}  {theirs[i]:.6f}  {relative[i]:.1e}" + rest)
+    first = relative[:50].max()
+    print(f"\nlargest relative difference in the first {min(50, steps)} steps: {first:.2e} (at most 1e-2)")
+    good = bool(first <= 1e-2)
+    if noisy and steps > 50:
+        allowed = np.maximum.accumulate(np.max(noisy, axis=0))
+        share = (np.maximum.accumulate(far) / allowed)[50:].max()
+        print(f"after that, our distance to PyTorch ÷ that of its runs with 1e-7 noise: at most {share:.2f} (at most 1)")
+        good = good and bool(share <= 1)
+    if steps == len(info["losses"]):
+        print(f"final parameters: relative difference {relative_parameters(net, args.folder):.2e}")
+    print("passed" if good else "FAILED")
+    sys.exit(0 if good else 1)
+
+
+main()

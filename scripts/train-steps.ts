@@ -1,0 +1,63 @@
+/**
+ * Takes some training steps of a recipe and keeps all that another framework needs to take the same ones:
+ * `npx tsx scripts/train-steps.ts DATA FOLDER [--recipe cifar10-pure-mlp] [--steps 200] [--seed 0]`. FOLDER gets the
+ * weights before and after, every batch as it went in, and losses and learning rates. Used by compare_train_torch.py.
+ */
+import { mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import {
+  createModel,
+  DataLoader,
+  Learner,
+  modelInfo,
+  oneHotTargets,
+  openTrainingData,
+  readRecipe,
+  saveCheckpointFile,
+  scheduleOf,
+  tensorBytes,
+} from "../src/node.ts";
+
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: {
+    recipe: { type: "string", default: "cifar10-pure-mlp" },
+    steps: { type: "string", default: "200" },
+    seed: { type: "string", default: "0" },
+  },
+});
+const [folder, out] = positionals;
+const [steps, seed] = [Number(values.steps), Number(values.seed)];
+const recipe = await readRecipe(values.recipe);
+const { batchSize, lr, optimizer, arch = "" } = recipe;
+mkdirSync(out, { recursive: true });
+const { train } = await openTrainingData(folder, {
+  augment: recipe.augment,
+  preprocessing: modelInfo(arch).preprocessing({}),
+});
+const model = createModel(arch, { numClasses: train.classes.length }).initialize(seed);
+await saveCheckpointFile(join(out, "before.pth"), model.stateDict());
+const loader = new DataLoader(train, { batchSize, shuffle: true, seed, dropLast: true });
+const epochs = Math.ceil(steps / loader.length);
+const schedule = scheduleOf(recipe.schedule, { lr, epochs, stepsPerEpoch: loader.length });
+const learner = new Learner(model, { optimizer });
+const [images, labels] = ["images.f32", "labels.i32"].map((name) => openSync(join(out, name), "w"));
+const losses: number[] = [];
+const rates: number[] = [];
+while (losses.length < steps)
+  for await (const batch of loader) {
+    if (losses.length === steps) break;
+    const rate = schedule(losses.length);
+    const targets = oneHotTargets(batch.labels, train.classes.length);
+    writeSync(images, tensorBytes(batch.images));
+    writeSync(labels, new Uint8Array(batch.labels.buffer));
+    losses.push((await learner.train(batch.images, targets, rate)).loss);
+    rates.push(rate);
+    if (losses.length % 10 === 0) console.log(`step ${losses.length}: loss ${losses[losses.length - 1].toFixed(5)}`);
+  }
+await learner.sync();
+await learner.dispose();
+await saveCheckpointFile(join(out, "after.pth"), model.stateDict());
+const { settings } = optimizer;
+writeFileSync(join(out, "steps.json"), JSON.stringify({ arch, batchSize, losses, rates, optimizer: settings }));
