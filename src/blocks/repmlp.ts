@@ -20,6 +20,7 @@ import {
   cloneWith,
   Linear,
   Module,
+  mapModules,
   orthogonal,
   type Parameter,
 } from "../nn/index.ts";
@@ -302,6 +303,45 @@ export class RepMLP extends Partitioned {
   }
 }
 
+/**
+ * A copy of a network in which every merged RepMLP has a batch norm after FC3 again, so that it can be fine-tuned; to be
+ * merged away afterwards like any other. It starts as the identity in evaluation mode, in training mode it normalises by
+ * the batch at once. The original's FAQ offers this for merged and for quantized networks, with a little less accuracy to
+ * be expected than from fine-tuning the training form.
+ *
+ * @throws `repmlp/nothing-merged` when there is no merged RepMLP in the network
+ * @example
+ * const tunable = withFc3BatchNorm(deploy);
+ * await new Trainer(tunable, { … }).run();
+ * const merged = convertToDeploy(tunable);
+ */
+export function withFc3BatchNorm<M extends Module>(model: M): M {
+  let count = 0;
+  const changed = mapModules(model, {
+    module: (m) => {
+      if (!(m instanceof RepMLP) || m.fc3Bn) return undefined;
+      count++;
+      const bn = new BatchNorm1d(m.fc3.weight.shape[0]);
+      const one = Math.sqrt(1 + bn.eps);
+      for (const [p, value] of [
+        [bn.weight, one],
+        [bn.bias, 0],
+        [bn.runningMean, 0],
+        [bn.runningVar, 1],
+      ] as const)
+        p.set(Tensor.full(p.dtype, p.shape, value));
+      return cloneWith(mapModules(m), { fc3Bn: bn });
+    },
+  });
+  must(
+    count > 0,
+    "repmlp/nothing-merged",
+    () => "repmlp: the network has no merged RepMLP. Convert it first, or fine-tune the training form as it is.",
+    "usage",
+  );
+  return changed;
+}
+
 export interface RepMLPConvOptions extends RepMLPOptions {
   /** Odd size of the convolution in place of FC3, at least as large as the local kernels. Default 9, as in the paper. */
   readonly kernelSize?: number;
@@ -402,8 +442,13 @@ function mergeFc3(fc3: Conv2d, bn: BatchNorm1d, branches: readonly ConvBn[], par
     const [norm, kernel] = [affine(t.slice(0, 4)), kernelOf(t.slice(4))];
     return kernel ? mergedFcRows(norm, kernel, partition) : scaledRows(norm.scale, fc3.weight.shape[1]);
   });
-  const bias = derivedParameter(bn.bias, [...stats, ...branchInputs], (...t) =>
-    mergeFcBias(bn.bias.dtype, affine(t.slice(0, 4)), kernelOf(t.slice(4))?.bias),
-  );
+  // Only a network that was merged before, and got a new batch norm, has a bias here.
+  const before = fc3.bias ? [fc3.bias] : [];
+  const bias = derivedParameter(bn.bias, [...stats, ...branchInputs, ...before], (...t) => {
+    const { scale, shift } = affine(t.slice(0, 4));
+    const own = fc3.bias && t[t.length - 1].toFloat64();
+    const moved = own ? shift.map((s, i) => s + scale[i] * own[i]) : shift;
+    return mergeFcBias(bn.bias.dtype, { scale, shift: moved }, kernelOf(t.slice(4))?.bias);
+  });
   return cloneWith(fc3, { weight, bias });
 }
