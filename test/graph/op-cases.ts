@@ -330,6 +330,12 @@ export const convCases: Readonly<Record<string, ConvCase>> = {
   "3x3 unpadded": { x: [2, 3, 5, 7], w: [2, 3, 3, 3] },
   "3x3 on 1x1 images": { x: [2, 3, 1, 1], w: [5, 3, 3, 3], padding: 1 },
   "3x3 padded by 3": { x: [2, 2, 3, 5], w: [3, 2, 3, 3], padding: 3 },
+  // Few rows and few channels per group: rows as channels. More rows than the kernels can join: not.
+  "5x5 2 groups": { x: [3, 4, 7, 6], w: [6, 2, 5, 5], padding: 2, groups: 2 },
+  "7x7 padded by [1, 3], larger than the image": { x: [2, 4, 5, 4], w: [2, 2, 7, 7], padding: [1, 3], groups: 2 },
+  "3x5 unpadded, 3 groups": { x: [2, 3, 4, 6], w: [6, 1, 3, 5], groups: 3 },
+  "3x3 tall": { x: [2, 3, 19, 4], w: [2, 3, 3, 3], padding: 1 },
+  "3x3 tall, 2 groups": { x: [2, 4, 23, 3], w: [6, 2, 3, 3], padding: [0, 1], groups: 2 },
   "3x3 depthwise": { x: [2, 3, 5, 7], w: [3, 1, 3, 3], padding: 1, groups: 3 },
   "3x3 depthwise, 2 each": { x: [2, 3, 5, 7], w: [6, 1, 3, 3], padding: 1, groups: 3 },
   "3x3 4 groups of 6 outputs": { x: [2, 8, 3, 5], w: [24, 2, 3, 3], padding: 1, groups: 4 },

@@ -10,7 +10,7 @@ import type { ConvAttrs, Pair } from "./conv.ts";
  * exact convolution of all images at once.
  */
 
-interface Form {
+export interface Form {
   readonly emit: Emitter;
   readonly device: Target["device"];
   readonly attrs: ConvAttrs;
@@ -79,7 +79,7 @@ export function convDilated({ emit, attrs }: Form, x: Handle, w: Handle, padding
 }
 
 /** [O, C/g, kH, kW] → [C, O/g, kH, kW] with the taps reversed: the kernel of the input gradient. */
-function reverseKernel({ emit, attrs: { groups: g } }: Form, w: Handle): Handle {
+export function reverseKernel({ emit, attrs: { groups: g } }: Form, w: Handle): Handle {
   const [o, c, kh, kw] = w.shape;
   const taps = kh * kw;
   // A flip of the contiguous middle axis is much cheaper than one of the last two.
@@ -89,11 +89,14 @@ function reverseKernel({ emit, attrs: { groups: g } }: Form, w: Handle): Handle 
   return emit.reshape(emit.transpose(flipped, [0, 2, 1]), [g * c, o / g, kh, kw]);
 }
 
-export function gradInputDilated(form: Form, dy: Handle, w: Handle): Handle {
-  const { dilation, padding } = form.attrs;
-  const rest = [0, 1].map((i) => dilation[i] * (w.shape[i + 2] - 1) - padding[i]) as [number, number];
-  return convDilated(form, dy, reverseKernel(form, w), rest);
-}
+/** Padding of the convolution that is the input gradient at stride 1. */
+export const gradInputPadding = ({ attrs: { dilation, padding } }: Form, w: Handle): Pair => [
+  dilation[0] * (w.shape[2] - 1) - padding[0],
+  dilation[1] * (w.shape[3] - 1) - padding[1],
+];
+
+export const gradInputDilated = (form: Form, dy: Handle, w: Handle): Handle =>
+  convDilated(form, dy, reverseKernel(form, w), gradInputPadding(form, w));
 
 // --- any stride: im2col and a matrix product -----------------------------------------------------------------------
 

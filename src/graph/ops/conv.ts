@@ -21,6 +21,14 @@ import {
   gradWeightPointwise,
   gradWeightRowsColumns,
 } from "./conv-forms.ts";
+import {
+  convByRows,
+  convPaysByRows,
+  gradInputByRows,
+  gradInputPaysByRows,
+  gradWeightByRows,
+  gradWeightPaysByRows,
+} from "./conv-rows.ts";
 import { mul } from "./elementwise.ts";
 import { splitChannelScale } from "./norm.ts";
 import { pad, slice } from "./shape.ts";
@@ -138,9 +146,10 @@ const conv2dOp = defineOp<ConvAttrs>({
       () => {
         const [xs, ws] = [lowering.read(x, "batchLast"), lowering.read(w)];
         if (isPointwise(kernel, attrs)) return convPointwise(operands, xs, ws);
-        return isUnit(attrs.stride) && x.dtype !== "float64"
-          ? convDilated(operands, xs, ws, attrs.padding)
-          : convGemm(operands, xs, ws);
+        if (!isUnit(attrs.stride) || x.dtype === "float64") return convGemm(operands, xs, ws);
+        return isUnit(attrs.dilation) && convPaysByRows(x.shape, w.shape, attrs.groups)
+          ? convByRows(operands, xs, ws, attrs.padding)
+          : convDilated(operands, xs, ws, attrs.padding);
       },
       () => {
         const [xs, ws] = [lowering.read(x), lowering.read(w)];
@@ -188,9 +197,10 @@ const gradInputOp = defineOp<GradInputAttrs>({
       () => {
         const [d, ws] = [lowering.read(dy, "batchLast"), lowering.read(w)];
         if (isPointwise(kernel, attrs)) return gradInputPointwise(operands, d, ws);
-        return flippable && dy.dtype !== "float64"
-          ? gradInputDilated(operands, d, ws)
-          : gradInputGemm(operands, d, ws, inputShape);
+        if (!flippable || dy.dtype === "float64") return gradInputGemm(operands, d, ws, inputShape);
+        return isUnit(attrs.dilation) && gradInputPaysByRows(dy.shape, w.shape)
+          ? gradInputByRows(operands, d, ws)
+          : gradInputDilated(operands, d, ws);
       },
       () => {
         const [d, ws] = [lowering.read(dy), lowering.read(w)];
@@ -233,8 +243,10 @@ const gradWeightOp = defineOp<GradWeightAttrs>({
       () => {
         const [xs, d] = [lowering.read(x, "batchLast"), lowering.read(dy, "batchLast")];
         if (isPointwise(kernel, attrs)) return gradWeightPointwise(operands, xs, d, weightShape);
-        const shiftable = isUnit(attrs.stride) && isUnit(attrs.dilation) && weightShape[1] <= 128;
-        return shiftable
+        const shiftable = isUnit(attrs.stride) && isUnit(attrs.dilation);
+        if (shiftable && x.dtype !== "float64" && gradWeightPaysByRows(x.shape, weightShape))
+          return gradWeightByRows(operands, xs, d, weightShape);
+        return shiftable && weightShape[1] <= 128
           ? gradWeightRowsColumns(operands, xs, d, weightShape)
           : gradWeightGemm(operands, xs, d, weightShape);
       },
