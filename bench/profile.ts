@@ -57,6 +57,8 @@ const session = await ort.InferenceSession.create(bytes, {
   executionMode: "sequential",
   enableProfiling: true,
   profileFilePrefix: prefix,
+  enableCpuMemArena: !process.env.NOARENA,
+  enableMemPattern: !process.env.NOARENA,
   logSeverityLevel: 3,
 });
 console.log(`session ${((performance.now() - started) / 1000).toFixed(2)} s`);

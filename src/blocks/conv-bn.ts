@@ -45,8 +45,7 @@ export class ConvBn extends Module implements Reparameterizable {
   }
 
   forward(x: Value): Value {
-    const y = this.conv.forward(x);
-    return this.bn ? this.bn.forward(y) : y;
+    return this.bn ? this.bn.afterConv(this.conv, x) : this.conv.forward(x);
   }
 
   merge(): Merge {

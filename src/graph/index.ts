@@ -3,6 +3,7 @@ export * from "./lower.ts";
 export * from "./ops/activation.ts";
 export * from "./ops/broadcast.ts";
 export * from "./ops/conv.ts";
+export * from "./ops/conv-norm.ts";
 export * from "./ops/elementwise.ts";
 export * from "./ops/matmul.ts";
 export * from "./ops/norm.ts";

@@ -150,8 +150,12 @@ export class BatchNorm extends Module {
   forward(x: Value): Value {
     const [weight, bias] = [this.weight.value, this.bias.value];
     if (!this.training) return ops.batchNorm(x, weight, bias, this.runningMean.value, this.runningVar.value, this.eps);
-    const { y, mean, variance } = ops.batchNormTrain(x, weight, bias, this.eps);
-    const count = x.shape.reduce((a, b) => a * b, 1) / x.shape[1];
+    return this.tracked(ops.batchNormTrain(x, weight, bias, this.eps));
+  }
+
+  /** The norm's output; notes the batch's statistics. */
+  protected tracked({ y, mean, variance }: ReturnType<typeof ops.batchNormTrain>): Value {
+    const count = y.shape.reduce((a, b) => a * b, 1) / y.shape[1];
     this.track(this.runningMean, mean);
     this.track(this.runningVar, ops.mul(variance, count / (count - 1)));
     ops.countBatch(this.numBatchesTracked);
@@ -169,6 +173,17 @@ export class BatchNorm2d extends BatchNorm {
   override forward(x: Value): Value {
     must(x.shape.length === 4, "batchNorm2d/rank", () => `batchNorm2d: x must be [N, C, H, W], got ${fmt(x.shape)}`);
     return super.forward(x);
+  }
+
+  /** The norm of a convolution's output; a 1×1 convolution is trained in one with it where that is faster. */
+  afterConv(conv: Conv2d, x: Value): Value {
+    const { weight } = conv;
+    const together =
+      this.training &&
+      ops.isPointwiseConv(weight.shape, conv.options) &&
+      ops.pointwiseNormPays(x.shape, weight.shape[0]);
+    if (!together || conv.bias) return this.forward(conv.forward(x));
+    return this.tracked(ops.pointwiseNormTrain(x, weight.value, this.weight.value, this.bias.value, this.eps));
   }
 }
 

@@ -9,6 +9,7 @@ import {
   cast,
   ceil,
   channelAffine,
+  channelGram,
   channelScale,
   clip,
   concat,
@@ -39,6 +40,7 @@ import {
   nonNegative,
   pad,
   partitionImage,
+  pointwiseNormTrain,
   positive,
   pow,
   reciprocal,
@@ -410,6 +412,17 @@ const convolutions: OpCase[] = [
   }),
 ];
 
+const pointwiseNorms = variants("channelGram", {
+  images: [{ x: image }, ({ x }) => channelGram(x)],
+  "a 1x1 convolution with its norm": [
+    { x: [3, 4, 5, 2], w: [6, 4, 1, 1], g: { shape: [6], range: positiveRange }, b: [6] },
+    ({ x, w, g, b }) => {
+      const { y, mean, variance } = pointwiseNormTrain(x, w, g, b);
+      return [y, mean, variance];
+    },
+  ],
+});
+
 // --- pools, resizing, norms ----------------------------------------------------------------------------------------
 
 const pools = {
@@ -543,6 +556,7 @@ export const opCases: readonly OpCase[] = [
   ...reductions,
   ...products,
   ...convolutions,
+  ...pointwiseNorms,
   ...pooling,
   ...resizing,
   ...norms,

@@ -63,6 +63,12 @@ const withDefaults = ({ stride = 1, padding = 0, dilation = 1, groups = 1 }: Con
   groups,
 });
 
+/** Whether weights of this shape, with these options, are a plain matrix per position: 1×1, stride 1, one group. */
+export function isPointwiseConv(weights: Shape, options: ConvOptions): boolean {
+  const attrs = withDefaults(options);
+  return attrs.groups === 1 && isPointwise(weights.slice(2), attrs);
+}
+
 /** Output height and width of a convolution or pooling window. */
 export const windowOutput = (
   size: Shape,
