@@ -74,20 +74,14 @@ async function* transforms(): AsyncGenerator<CaseResult> {
   const byPicture = new Map<string, { id: string; passed: boolean; detail: string }[]>();
   const read = async (path: string): Promise<ReadonlyMap<string, TensorSource>> =>
     (await openCheckpointFile(path)).entries;
-  let stopped: unknown;
-  try {
-    for await (const check of checkTransforms(join(folder, "transforms"), read)) {
-      const picture = check.id.split("/")[0];
-      byPicture.set(picture, [...(byPicture.get(picture) ?? []), check]);
-    }
-  } catch (error) {
-    stopped = error;
+  for await (const check of checkTransforms(join(folder, "transforms"), read)) {
+    const picture = check.id.split("/")[0];
+    byPicture.set(picture, [...(byPicture.get(picture) ?? []), check]);
   }
   for (const [picture, checks] of byPicture)
     yield await runCase(`transforms/${picture}`, async (check) => {
       for (const { id, passed, detail } of checks) check.equal(`${id} (${detail})`, passed, true);
     });
-  if (stopped) yield { id: "transforms", status: "failed", detail: messageOf(stopped) };
 }
 
 const counts = { passed: 0, failed: 0, skipped: 0 };
