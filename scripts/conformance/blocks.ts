@@ -5,7 +5,7 @@ import { type Net, parameterNames, toDtype, traceModel } from "../../src/nn/inde
 import { convertToDeploy } from "../../src/reparam/index.ts";
 import { compile, compileStep } from "../../src/runtime/index.ts";
 import { sizeOf, type Tensor, type TensorSource } from "../../src/tensor/index.ts";
-import { absMax, type CaseCheck, type CaseResult, maxDifference, runCase, withPrefix } from "./report.ts";
+import { absMax, type CaseCheck, type CaseResult, maxDifference, reader, runCase, withPrefix } from "./report.ts";
 
 /** A case of the goldens' `cases.json`. */
 export interface BlockCase {
@@ -19,14 +19,13 @@ export interface BlockCase {
 
 type Args = Readonly<Record<string, never>>;
 
-const repmlpOptions = (a: Args) => ({
-  height: a.H,
-  width: a.W,
+const perceptronOptions = (a: Args) => ({
   partition: [a.h, a.w] as const,
   reparamConvKernels: (a.reparam_conv_k ?? []) as readonly number[],
   groups: a.fc3_groups,
   fc1Fc2Reduction: a.fc1_fc2_reduction,
 });
+const repmlpOptions = (a: Args) => ({ height: a.H, width: a.W, ...perceptronOptions(a) });
 const residual = (a: Args) => ({ inChannels: a.in_channels, midChannels: a.mid_channels, outChannels: a.out_channels });
 
 /** Constructors from the original's arguments, by family. */
@@ -52,10 +51,7 @@ const builders: Readonly<Record<string, (args: Args, id: string) => Net>> = {
       numBlocks: a.num_blocks,
       numClasses: a.num_classes,
       imageSize: [a.img_H, a.img_W],
-      partition: [a.h, a.w],
-      reparamConvKernels: a.reparam_conv_k,
-      groups: a.fc3_groups,
-      fc1Fc2Reduction: a.fc1_fc2_reduction,
+      ...perceptronOptions(a),
     }),
 };
 
@@ -65,14 +61,16 @@ export function checkBlock(c: BlockCase, tensors: ReadonlyMap<string, TensorSour
   if (!build) return Promise.resolve({ id: c.id, status: "skipped", detail: `family ${c.family} is not implemented` });
   return runCase(c.id, async (check) => {
     const model = build(c.args as Args, c.id);
-    const { output, ...state } = Object.fromEntries(withPrefix(tensors, "train."));
-    model.loadStateDict(new Map(Object.entries(state)));
-    const x = tensors.get("input")!.readSync();
+    const get = reader(tensors);
+    const state = withPrefix(tensors, "train.");
+    state.delete("output");
+    model.loadStateDict(state);
+    const x = get("input");
     model.eval();
-    check.near("train.output", await run(model, x), output, c.suggested_abs_tol);
+    check.near("train.output", await run(model, x), get("train.output"), c.suggested_abs_tol);
     const deploy = convertToDeploy(model);
     checkWeights(check, deploy, withPrefix(tensors, "deploy."));
-    check.near("deploy.output", await run(deploy, x), tensors.get("deploy.output")!.readSync(), c.suggested_abs_tol);
+    check.near("deploy.output", await run(deploy, x), get("deploy.output"), c.suggested_abs_tol);
     check.equal("second conversion", [...convertToDeploy(deploy).stateDict().keys()], [...deploy.stateDict().keys()]);
     if (c.has_trainmode) await checkTrainMode(check, model.train(), tensors, c.suggested_abs_tol);
   });
@@ -141,10 +139,17 @@ async function runTrainMode(
 const ROUNDING_CAP = 5e-5;
 
 /**
+ * Share of the case's largest gradient that is float32 rounding where such terms cancel, as in the weight of a 1×1
+ * convolution with one channel per group: the batch norm after it makes that gradient nearly zero.
+ */
+const CANCELLATION = 2e-6;
+
+/**
  * Compares a training-mode pass with the goldens. Where batch statistics of few samples amplify rounding, the float32
  * goldens are themselves further from the exact result than the stated tolerance; so a value outside it is judged
  * against a float64 run of ours too: it may be off by the stated tolerance plus twice the golden's own distance from
- * float64, and that distance must be a rounding error (a small share of the case's largest value).
+ * float64 (or what cancellation costs, {@link CANCELLATION}), and that distance must be a rounding error (a small share
+ * of the case's largest value).
  */
 async function checkTrainMode(
   check: CaseCheck,
@@ -152,7 +157,8 @@ async function checkTrainMode(
   tensors: ReadonlyMap<string, TensorSource>,
   tolerance: number,
 ): Promise<void> {
-  const x = tensors.get("input")!.readSync();
+  const get = reader(tensors);
+  const x = get("input");
   const gradients = withPrefix(tensors, "grad.");
   const cotangent = tensors.get("cotangent")?.readSync();
   const wanted = cotangent ? [...gradients.keys()] : [];
@@ -169,9 +175,9 @@ async function checkTrainMode(
       `${what}: ${error.toExponential(1)} > ${stated.toExponential(1)}, golden is ${rounding.toExponential(1)} from float64`,
     );
     check.within(`${what}: the golden's distance from float64`, rounding, Math.max(stated, ROUNDING_CAP * scale));
-    check.within(what, error, stated + 2 * rounding);
+    check.within(what, error, stated + 2 * Math.max(rounding, CANCELLATION * scale));
   };
-  const output = tensors.get("trainmode.output")!.readSync();
+  const output = get("trainmode.output");
   await compare("output", output, tolerance, absMax(output));
   for (const key of wanted) {
     const golden = gradients.get(key)!;

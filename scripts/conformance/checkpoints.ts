@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { RepmlpError } from "../../src/errors.ts";
 import { openCheckpointFile } from "../../src/node.ts";
@@ -19,6 +20,7 @@ export function checkCheckpoint(
 ): Promise<CaseResult> {
   return runCase(c.file, async (check) => {
     const path = join(folder, c.file);
+    if (!existsSync(path)) return check.fail(`${path} is missing`);
     if (c.expect === "error") {
       const error = await openCheckpointFile(path, { verify: "open" }).then(
         () => undefined,

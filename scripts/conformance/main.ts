@@ -13,7 +13,7 @@ import type { TensorSource } from "../../src/tensor/index.ts";
 import { type BlockCase, checkBlock } from "./blocks.ts";
 import { type CheckpointCase, checkCheckpoint } from "./checkpoints.ts";
 import { checkFullsize, type FullsizeModel } from "./fullsize.ts";
-import { type CaseResult, runCase } from "./report.ts";
+import { type CaseResult, messageOf, readCase, runCase } from "./report.ts";
 import { checkTraining, type TrainingCase } from "./training.ts";
 
 const args = process.argv.slice(2).filter((a) => a !== "--");
@@ -42,8 +42,20 @@ interface Cases {
 
 async function* results(): AsyncGenerator<CaseResult> {
   const cases = readJson<Cases>("cases.json") ?? {};
-  for (const c of cases.blocks ?? []) if (wanted(c.id)) yield await checkBlock(c, await open(c.file));
-  for (const c of cases.training ?? []) if (wanted(c.id)) yield await checkTraining(c, await open(c.file));
+  for (const c of cases.blocks ?? [])
+    if (wanted(c.id))
+      yield await readCase(
+        c.id,
+        () => open(c.file),
+        (tensors) => checkBlock(c, tensors),
+      );
+  for (const c of cases.training ?? [])
+    if (wanted(c.id))
+      yield await readCase(
+        c.id,
+        () => open(c.file),
+        (tensors) => checkTraining(c, tensors),
+      );
   for (const { id } of cases.pruning ?? [])
     if (wanted(id)) yield { id, status: "skipped", detail: "pruning is not implemented" };
   const checkpoints = readJson<CheckpointCase[]>("checkpoints", "checkpoints.json");
@@ -73,7 +85,16 @@ async function* transforms(): AsyncGenerator<CaseResult> {
 }
 
 const counts = { passed: 0, failed: 0, skipped: 0 };
-for await (const result of results()) {
+/** What a broken list or folder throws is a failure, too, after the results that came before it. */
+async function* guarded(): AsyncGenerator<CaseResult> {
+  try {
+    yield* results();
+  } catch (error) {
+    yield { id: folder, status: "failed", detail: messageOf(error) };
+  }
+}
+
+for await (const result of guarded()) {
   counts[result.status]++;
   const share = result.worst === undefined ? "" : ` ${(100 * result.worst).toFixed(0)} % of tolerance;`;
   console.log(json ? JSON.stringify(result) : `${result.status.padEnd(7)} ${result.id}:${share} ${result.detail}`);

@@ -1,3 +1,4 @@
+import { must, RepmlpError } from "../../src/errors.ts";
 import type { Tensor, TensorSource } from "../../src/tensor/index.ts";
 
 /** What became of one case. */
@@ -62,15 +63,45 @@ export class CaseCheck {
   }
 }
 
+/** Reads a tensor that a case must have. */
+export const reader =
+  (tensors: ReadonlyMap<string, TensorSource>) =>
+  (key: string): Tensor => {
+    const source = tensors.get(key);
+    must(source !== undefined, "conformance/tensor", () => `the file of the case holds no tensor "${key}"`, "file");
+    return source.readSync();
+  };
+
+/** Message of an error; of one that nobody raised on purpose, with where it came from. */
+export const messageOf = (error: unknown): string => {
+  if (error instanceof RepmlpError) return error.message;
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+};
+
 /** Runs the checks of one case; an exception fails it. */
 export async function runCase(id: string, body: (check: CaseCheck) => Promise<void>): Promise<CaseResult> {
   const check = new CaseCheck(id);
   try {
     await body(check);
   } catch (error) {
-    check.fail(error instanceof Error ? (error.stack ?? error.message) : String(error));
+    check.fail(messageOf(error));
   }
   return check.result;
+}
+
+/** A case whose file cannot be read fails; the others go on. */
+export async function readCase<T>(
+  id: string,
+  read: () => Promise<T>,
+  body: (content: T) => Promise<CaseResult>,
+): Promise<CaseResult> {
+  let content: T;
+  try {
+    content = await read();
+  } catch (error) {
+    return { id, status: "failed", detail: messageOf(error) };
+  }
+  return body(content);
 }
 
 /** Largest absolute difference; NaN anywhere gives NaN. */

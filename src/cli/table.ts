@@ -231,7 +231,11 @@ export const commands = {
     options: {
       arch,
       imageSize,
-      dtype: choice("--dtype <type>", ["float32", "float16"], "type of the weights; hub folders have both by default"),
+      dtype: choice(
+        "--dtype <type>",
+        ["float32", "float16", "fp32", "fp16"],
+        "type of the weights, by its long or short name; hub folders have both by default",
+      ),
       layout: choice("--layout <kind>", ["file", "hub"], "one ONNX file, or a model folder", "file"),
       keepBranches: flag("--keep-branches", "do not merge the training form"),
       opset: integer("--opset <n>", "ONNX operator set", { min: 17, max: 23, default: 17 }),
@@ -294,6 +298,7 @@ export const commands = {
         "which index a class folder is: lines of folder name and index, tabs between",
       ),
       shard: text("--shard <i/n>", "only the i-th of n parts"),
+      strict: flag("--strict", "fail at a picture that cannot be read, instead of naming it and leaving it out"),
       output,
       csv,
       minTop1,

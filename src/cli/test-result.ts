@@ -1,6 +1,6 @@
 import { appendFile, stat } from "node:fs/promises";
 import { writeFileAtomically } from "../checkpoint/node.ts";
-import { RepmlpError } from "../errors.ts";
+import { listed, RepmlpError } from "../errors.ts";
 import { averages } from "../export/evaluation/counts.ts";
 import { readCounts, type TestRecord, testCsvHeader, testCsvRow } from "../export/evaluation/record.ts";
 import { finalLine } from "../export/evaluation/report.ts";
@@ -28,6 +28,7 @@ export async function reportTest(record: TestRecord, outputs: TestOutputs, io: I
     const { loss } = averages(counts);
     return [
       `input: ${record.input.text}`,
+      ...unreadableLine(record.unreadable),
       `correct: ${correct} of ${total} top-1, ${correctTop5} of ${total} top-5; mean loss ${loss.toFixed(6)}` +
         `${shard.count > 1 ? ` (shard ${shard.index} of ${shard.count})` : ""}`,
       `time: ${seconds.toFixed(1)} s, ${speed.imagesPerSecond.toFixed(1)} pictures/s, ` +
@@ -42,6 +43,10 @@ export async function reportTest(record: TestRecord, outputs: TestOutputs, io: I
   io.warn(`top-1 is ${averages(counts).top1.toFixed(3)} %, below the ${minTop1} % asked for`);
   return 1;
 }
+
+/** How many pictures could not be read, if any, with their names. */
+export const unreadableLine = (names: readonly string[]): string[] =>
+  names.length ? [`not counted: ${names.length} unreadable (${listed(names)})`] : [];
 
 const writeText = (path: string, text: string): Promise<void> =>
   writeFileAtomically(path, async (sink) => sink.write(new TextEncoder().encode(text)));

@@ -29,23 +29,37 @@ interface PictureRecord {
  * Compares decoding and preprocessing with references made by Pillow and torchvision: a folder with `transforms.json`,
  * pictures, and for each picture a safetensors file with `decoded_rgb` (or every 8th row and column of it),
  * `t224.uint8` and `t224.normalized_sample` (shorter side 256, crop 224), `r<R>.uint8` (shorter side R, crop R; possibly
- * thinned out). Bytes and floats must be equal; channel means agree to 1e-6.
+ * thinned out). Bytes and floats must be equal; channel means agree to 1e-6. A picture that cannot be read fails.
  *
  * @throws `conformance/record` when transforms.json cannot be used
  */
 export async function* checkTransforms(folder: string, readTensors: ReadTensors): AsyncGenerator<TransformCheck> {
   for (const record of await readRecords(join(folder, "transforms.json"))) {
     const name = basename(record.file);
-    const { bytes } = await readNamed(join(folder, name));
-    const picture = await decodePicture(bytes, name);
-    const references = await readTensors(join(folder, basename(record.tensors)));
-    for (const [key, source] of references) {
-      const expected = await source.read();
-      yield { id: `${name}/${key}`, ...difference(resultFor(key, picture, expected), expected.data) };
+    try {
+      yield* checkPicture(folder, name, record, readTensors);
+    } catch (error) {
+      if (!(error instanceof RepmlpError)) throw error;
+      yield { id: `${name}/read`, passed: false, detail: error.message };
     }
-    for (const [key, numbers] of Object.entries(record.sizes_after_resize_wh))
-      yield { id: `${name}/${key}`, ...sizeOrMean(key, picture, numbers) };
   }
+}
+
+async function* checkPicture(
+  folder: string,
+  name: string,
+  record: PictureRecord,
+  readTensors: ReadTensors,
+): AsyncGenerator<TransformCheck> {
+  const { bytes } = await readNamed(join(folder, name));
+  const picture = await decodePicture(bytes, name);
+  const references = await readTensors(join(folder, basename(record.tensors)));
+  for (const [key, source] of references) {
+    const expected = await source.read();
+    yield { id: `${name}/${key}`, ...difference(resultFor(key, picture, expected), expected.data) };
+  }
+  for (const [key, numbers] of Object.entries(record.sizes_after_resize_wh))
+    yield { id: `${name}/${key}`, ...sizeOrMean(key, picture, numbers) };
 }
 
 async function readRecords(path: string): Promise<readonly PictureRecord[]> {

@@ -1,12 +1,12 @@
 import { readdir, realpath } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { extname, join } from "node:path";
-import { listed, must } from "../errors.ts";
+import { listed, must, RepmlpError } from "../errors.ts";
 import { sizeOf, Tensor } from "../tensor/index.ts";
 import type { Augmentation } from "./augment/augmentation.ts";
 import { type Batch, checkIndices, type Dataset, type Draw, type ImageShape } from "./dataset.ts";
 import { DecodePool } from "./decode-pool-node.ts";
-import type { DecodeSettings } from "./decode-task.ts";
+import type { DecodeSettings, DecodeTask } from "./decode-task.ts";
 import { listFolder, statOf } from "./files-node.ts";
 import { preparedFile } from "./prepare-node.ts";
 import { imagenetPreprocessing, type Preprocessing } from "./preprocess.ts";
@@ -18,6 +18,11 @@ export interface ImageFolderOptions {
   readonly augment?: readonly Augmentation[];
   /** Threads that decode; 0 decodes in the calling thread. Default: one less than the cores, at least 1. */
   readonly workers?: number;
+  /**
+   * Is told of each picture that cannot be read or decoded; its batch then comes without it. By default such a picture
+   * rejects the batch.
+   */
+  readonly onUnreadable?: (path: string, error: RepmlpError) => void;
 }
 
 export interface ImageFile {
@@ -60,8 +65,11 @@ export async function imageFolder(folder: string, options: ImageFolderOptions = 
     preprocessing: options.preprocessing ?? imagenetPreprocessing(),
     augment: options.augment ?? [],
     workers,
+    onUnreadable: options.onUnreadable,
   });
 }
+
+type FolderSettings = Required<Omit<ImageFolderOptions, "onUnreadable">> & Pick<ImageFolderOptions, "onUnreadable">;
 
 /** See {@link imageFolder}. */
 export class ImageFolder implements Dataset {
@@ -70,39 +78,57 @@ export class ImageFolder implements Dataset {
   readonly #settings: DecodeSettings;
   readonly #workers: number;
   readonly #pool: DecodePool | undefined;
+  readonly #onUnreadable: ImageFolderOptions["onUnreadable"];
 
   constructor(
     readonly files: readonly ImageFile[],
     readonly classes: readonly string[],
-    { preprocessing, augment, workers }: Required<ImageFolderOptions>,
+    { preprocessing, augment, workers, onUnreadable }: FolderSettings,
   ) {
     this.length = files.length;
     this.imageShape = preprocessing.inputSize;
     this.#settings = { preprocessing, augment };
     this.#workers = workers;
+    this.#onUnreadable = onUnreadable;
     this.#pool = workers > 0 ? new DecodePool(this.#settings, workers) : undefined;
   }
 
   /** The same files with other options; has threads of its own. */
   with(changes: ImageFolderOptions): ImageFolder {
-    return new ImageFolder(this.files, this.classes, { ...this.#settings, workers: this.#workers, ...changes });
+    const own = { ...this.#settings, workers: this.#workers, onUnreadable: this.#onUnreadable };
+    return new ImageFolder(this.files, this.classes, { ...own, ...changes });
   }
 
-  /** Rejects with `picture/decode` naming the file when one cannot be decoded. */
+  /** Rejects with `picture/decode` naming the file when one cannot be decoded, unless `onUnreadable` takes care of it. */
   async batch(indices: ArrayLike<number>, draw: Draw = { seed: 0, epoch: 0 }): Promise<Batch> {
     checkIndices(indices, this.length);
     const size = sizeOf(this.imageShape);
     const images = new Float32Array(indices.length * size);
-    await Promise.all(
+    const read = await Promise.all(
       Array.from(indices, async (index, slot) => {
-        const task = { path: this.files[index].path, index, draw };
-        images.set(await (this.#pool ? this.#pool.run(task) : preparedFile(task, this.#settings)), slot * size);
+        const values = await this.#prepared({ path: this.files[index].path, index, draw });
+        if (values) images.set(values, slot * size);
+        return values !== undefined;
       }),
     );
+    const slots = [...read.keys()].filter((slot) => read[slot]);
+    for (const [place, slot] of slots.entries())
+      if (place !== slot) images.copyWithin(place * size, slot * size, (slot + 1) * size);
     return {
-      images: new Tensor("float32", [indices.length, ...this.imageShape], images),
-      labels: Int32Array.from(indices, (index) => this.files[index].label),
+      images: new Tensor("float32", [slots.length, ...this.imageShape], images.subarray(0, slots.length * size)),
+      labels: Int32Array.from(slots, (slot) => this.files[indices[slot]].label),
     };
+  }
+
+  /** Values of one picture; undefined when it cannot be read and somebody was told. */
+  async #prepared(task: DecodeTask): Promise<Float32Array<ArrayBuffer> | undefined> {
+    try {
+      return await (this.#pool ? this.#pool.run(task) : preparedFile(task, this.#settings));
+    } catch (error) {
+      if (!this.#onUnreadable || !(error instanceof RepmlpError) || error.kind !== "file") throw error;
+      this.#onUnreadable(task.path, error);
+      return undefined;
+    }
   }
 
   /** Ends the threads, which otherwise live as long as the process. */

@@ -54,9 +54,8 @@ export function detectModel(
     const one = preferred ?? fitting.at(0);
     if (one) return { name: one.name, form, numClasses: one.numClasses };
   }
-  const differences = names.flatMap((name) =>
-    (["train", "deploy"] as const).map((form) => compare(candidate(name, form, entries, options), entries)),
-  );
+  const form = [...entries.keys()].some((key) => key.endsWith("running_var")) ? "train" : "deploy";
+  const differences = names.map((name) => compare(candidate(name, form, entries, options), entries));
   const nearest = differences.reduce((a, b) => (b.count < a.count ? b : a));
   throw new RepmlpError("detect/unknown", unknownMessage(nearest, arch, file), "model");
 }

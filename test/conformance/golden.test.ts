@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { type BlockCase, checkBlock } from "../../scripts/conformance/blocks.ts";
-import type { CaseResult } from "../../scripts/conformance/report.ts";
+import { type CaseResult, readCase } from "../../scripts/conformance/report.ts";
 import { checkTraining, type TrainingCase } from "../../scripts/conformance/training.ts";
 import { openCheckpointFile } from "../../src/node.ts";
 import { Tensor, type TensorSource } from "../../src/tensor/index.ts";
@@ -43,5 +43,24 @@ describe("the checks themselves", () => {
     });
     expect(status).toBe("failed");
     expect(detail).toContain("deploy.fc3.weight: error 1.00e-3");
+  });
+
+  test("name a tensor that the file lacks", async () => {
+    const entries = new Map(await open(first.file));
+    entries.delete("deploy.output");
+    expect(await checkBlock(first, entries)).toMatchObject({
+      status: "failed",
+      detail: 'the file of the case holds no tensor "deploy.output"',
+    });
+  });
+
+  test("fail a case whose file is missing", async () => {
+    const result = await readCase(
+      "x",
+      () => open("repmlp/none.safetensors"),
+      (entries) => checkBlock(first, entries),
+    );
+    expect(result).toMatchObject({ id: "x", status: "failed" });
+    expect(result.detail).toContain("none.safetensors: there is no such file");
   });
 });

@@ -158,6 +158,19 @@ describe("what can be wrong with it", () => {
     expect((await data.batch([0])).labels).toEqual(Int32Array.of(0));
   });
 
+  test.for([0, 2])("or left out of its batch, with %i threads, when somebody is told", async (workers) => {
+    const files = { "a/1.png": "modes/rgb.png", "a/2.jpg": "modes/half.jpg", "b/3.png": "modes/rgb.png" };
+    const path = await folderOf(`skip-${workers}`, files);
+    const told: string[] = [];
+    const data = await opened({ workers, onUnreadable: (file) => told.push(file) }, path);
+    const [{ images, labels }, one] = [await data.batch([0, 1, 2]), await data.batch([2])];
+    expect(told).toEqual([join(path, "a", "2.jpg")]);
+    expect(labels).toEqual(Int32Array.of(0, 1));
+    expect(images.shape).toEqual([2, ...data.imageShape]);
+    expect(images.data.slice(one.images.size)).toEqual(one.images.data);
+    expect((await data.batch([1])).images.shape).toEqual([0, ...data.imageShape]);
+  });
+
   test("tasks of closed threads are rejected, later ones start new threads", async () => {
     const data = await opened({ workers: 1 });
     const torn = data.batch([0, 1, 2]);

@@ -78,6 +78,7 @@ const recordOf = (index: number, count: number, part = countLogits(logits, label
   provider: "cpu",
   shard: { index, count },
   counts: writeCounts(part),
+  unreadable: [],
   seconds: 1.5,
   waiting: 0.25,
 });
@@ -99,6 +100,17 @@ describe("merging", () => {
       expect(averages(readCounts(merged))).toEqual(averages(countLogits(logits, labels)));
       expect(merged.seconds).toBe(4.5);
     }
+  });
+
+  test("pictures that could not be read count as seen, and are named together", () => {
+    const lost = (index: number, name: string): NamedRecord => {
+      const { where, record } = parts[index];
+      const counts = { ...record.counts, total: record.counts.total - 1 };
+      return { where, record: { ...record, counts, unreadable: [name] } };
+    };
+    const merged = mergeTestRecords([parts[0], lost(1, "b/2.jpg"), lost(2, "a/1.jpg")]);
+    expect(merged.counts.total).toBe(N - 2);
+    expect(merged.unreadable).toEqual(["a/1.jpg", "b/2.jpg"]);
   });
 
   const changed = (change: (record: TestRecord) => TestRecord): NamedRecord => ({

@@ -16,6 +16,8 @@ import { readText } from "../read-text.ts";
 import type { Call, Run } from "../table.ts";
 import { scientific } from "../text-table.ts";
 
+const exportDTypes = { float32: "float32", float16: "float16", fp32: "float32", fp16: "float16" } as const;
+
 /** Writes an ONNX file or a model folder. */
 export const run: Run<"export"> = async (call) => {
   registerNode();
@@ -39,7 +41,8 @@ async function labelsOf(path: string | undefined): Promise<{ labels?: string[] }
 
 async function writeOne({ args, options, io }: Call<"export">, opened: OpenedModel, source: ExportSource) {
   const { net, arch, preprocessing } = opened;
-  const { dtype = "float32", opset, batch } = options;
+  const { opset, batch } = options;
+  const dtype: ExportDType = exportDTypes[options.dtype ?? "float32"];
   const { model, ...result } = await exportOnnx(net, {
     ...graphOptions(options),
     dtype,
@@ -61,8 +64,8 @@ async function writeOne({ args, options, io }: Call<"export">, opened: OpenedMod
 
 async function writeFolder({ args, options, io }: Call<"export">, opened: OpenedModel, source: ExportSource) {
   const { net, arch, preprocessing } = opened;
-  const { dtype, license, results } = options;
-  const dtypes: readonly ExportDType[] = dtype ? [dtype] : ["float32", "float16"];
+  const { license, results } = options;
+  const dtypes: readonly ExportDType[] = options.dtype ? [exportDTypes[options.dtype]] : ["float32", "float16"];
   const { files, exports } = await exportHub(net, args.out, {
     ...graphOptions(options),
     ...{ arch, preprocessing, source, dtypes, license },

@@ -11,7 +11,7 @@ import { sizeOf } from "../../tensor/index.ts";
 import type { Io } from "../io.ts";
 import { reexec } from "../reexec.ts";
 import type { Call, Run } from "../table.ts";
-import { reportTest } from "../test-result.ts";
+import { reportTest, unreadableLine } from "../test-result.ts";
 import { grouped, scientific } from "../text-table.ts";
 
 /** The original program prints a line every so many batches. */
@@ -28,9 +28,10 @@ export const run: Run<"test"> = async (call) => {
   const code = await reexec();
   if (code !== undefined) process.exit(code);
   registerNode();
-  const { arch, workers, batchSize, resolution, classMap, threads, shard } = options;
+  const { arch, workers, batchSize, resolution, classMap, threads, shard, strict } = options;
   const test: TestOptions = {
-    ...{ data: args.data, weights: args.weights, arch, workers, batchSize, resolution, classMap },
+    ...{ data: args.data, weights: args.weights, arch, workers, batchSize, resolution, classMap, strict },
+    onUnreadable: (error) => io.warn(error.message),
     compile: threads === undefined ? {} : { threads },
     signal: io.signal,
     onHeader: (header) => showHeader(header, io),
@@ -66,18 +67,21 @@ function showBatch(result: BatchResult, io: Io): void {
 
 async function check({ options, io }: Call<"test">, test: TestOptions): Promise<1 | undefined> {
   const result = await runCheck(test);
-  const { train, deploy, maxAbsDiff, scale, agree, ...times } = result;
+  const { train, deploy, maxAbsDiff, scale, agree, unreadable, ...times } = result;
   const passed = maxAbsDiff <= options.tolerance * scale;
   const [a, b] = [averages(train), averages(deploy)];
   const forms = { train: { correct: train.correct, ...a }, deploy: { correct: deploy.correct, ...b } };
-  io.result({ type: "result", passed, ...forms, total: train.total, maxAbsDiff, scale, agree, ...times }, () =>
-    [
-      `training form: ${train.correct} of ${train.total} (${a.top1.toFixed(3)} %), loss ${a.loss.toFixed(6)}`,
-      `merged form:   ${deploy.correct} of ${deploy.total} (${b.top1.toFixed(3)} %), loss ${b.loss.toFixed(6)}`,
-      `same first class for ${agree} of ${train.total} pictures`,
-      `largest difference ${scientific(maxAbsDiff)} with logits up to ${scale.toPrecision(3)}: ` +
-        `${scientific(maxAbsDiff / scale)}, ${passed ? "within" : "above"} the tolerance of ${scientific(options.tolerance)}`,
-    ].join("\n"),
+  io.result(
+    { type: "result", passed, ...forms, total: train.total, maxAbsDiff, scale, agree, unreadable, ...times },
+    () =>
+      [
+        ...unreadableLine(unreadable),
+        `training form: ${train.correct} of ${train.total} (${a.top1.toFixed(3)} %), loss ${a.loss.toFixed(6)}`,
+        `merged form:   ${deploy.correct} of ${deploy.total} (${b.top1.toFixed(3)} %), loss ${b.loss.toFixed(6)}`,
+        `same first class for ${agree} of ${train.total} pictures`,
+        `largest difference ${scientific(maxAbsDiff)} with logits up to ${scale.toPrecision(3)}: ` +
+          `${scientific(maxAbsDiff / scale)}, ${passed ? "within" : "above"} the tolerance of ${scientific(options.tolerance)}`,
+      ].join("\n"),
   );
   return passed ? undefined : 1;
 }

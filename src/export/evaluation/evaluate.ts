@@ -65,9 +65,7 @@ export async function evaluateData(
   for await (const { images, labels, batch } of loader) {
     signal?.throwIfAborted();
     const got = performance.now();
-    const logits = await predict(images, labels);
-    mustHaveOutputs(logits, labels);
-    const counts = countLogits(logits.data as Float32Array, labels);
+    const counts = labels.length ? await countBatch(predict, images, labels) : noCounts;
     result.counts = addCounts(result.counts, counts);
     const now = performance.now();
     result.waiting += (got - last) / 1000;
@@ -77,6 +75,12 @@ export async function evaluateData(
     onBatch?.({ batch, batches: loader.length, counts, sum: result.counts, seconds, sumSeconds: result.seconds });
   }
   return result;
+}
+
+async function countBatch(predict: Predict, images: Tensor, labels: Int32Array): Promise<Counts> {
+  const logits = await predict(images, labels);
+  mustHaveOutputs(logits, labels);
+  return countLogits(logits.data as Float32Array, labels);
 }
 
 function mustHaveOutputs(logits: Tensor, labels: Int32Array): void {

@@ -12,6 +12,8 @@ export interface TestDataOptions {
   readonly workers: number;
   /** File that says which class index a folder is; see {@link parseClassMap}. Default: the rank of its name. */
   readonly classMap?: string;
+  /** Is told of each picture that cannot be read, by its path below `val`; it is then left out. Default: it is an error. */
+  readonly onUnreadable?: (name: string, error: RepmlpError) => void;
 }
 
 /** Pictures of a test, and what identifies them. */
@@ -42,14 +44,16 @@ export async function openTestData(data: string, options: TestDataOptions): Prom
     () => `${data}: has no folder "val" with a folder of pictures per class. Give the folder that holds it.`,
     "file",
   );
-  const { preprocessing, workers, classMap } = options;
-  const images = await imageFolder(folder, { preprocessing, workers });
+  const { preprocessing, workers, classMap, onUnreadable } = options;
+  const nameOf = (path: string): string => relative(folder, path).split(sep).join("/");
+  const images = await imageFolder(folder, {
+    preprocessing,
+    workers,
+    onUnreadable: onUnreadable && ((path, error) => onUnreadable(nameOf(path), error)),
+  });
   const labelOf = classMap === undefined ? undefined : await mappedClasses(images, folder, classMap);
   const hash = createHash("sha256");
-  for (const { path, label } of images.files) {
-    const name = relative(folder, path).split(sep).join("/");
-    hash.update(`${name}\t${labelOf ? labelOf[label] : label}\n`);
-  }
+  for (const { path, label } of images.files) hash.update(`${nameOf(path)}\t${labelOf ? labelOf[label] : label}\n`);
   return {
     dataset: labelOf ? relabelled(images, labelOf) : images,
     folder,

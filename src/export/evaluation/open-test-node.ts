@@ -1,6 +1,6 @@
 import { basename } from "node:path";
 import type { Preprocessing } from "../../data/index.ts";
-import { must } from "../../errors.ts";
+import { must, type RepmlpError } from "../../errors.ts";
 import { type ModelForm, mustBeForm } from "../../models/index.ts";
 import type { CompileOptions } from "../../runtime/index.ts";
 import type { Shape } from "../../tensor/index.ts";
@@ -45,6 +45,10 @@ export interface TestOptions extends Pick<EvaluateDataOptions, "onBatch" | "sign
   readonly classMap?: string;
   /** Where and how the network runs. */
   readonly compile?: CompileOptions;
+  /** Whether a picture that cannot be read ends the test. Default: it is left out and named in the result. */
+  readonly strict?: boolean;
+  /** Is told of each picture that is left out. */
+  readonly onUnreadable?: (error: RepmlpError) => void;
   readonly onHeader?: (header: TestHeader) => void;
 }
 
@@ -57,6 +61,8 @@ export interface OpenTest {
   readonly runSize: number;
   /** Of the weights file. */
   readonly sha256: string;
+  /** Pictures left out so far because they cannot be read, by their paths below `val`. */
+  readonly unreadable: readonly string[];
 }
 
 /**
@@ -69,7 +75,7 @@ export async function withTest<T>(
   form: ModelForm,
   body: (test: OpenTest) => Promise<T>,
 ): Promise<T> {
-  const { weights, arch, resolution: imageSize, batchSize = 100, workers = 4, classMap } = options;
+  const { weights, arch, resolution: imageSize, batchSize = 100, workers = 4, classMap, strict = false } = options;
   const sha256 = await fileSha256(weights);
   const classifier = await openClassifier(weights, { arch, imageSize });
   try {
@@ -77,11 +83,17 @@ export async function withTest<T>(
     mustBeForm({ name, form: classifier.form ?? form, numClasses: classifier.classes }, form, weights);
     mustBeSize(classifier.preprocessing, imageSize, weights);
     const { preprocessing } = classifier;
-    const data = await openTestData(options.data, { preprocessing, workers, classMap });
+    const unreadable: string[] = [];
+    const leaveOut = (picture: string, error: RepmlpError): void => {
+      unreadable.push(picture);
+      options.onUnreadable?.(error);
+    };
+    const onUnreadable = strict ? undefined : leaveOut;
+    const data = await openTestData(options.data, { preprocessing, workers, classMap, onUnreadable });
     try {
       options.onHeader?.(headerOf(name, classifier, data, classMap !== undefined));
       const runSize = Math.min(batchSize, data.dataset.length);
-      return await body({ classifier, data, batchSize, runSize, sha256 });
+      return await body({ classifier, data, batchSize, runSize, sha256, unreadable });
     } finally {
       await data.close();
     }
@@ -110,5 +122,15 @@ function mustBeSize({ inputSize }: Preprocessing, wanted: number | undefined, we
     () =>
       `${weights}: takes ${inputSize[1]} x ${inputSize[2]} pixels, not ${wanted} x ${wanted}. Leave the resolution out.`,
     "usage",
+  );
+}
+
+/** Throws `test/unreadable` when pictures were left out and none is left. */
+export function mustHaveRead(total: number, unreadable: readonly string[], data: string): void {
+  must(
+    total > 0 || unreadable.length === 0,
+    "test/unreadable",
+    () => `${data}: none of ${unreadable.length} pictures can be read. Look at ${unreadable[0]}.`,
+    "file",
   );
 }

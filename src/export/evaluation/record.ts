@@ -40,6 +40,8 @@ const recordSchema = v.object({
   /** Which part of the batches was run; `index` from 1. */
   shard: v.object({ index: count, count }),
   counts: v.object({ total: count, correct: count, correctTop5: count, lossUnits: v.string() }),
+  /** Pictures that could not be read and are not counted, by their paths below `val`. */
+  unreadable: v.array(v.string()),
   /** Wall time of the run in seconds; of merged parts the sum. */
   seconds: v.number(),
   /** Seconds of it spent waiting for pictures. */
@@ -121,10 +123,12 @@ export function mergeTestRecords(parts: readonly NamedRecord[]): TestRecord {
   const records = [...byIndex].sort(([a], [b]) => a - b).map(([, { record }]) => record);
   const counts = records.map(readCounts).reduce(addCounts, noCounts);
   const { images } = first.record.data;
+  const unreadable = records.flatMap((r) => r.unreadable);
   must(
-    counts.total === images,
+    counts.total + unreadable.length === images,
     "merge/total",
-    () => `merge: the parts hold ${counts.total} pictures, the data set ${images}. A part is from a broken run.`,
+    () =>
+      `merge: the parts hold ${counts.total + unreadable.length} pictures, the data set ${images}. A part is from a broken run.`,
     "file",
   );
   const sum = (key: "seconds" | "waiting"): number => records.reduce((n, r) => n + r[key], 0);
@@ -132,6 +136,7 @@ export function mergeTestRecords(parts: readonly NamedRecord[]): TestRecord {
     ...first.record,
     shard: { index: 1, count: 1 },
     counts: writeCounts(counts),
+    unreadable: unreadable.sort(),
     seconds: sum("seconds"),
     waiting: sum("waiting"),
   };

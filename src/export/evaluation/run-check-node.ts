@@ -4,7 +4,7 @@ import type { Tensor } from "../../tensor/index.ts";
 import { Predictor } from "../../training/index.ts";
 import { addCounts, type Counts, countLogits, noCounts } from "./counts.ts";
 import { evaluateData, type Predict } from "./evaluate.ts";
-import { type TestOptions, withTest } from "./open-test-node.ts";
+import { mustHaveRead, type TestOptions, withTest } from "./open-test-node.ts";
 
 /** Both forms of one checkpoint on the same pictures. */
 export interface FormsCheck {
@@ -16,6 +16,8 @@ export interface FormsCheck {
   readonly scale: number;
   /** Pictures for which both forms have the same first class. */
   readonly agree: number;
+  /** Pictures left out because they cannot be read, by their paths below `val`. */
+  readonly unreadable: readonly string[];
   readonly seconds: number;
   /** Seconds of it spent waiting for pictures. */
   readonly waiting: number;
@@ -23,31 +25,37 @@ export interface FormsCheck {
 
 /** Merges a training checkpoint and compares both forms on `<data>/val`. */
 export async function runCheck(options: TestOptions): Promise<FormsCheck> {
-  return withTest(options, "train", async ({ classifier: { net, preprocessing }, data, batchSize, runSize }) => {
-    if (!net)
-      throw new RepmlpError(
-        "test/check",
-        `${options.weights}: an ONNX file has one form only. Give the training checkpoint.`,
-        "usage",
-      );
-    const compile = { ...options.compile, inputShape: preprocessing.inputSize, batchSize: runSize };
-    const train = await Predictor.create(net, compile);
-    const deploy = await Predictor.create(convertToDeploy(net), compile);
-    const found = new LogitsComparison();
-    const predict: Predict = async (images, labels) => {
-      const [a, b] = [await train.run(images), await deploy.run(images)];
-      found.add(a, b, labels);
-      return a;
-    };
-    try {
-      const { onBatch, signal } = options;
-      const { counts, ...times } = await evaluateData(predict, data.dataset, { batchSize, signal, onBatch });
-      const { maxAbsDiff, scale, agree } = found;
-      return { train: counts, deploy: found.counts, maxAbsDiff, scale, agree, ...times };
-    } finally {
-      await Promise.all([train.dispose(), deploy.dispose()]);
-    }
-  });
+  return withTest(
+    options,
+    "train",
+    async ({ classifier: { net, preprocessing }, data, batchSize, runSize, unreadable }) => {
+      if (!net)
+        throw new RepmlpError(
+          "test/check",
+          `${options.weights}: an ONNX file has one form only. Give the training checkpoint.`,
+          "usage",
+        );
+      const compile = { ...options.compile, inputShape: preprocessing.inputSize, batchSize: runSize };
+      const train = await Predictor.create(net, compile);
+      const deploy = await Predictor.create(convertToDeploy(net), compile);
+      const found = new LogitsComparison();
+      const predict: Predict = async (images, labels) => {
+        const [a, b] = [await train.run(images), await deploy.run(images)];
+        found.add(a, b, labels);
+        return a;
+      };
+      try {
+        const { onBatch, signal } = options;
+        const { counts, ...times } = await evaluateData(predict, data.dataset, { batchSize, signal, onBatch });
+        mustHaveRead(counts.total, unreadable, options.data);
+        const { maxAbsDiff, scale, agree } = found;
+        const left = { unreadable: unreadable.toSorted() };
+        return { train: counts, deploy: found.counts, maxAbsDiff, scale, agree, ...left, ...times };
+      } finally {
+        await Promise.all([train.dispose(), deploy.dispose()]);
+      }
+    },
+  );
 }
 
 /** Running comparison of two networks' logits; counts are of the second. */

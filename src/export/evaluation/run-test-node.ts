@@ -3,7 +3,7 @@ import { type Preprocessing, resizedSize } from "../../data/index.ts";
 import type { ModelForm } from "../../models/index.ts";
 import { describePreprocessing } from "../model-card.ts";
 import { evaluateData } from "./evaluate.ts";
-import { type TestOptions, withTest } from "./open-test-node.ts";
+import { mustHaveRead, type TestOptions, withTest } from "./open-test-node.ts";
 import { type TestRecord, writeCounts } from "./record.ts";
 import type { Shard } from "./shard.ts";
 
@@ -20,12 +20,13 @@ export interface RunTestOptions extends TestOptions {
  * @throws RepmlpError `detect/form` when the file holds the other form, and what opening model and data throws
  */
 export async function runTest(options: RunTestOptions): Promise<TestRecord> {
-  return withTest(options, options.form, async ({ classifier, data, batchSize, runSize, sha256 }) => {
+  return withTest(options, options.form, async ({ classifier, data, batchSize, runSize, sha256, unreadable }) => {
     const { shard = { index: 0, count: 1 }, compile = {}, onBatch, signal } = options;
     const compiled = await classifier.compile({ ...compile, batchSize: runSize });
     try {
       const evaluation = { batchSize, shard, onBatch, signal };
       const { counts, seconds, waiting } = await evaluateData((x) => compiled.run(x), data.dataset, evaluation);
+      mustHaveRead(counts.total, unreadable, options.data);
       const { arch, form = options.form, dtype, parameters } = classifier;
       const weights = basename(options.weights);
       return {
@@ -42,6 +43,7 @@ export async function runTest(options: RunTestOptions): Promise<TestRecord> {
         provider: compile.device ?? "cpu",
         shard: { index: shard.index + 1, count: shard.count },
         counts: writeCounts(counts),
+        unreadable: unreadable.toSorted(),
         seconds,
         waiting,
       };
