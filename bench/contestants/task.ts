@@ -17,13 +17,29 @@ export interface Prepared {
 /** Tasks by name; what the options must be is between the suite and the task. */
 export type Tasks = Readonly<Record<string, (options: never) => Promise<Prepared>>>;
 
-/** Runs a task and takes the time of each run. */
-export async function timed(task: Prepared, times: number): Promise<Timed> {
-  const seconds: number[] = [];
-  for (let i = 0; i < times; i++) {
-    const start = performance.now();
-    await task.run();
-    seconds.push((performance.now() - start) / 1000);
+/** Where a task is, by its name. Looking it up loads what it needs and nothing else. */
+export type Homes = Readonly<Record<string, () => Promise<Tasks>>>;
+
+/** Holds one task and times its runs. */
+export class Stage {
+  private task: Prepared | undefined;
+
+  constructor(private readonly homes: Homes) {}
+
+  async prepare(name: string, options: unknown): Promise<Readonly<Record<string, number>>> {
+    const tasks = await this.homes[name]();
+    this.task = await tasks[name](options as never);
+    return this.task.facts ?? {};
   }
-  return { seconds, rates: task.rates?.() ?? {} };
+
+  async run(times: number): Promise<Timed> {
+    if (!this.task) throw new Error("run before prepare");
+    const seconds: number[] = [];
+    for (let i = 0; i < times; i++) {
+      const start = performance.now();
+      await this.task.run();
+      seconds.push((performance.now() - start) / 1000);
+    }
+    return { seconds, rates: this.task.rates?.() ?? {} };
+  }
 }

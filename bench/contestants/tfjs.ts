@@ -6,9 +6,8 @@
  * of the input with the output's gradient, batch and channels swapped.
  */
 
+import * as tf from "@tensorflow/tfjs";
 import { setThreadsCount, setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
-import * as tf from "@tensorflow/tfjs-core";
-import "@tensorflow/tfjs-core/dist/register_all_gradients.js";
 import { bnEpsilon, type ConvUnitOptions, convUnit, momentum, weightDecay } from "./conv-unit.ts";
 import { learningRate, meanSize } from "./networks.ts";
 import type { Prepared, Tasks } from "./task.ts";

@@ -1,23 +1,19 @@
 /** The page's side of `bench/contestants/chromium.ts`. */
 import "../../src/web.ts";
-import { jaxTasks } from "../contestants/jax.ts";
-import { networkTasks } from "../contestants/networks.ts";
-import { type Prepared, type Tasks, type Timed, timed } from "../contestants/task.ts";
-import { tfjsTasks } from "../contestants/tfjs.ts";
+import { Stage } from "../contestants/task.ts";
 
-const tasks: Tasks = { ...networkTasks, ...tfjsTasks, ...jaxTasks };
-let ready: Prepared | undefined;
-
-const benchmark = {
-  async prepare(task: string, options: unknown): Promise<Readonly<Record<string, number>>> {
-    if (!crossOriginIsolated) throw new Error("the page is not cross-origin isolated, so it has no threads");
-    ready = await tasks[task](options as never);
-    return ready.facts ?? {};
-  },
-  async run(times: number): Promise<Timed> {
-    if (!ready) throw new Error("run before prepare");
-    return timed(ready, times);
-  },
-};
+const networks = async () => (await import("../contestants/networks.ts")).networkTasks;
+const tfjs = async () => (await import("../contestants/tfjs.ts")).tfjsTasks;
+const jax = async () => (await import("../contestants/jax.ts")).jaxTasks;
+const benchmark = new Stage({
+  train: networks,
+  infer: networks,
+  buildStep: networks,
+  tfjsTrain: tfjs,
+  tfjsInfer: tfjs,
+  jaxTrain: jax,
+  jaxInfer: jax,
+});
 export type PageTasks = typeof benchmark;
+if (!crossOriginIsolated) throw new Error("the page is not cross-origin isolated, so it has no threads");
 Object.assign(globalThis, { benchmark });
