@@ -68,7 +68,8 @@ async function tfjsTrain(options: TfOptions): Promise<Prepared> {
         const mean = tf.mean(y, [0, 1, 2]);
         const centred = tf.sub(y, mean);
         const variance = tf.mean(tf.square(centred), [0, 1, 2]);
-        statistics.push(mean, tf.mul(variance, count / (count - 1)));
+        // The gradient's scope would free them.
+        statistics.push(tf.keep(tf.clone(mean)), tf.keep(tf.mul(variance, count / (count - 1))));
         const scale = tf.mul(gamma, tf.rsqrt(tf.add(variance, bnEpsilon)));
         const logits = tf.mean(tf.relu(tf.add(tf.mul(centred, scale), beta)), [1, 2]);
         return tf.neg(tf.mean(tf.sum(tf.mul(tf.logSoftmax(logits), targets), -1)));
@@ -80,6 +81,7 @@ async function tfjsTrain(options: TfOptions): Promise<Prepared> {
         p.assign(tf.sub(p, tf.mul(velocities[i], learningRate)));
       }
       for (const [i, r] of running.entries()) r.assign(tf.add(tf.mul(r, 0.9), tf.mul(statistics[i], 0.1)));
+      tf.dispose(statistics);
       return value;
     });
     const [value] = await loss.data();
