@@ -29,6 +29,9 @@ function commandOf({ runtime }: Child, python: string | undefined): [command: st
   return [process.execPath, ["--expose-gc", "--import", "tsx", join(here, "contestants", file)]];
 }
 
+/** A contestant that hangs is given up after this. */
+const patienceMs = 600_000;
+
 /** One line of JSON per question and answer, over standard input and output; errors come as an answer. */
 class ChildRunner implements Runner {
   private readonly process: ChildProcessWithoutNullStreams;
@@ -58,9 +61,14 @@ class ChildRunner implements Runner {
   }
 
   private async ask<T>(question: object): Promise<T> {
+    let timer: NodeJS.Timeout | undefined;
     const answer = new Promise<string>((resolve) => this.lines.once("line", resolve));
     this.process.stdin.write(`${JSON.stringify(question)}\n`);
-    const said = JSON.parse(await Promise.race([answer, this.ended])) as { error?: string; result: T };
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`${this.name}: no answer in ${patienceMs / 1000} s`)), patienceMs);
+    });
+    const line = await Promise.race([answer, this.ended, late]).finally(() => clearTimeout(timer));
+    const said = JSON.parse(line) as { error?: string; result: T };
     if (said.error !== undefined) throw new Error(`${this.name}: ${said.error}`);
     return said.result;
   }

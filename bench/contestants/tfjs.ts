@@ -1,6 +1,6 @@
 /*
  * TensorFlow.js on its WebAssembly backend. In Node that backend has SIMD but one thread (it makes threads of Web
- * Workers and says so: WASM_HAS_MULTITHREAD_SUPPORT is false there); in a cross-origin isolated page it has threads.
+ * Workers and says so: WASM_HAS_MULTITHREAD_SUPPORT is false there). In the page it has one thread too: its threaded build hung there once bundled.
  *
  * The backend has no gradient of a convolution's filter (Conv2DBackpropFilter), so the step gives it one: a convolution
  * of the input with the output's gradient, batch and channels swapped.
@@ -16,8 +16,11 @@ import type { Prepared, Tasks } from "./task.ts";
 type TfOptions = ConvUnitOptions & { readonly wasmFolder?: string };
 
 async function start({ threads, wasmFolder }: TfOptions): Promise<void> {
-  setThreadsCount(threads);
-  if (wasmFolder) setWasmPaths(wasmFolder);
+  if (wasmFolder) {
+    setWasmPaths(wasmFolder);
+    // Bundled, the threaded build never gets ready: its workers do not start.
+    tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false);
+  } else setThreadsCount(threads);
   await tf.setBackend("wasm");
   await tf.ready();
 }

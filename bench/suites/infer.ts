@@ -102,7 +102,7 @@ export const inferCases = (context: Context): readonly Case[] => {
     },
     {
       name: "infer/conv-bn-relu-chromium",
-      about: `the same inference in headless Chromium, all three in WebAssembly with ${threads} threads`,
+      about: `the same inference in headless Chromium, in WebAssembly with ${threads} threads, tfjs with one`,
       contestants: [
         ...inChromium(context, page, "infer", unit),
         ...inChromium(context, "tfjs-wasm", "tfjsInfer", unit),

@@ -153,7 +153,7 @@ export const trainCases = (context: Context): readonly Case[] => {
     },
     {
       name: "train/conv-bn-relu-chromium",
-      about: `the same step in headless Chromium, all three in WebAssembly with ${threads} threads`,
+      about: `the same step in headless Chromium, in WebAssembly with ${threads} threads, tfjs with one`,
       contestants: [
         ...inChromium(context, page, "train", unit),
         ...inChromium(context, "tfjs-wasm", "tfjsTrain", unit),
