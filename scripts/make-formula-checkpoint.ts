@@ -5,17 +5,12 @@
  */
 import { saveCheckpointFile } from "../src/checkpoint/node.ts";
 import { createModel } from "../src/models/index.ts";
-import type { TensorSource } from "../src/tensor/index.ts";
-import { formulaTensor } from "./conformance/fullsize.ts";
+import { formulaEntries } from "./conformance/formula.ts";
 
 const [arch, ...files] = process.argv.slice(2);
 if (!arch || !files.length) {
   console.error("usage: npx tsx scripts/make-formula-checkpoint.ts ARCH FILE [FILE …]");
   process.exit(2);
 }
-const entries = [...createModel(arch).state()].map(([key, { dtype, shape }]): [string, TensorSource] => {
-  // Made when written, one after the other: the values are not kept.
-  const readSync = (): ReturnType<typeof formulaTensor> => formulaTensor(key, shape);
-  return [key, { dtype, shape, readSync, read: async () => readSync() }];
-});
+const entries = formulaEntries(createModel(arch));
 for (const file of files) await saveCheckpointFile(file, entries);

@@ -24,9 +24,10 @@ class Stage(nn.Module):
 
 
 class RepMLPCifar(nn.Module):
-    def __init__(self, name, classes=10, kernels=(1, 3, 5, 7), groups=2, partition=(8, 8), size=32):
+    def __init__(self, name, classes=10, kernels=(1, 3, 5, 7), groups=2, partition=(8, 8), size=32, channels=None):
         super().__init__()
-        channels, kind = NETWORKS[name]
+        usual, kind = NETWORKS[name]
+        channels = channels or usual
         self.fc0 = conv_bn(3, channels[0], 1)
         for i, c in enumerate(channels):
             side = size // 2**i

@@ -166,6 +166,23 @@ def repmlp_resnet(name, deploy=False, **options):
     return RepMLPResNet(**{**MODELS[name], **options}, deploy=deploy).eval()
 
 
+def formula_uniform(key, size):
+    """Values in [0, 1) that depend on key and index alone, float64."""
+    import numpy as np
+
+    seed = 0x811C9DC5
+    for byte in key.encode():
+        seed = ((seed ^ byte) * 0x01000193) & 0xFFFFFFFF
+    with np.errstate(over="ignore"):
+        x = np.arange(size, dtype=np.uint32) * np.uint32(0x9E3779B1) + np.uint32(seed)
+        x ^= x >> np.uint32(16)
+        x *= np.uint32(0x85EBCA6B)
+        x ^= x >> np.uint32(13)
+        x *= np.uint32(0xC2B2AE35)
+        x ^= x >> np.uint32(16)
+    return x / 2.0**32
+
+
 def fill_by_formula(net):
     """Values that depend on key and index alone, so that two programs can have the same without a file."""
     import numpy as np
@@ -174,17 +191,7 @@ def fill_by_formula(net):
         if key.endswith("num_batches_tracked"):
             tensor.fill_(100)
             continue
-        seed = 0x811C9DC5
-        for byte in key.encode():
-            seed = ((seed ^ byte) * 0x01000193) & 0xFFFFFFFF
-        with np.errstate(over="ignore"):
-            x = np.arange(tensor.numel(), dtype=np.uint32) * np.uint32(0x9E3779B1) + np.uint32(seed)
-            x ^= x >> np.uint32(16)
-            x *= np.uint32(0x85EBCA6B)
-            x ^= x >> np.uint32(13)
-            x *= np.uint32(0xC2B2AE35)
-            x ^= x >> np.uint32(16)
-        u = x / 2.0**32
+        u = formula_uniform(key, tensor.numel())
         if key.endswith("running_var"):
             u = 0.5 + u
         elif key.endswith("running_mean"):

@@ -1,8 +1,9 @@
 import { createModel, listModels } from "../../src/models/index.ts";
-import { countMacs, countParameters, type Net } from "../../src/nn/index.ts";
+import { countMacs, countParameters } from "../../src/nn/index.ts";
 import { convertToDeploy } from "../../src/reparam/index.ts";
-import { fnv1a, type Shape, sizeOf, Tensor, type TensorSource } from "../../src/tensor/index.ts";
+import type { Shape, TensorSource } from "../../src/tensor/index.ts";
 import { Predictor } from "../../src/training/index.ts";
+import { fillByFormula, formulaInput } from "./formula.ts";
 import { type CaseResult, runCase } from "./report.ts";
 
 /** What the goldens state of one full-size model. */
@@ -16,53 +17,6 @@ export interface FullsizeModel {
   readonly deploy_macs_conv_linear: number;
   readonly deploy_tensors: Readonly<Record<string, TensorRecord>>;
 }
-
-/** The formula of the goldens: a value in [0, 1) for element i of a key. */
-export function formulaUniform(key: string, size: number): Float64Array {
-  const seed = fnv1a(key);
-  const out = new Float64Array(size);
-  for (let i = 0; i < size; i++) {
-    let x = (Math.imul(i, 0x9e3779b1) + seed) | 0;
-    x ^= x >>> 16;
-    x = Math.imul(x, 0x85ebca6b);
-    x ^= x >>> 13;
-    x = Math.imul(x, 0xc2b2ae35);
-    x ^= x >>> 16;
-    out[i] = (x >>> 0) / 2 ** 32;
-  }
-  return out;
-}
-
-/** Values of a state-dict entry by the formula. */
-export function formulaTensor(key: string, shape: Shape): Tensor {
-  if (key.endsWith("num_batches_tracked")) return Tensor.of("int64", shape, [100]);
-  const u = formulaUniform(key, sizeOf(shape));
-  const bound = Math.sqrt(3 / sizeOf(shape.slice(1)));
-  const value: (u: number) => number = key.endsWith("running_var")
-    ? (v) => 0.5 + v
-    : key.endsWith("running_mean")
-      ? (v) => 0.2 * (v - 0.5)
-      : shape.length === 1 && key.endsWith("weight")
-        ? (v) => 0.75 + 0.5 * v
-        : shape.length === 1
-          ? (v) => 0.2 * (v - 0.5)
-          : (v) => (2 * v - 1) * bound;
-  return Tensor.float32(shape, u.map(value));
-}
-
-/** Fills a model by the formula. */
-export function fillByFormula(model: Net): Net {
-  model.loadStateDict(
-    new Map<string, TensorSource>([...model.state()].map(([k, p]) => [k, formulaTensor(k, p.shape)])),
-  );
-  return model;
-}
-
-export const formulaInput = (shape: Shape): Tensor =>
-  Tensor.float32(
-    shape,
-    formulaUniform("input", sizeOf(shape)).map((u) => 4 * u - 2),
-  );
 
 interface TensorRecord {
   readonly shape: Shape;

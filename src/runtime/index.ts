@@ -5,6 +5,7 @@ export {
   compileModel,
   compileStep,
   type Feeds,
+  lowerStep,
   Program,
   type State,
   type StepGraph,

@@ -331,12 +331,25 @@ function drawRandom(node: Lowered["randoms"][number]["node"], name: string, seed
   return Tensor.of(type.dtype, type.shape, values);
 }
 
+/** A step as {@link compileStep} gives it to the runtime, and the names of the state tensors that it changes. */
+export function lowerStep(
+  { outputs, next, names }: StepGraph,
+  device: Device = "cpu",
+  options: Pick<LowerOptions, "valueInfo"> = {},
+): { readonly lowered: Lowered; readonly changed: readonly string[] } {
+  const target = device === "webgpu" ? targets.webgpuTraining : targets.cpuTraining;
+  const changed = [...next].map(([ref, value]) => [stateName(ref, value, names), value] as const);
+  const nextOutputs = Object.fromEntries(changed.map(([name, value]) => [nextName(name), value]));
+  const lowered = lower({ outputs: { ...outputs, ...nextOutputs } }, { ...options, target, names });
+  return { lowered, changed: changed.map(([name]) => name) };
+}
+
 /**
  * Compiles a step. State that is not in `state` yet starts from the parameters' present values; programs that share a
  * `state` continue each other.
  */
 export async function compileStep(
-  { outputs, next, names }: StepGraph,
+  graph: StepGraph,
   {
     state = new StepState(),
     device = "cpu",
@@ -344,13 +357,10 @@ export async function compileStep(
     ...options
   }: CompileOptions & { readonly state?: StepState } = {},
 ): Promise<StepProgram> {
-  const target = device === "webgpu" ? targets.webgpuTraining : targets.cpuTraining;
-  const nextOutputs = [...next].map(([ref, value]) => [nextName(stateName(ref, value, names)), value] as const);
-  const lowered = lower({ outputs: { ...outputs, ...Object.fromEntries(nextOutputs) } }, { target, names });
-  const changed = nextOutputs.map(([name]) => name.slice("next:".length));
+  const { lowered, changed } = lowerStep(graph, device);
   const preferred =
     device === "webgpu"
-      ? { preferredOutputLocation: Object.fromEntries(nextOutputs.map(([name]) => [name, "gpu-buffer" as const])) }
+      ? { preferredOutputLocation: Object.fromEntries(changed.map((name) => [nextName(name), "gpu-buffer" as const])) }
       : {};
   // A memory pattern keeps one block of all tensors of a step beside what was allocated before it was known: a quarter
   // to a third more memory, and no faster (bench/NOTES.md).
@@ -370,7 +380,7 @@ export async function compileStep(
     state.current.set(name, toOrt(ort, copy));
   };
   for (const [name, ref] of lowered.parameters) await load(name, ref);
-  for (const ref of next.keys()) await load(names.get(ref)!, ref);
+  for (const ref of graph.next.keys()) await load(graph.names.get(ref)!, ref);
   return new StepProgram(created.platform, created.session, lowered, changed, device, state);
 }
 

@@ -69,7 +69,7 @@ export interface Site {
 }
 
 /** Serves a folder as a cross-origin isolated site on this machine. */
-async function serve(folder: string): Promise<Site> {
+export async function serve(folder: string): Promise<Site> {
   const server = createServer((request, response) => {
     const path = normalize(new URL(request.url ?? "/", "http://localhost").pathname).replace(/^([/\\])+/, "");
     const file = join(folder, path || "index.html");

@@ -1,0 +1,127 @@
+import type { Case, Contestant, Outcomes } from "./case.ts";
+import { type Runner, runnerOf } from "./runner.ts";
+import { median, type Outcome, quantile } from "./stats.ts";
+
+export interface RaceOptions {
+  readonly rounds: number;
+  readonly python: string | undefined;
+  /** Is told what goes on, in a few words. */
+  readonly progress: (text: string) => void;
+}
+
+export interface RaceResult {
+  readonly outcomes: Outcomes;
+  /** Rivals that could not run, with the reason, and check values that are not equal. */
+  readonly remarks: readonly string[];
+}
+
+/** A round of short runs repeats them until it has taken about this long. */
+const roundSeconds = 0.3;
+const mostRunsPerRound = 200;
+
+/** Threads of the one before go on spinning for a moment. */
+const settleMs = 100;
+
+/** Contestants that compute the same agree on their check values to this relative difference. */
+const tolerance = 1e-3;
+
+interface Runs {
+  readonly contestant: Contestant;
+  readonly runner: Runner;
+  readonly prepareSeconds: number;
+  readonly facts: Record<string, number>;
+  runsPerRound: number;
+  readonly rounds: number[];
+}
+
+const settled = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, settleMs));
+
+/**
+ * Lets the contestants of a case take turns: all get ready, each warms up, then round after round each runs once more,
+ * never two at a time.
+ *
+ * @throws what our own contestant fails with; a rival that fails is left out
+ */
+export async function race({ contestants, setUp }: Case, options: RaceOptions): Promise<RaceResult> {
+  const { rounds, python, progress } = options;
+  const remarks: string[] = [];
+  const running: Runs[] = [];
+  /** Runs `body`; a failing rival leaves the race. */
+  const guarded = async (runs: Pick<Runs, "contestant" | "runner">, body: () => Promise<void>): Promise<boolean> => {
+    try {
+      await body();
+      return true;
+    } catch (error) {
+      await runs.runner.close();
+      if (runs.contestant === contestants[0]) throw error;
+      remarks.push(`${runs.contestant.name} is left out: ${(error as Error).message.trim()}`);
+      return false;
+    }
+  };
+  const inTurn = async (body: (runs: Runs) => Promise<void>): Promise<void> => {
+    for (const runs of [...running]) {
+      await settled();
+      if (!(await guarded(runs, () => body(runs)))) running.splice(running.indexOf(runs), 1);
+    }
+  };
+  try {
+    await setUp?.();
+    for (const contestant of contestants) {
+      progress(`${contestant.name}: getting ready`);
+      const runner = runnerOf(contestant, python);
+      const start = performance.now();
+      await guarded({ contestant, runner }, async () => {
+        const facts = { ...(await runner.prepare()) };
+        const prepareSeconds = (performance.now() - start) / 1000;
+        running.push({ contestant, runner, prepareSeconds, facts, runsPerRound: 1, rounds: [] });
+      });
+    }
+    await inTurn(async (runs) => {
+      progress(`${runs.contestant.name}: warming up`);
+      const { seconds } = await runs.runner.run(runs.contestant.does.kind === "program" ? 1 : 2);
+      const last = seconds[seconds.length - 1];
+      runs.runsPerRound = Math.min(mostRunsPerRound, Math.max(1, Math.ceil(roundSeconds / last)));
+    });
+    for (let round = 0; round < rounds; round++)
+      await inTurn(async (runs) => {
+        progress(`round ${round + 1}/${rounds}: ${runs.contestant.name}`);
+        const { seconds, rates } = await runs.runner.run(runs.runsPerRound);
+        runs.rounds.push(median(seconds));
+        Object.assign(runs.facts, rates);
+      });
+    const outcomes = new Map<string, Outcome>();
+    for (const runs of running) outcomes.set(runs.contestant.name, await outcomeOf(runs));
+    return { outcomes, remarks: [...remarks, ...disagreements(running)] };
+  } finally {
+    for (const { runner } of running) await runner.close();
+  }
+}
+
+async function outcomeOf({ contestant, runner, ...runs }: Runs): Promise<Outcome> {
+  const { rounds, prepareSeconds, facts, runsPerRound } = runs;
+  const child = contestant.does.kind === "child";
+  return {
+    name: contestant.name,
+    median: median(rounds),
+    min: Math.min(...rounds),
+    q1: quantile(rounds, 0.25),
+    q3: quantile(rounds, 0.75),
+    rounds,
+    runsPerRound,
+    prepareSeconds: child ? prepareSeconds : undefined,
+    peakMb: await runner.peakMb(),
+    facts,
+    ...(contestant.items && { items: contestant.items }),
+  };
+}
+
+/** Contestants that say another check value than the first one that says any. */
+function disagreements(running: readonly Runs[]): string[] {
+  const [first, ...others] = running.filter(({ facts }) => facts.check !== undefined);
+  return others
+    .filter(({ facts: { check } }) => !(Math.abs(check - first.facts.check) <= tolerance * Math.abs(first.facts.check)))
+    .map(
+      ({ contestant: { name }, facts: { check } }) =>
+        `${name} does not compute the same: check value ${check}, ${first.contestant.name} has ${first.facts.check}`,
+    );
+}
