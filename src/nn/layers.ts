@@ -150,18 +150,35 @@ export class BatchNorm extends Module {
   forward(x: Value): Value {
     const [weight, bias] = [this.weight.value, this.bias.value];
     if (!this.training) return ops.batchNorm(x, weight, bias, this.runningMean.value, this.runningVar.value, this.eps);
-    const { y, mean, variance } = ops.batchNormTrain(x, weight, bias, this.eps);
-    const count = x.shape.reduce((a, b) => a * b, 1) / x.shape[1];
-    this.track(this.runningMean, mean);
-    this.track(this.runningVar, ops.mul(variance, count / (count - 1)));
     ops.countBatch(this.numBatchesTracked);
-    return y;
+    return trackingBatchNorm(x, weight, bias, this);
   }
+}
 
-  private track(buffer: Buffer, batch: Value): void {
+/** The running statistics of a batch norm in training mode. */
+export interface TrackedStatistics {
+  readonly runningMean: Buffer;
+  readonly runningVar: Buffer;
+  readonly eps: number;
+  readonly momentum: number;
+}
+
+/** Batch norm with the batch's own statistics, of which the running ones take their share. */
+export function trackingBatchNorm(
+  x: Value,
+  weight: Value,
+  bias: Value,
+  { runningMean, runningVar, eps, momentum }: TrackedStatistics,
+): Value {
+  const { y, mean, variance } = ops.batchNormTrain(x, weight, bias, eps);
+  const count = x.shape.reduce((a, b) => a * b, 1) / x.shape[1];
+  const track = (buffer: Buffer, batch: Value): void => {
     const before = ops.pendingUpdate(buffer) ?? buffer.value;
-    ops.updateBuffer(buffer, ops.add(ops.mul(before, 1 - this.momentum), ops.mul(batch, this.momentum)));
-  }
+    ops.updateBuffer(buffer, ops.add(ops.mul(before, 1 - momentum), ops.mul(batch, momentum)));
+  };
+  track(runningMean, mean);
+  track(runningVar, ops.mul(variance, count / (count - 1)));
+  return y;
 }
 
 /** Batch norm of images `[N, C, H, W]`. */
