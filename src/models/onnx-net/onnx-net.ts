@@ -64,8 +64,10 @@ export class OnnxNet extends Module {
   private readonly weights: readonly Parameter[];
   private readonly template: Template;
   readonly batchNorm: "frozen" | "batch";
-  /** Absent where none was found and none was asked for. */
+  /** Keys of the head; none where none was found and none was asked for. */
   readonly headKeys: readonly string[];
+  /** Number of outputs. */
+  readonly classes: number;
 
   constructor(file: OnnxModel, options: OnnxNetOptions = {}) {
     super();
@@ -82,7 +84,7 @@ export class OnnxNet extends Module {
       trainable: options.trainable ?? ((_, shape) => shape.length > 0 && sizeOf(shape) > 0),
       ...(options.imageShape && { inputShapes: { [input]: [PROBE, ...options.imageShape] } }),
     });
-    mustClassify(outputs.get(output)!.shape, output, numClasses);
+    this.classes = mustClassify(outputs.get(output)!.shape, output, numClasses);
     must(
       parameters.size > 0,
       "onnx-net/parameters",
@@ -194,7 +196,7 @@ function headOf(model: OnnxModel, output: string, { head, numClasses }: OnnxNetO
   }
 }
 
-function mustClassify(shape: Shape, output: string, numClasses: number | undefined): void {
+function mustClassify(shape: Shape, output: string, numClasses: number | undefined): number {
   const [batch, classes, ...rest] = shape;
   must(
     batch === PROBE,
@@ -217,6 +219,7 @@ function mustClassify(shape: Shape, output: string, numClasses: number | undefin
       `${where}: with the new head for ${numClasses} classes output "${output}" still has ${classes}. Name the layer that decides it (head).`,
     "usage",
   );
+  return classes;
 }
 
 /** Initializers that nothing but batch norms reads, as their statistics. */
