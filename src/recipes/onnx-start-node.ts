@@ -62,7 +62,7 @@ export async function onnxStart(path: string, options: StartOptions): Promise<St
 function preparation(
   model: OnnxModel,
   path: string,
-  { recipe, imageSize, normalization = {} }: StartOptions,
+  { recipe, imageSize, normalization }: StartOptions,
 ): Required<Pick<Start, "preprocessing" | "from">> & Pick<Start, "normalization"> {
   const { preprocessing: stated } = readMetadata({ metadata: only(model.metadata, "preprocessing") }, path);
   const inputSize = sizeOfInput(model, path, imageSize, stated);
@@ -79,9 +79,9 @@ function preparation(
       "usage",
     );
   const { mean, std } = preprocessing;
-  const own = [normalization, stated, recipe.preprocessing].some((p) => p?.mean && p.std);
+  const own = [normalization, stated, recipe.preprocessing].some((p) => p?.mean || p?.std);
   const sources = [
-    ...(Object.keys(normalization).length ? ["the command line"] : []),
+    ...(normalization ? ["the command line"] : []),
     stated
       ? "the file"
       : Object.keys(recipe.preprocessing).length

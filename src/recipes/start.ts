@@ -22,7 +22,7 @@ export interface StartOptions {
   /** Height and width of a picture, where neither architecture nor ONNX model says it, or another is wanted. */
   readonly imageSize?: number;
   /** Instead of what architecture, file and recipe say. */
-  readonly normalization?: Partial<Normalization>;
+  readonly normalization?: Normalization;
   readonly seed?: number;
 }
 

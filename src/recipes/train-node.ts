@@ -113,6 +113,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const { classes, imageShape } = data.train;
     mustBeSize(imageShape, start.preprocessing.inputSize, start.name, options.data);
     mustBeClasses(classes.length, numClasses, options.data);
+    const isReady = data.kind !== "image-folder";
     const resuming = resume && existsSync(join(folder, "last.safetensors"));
     const { net, head, loaded, check, save } = await start.build(classes, !resuming);
     const settings = trainerOptions(recipe, net, head);
@@ -121,7 +122,9 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       ...(loaded && { loaded }),
       newHead: numClasses === undefined || resuming ? [] : head,
       preprocessing: data.preprocessing,
-      ...(start.from !== undefined && { from: start.from }),
+      ...(start.from !== undefined && {
+        from: isReady && !start.normalization ? "as usual for this data set" : start.from,
+      }),
       ...{ trained: trained.map(([key]) => key), frozen: frozen.map(([key]) => key) },
     });
     const keys = new Set(trained.map(([key]) => key));

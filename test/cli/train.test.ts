@@ -76,22 +76,18 @@ describe("train", () => {
     expect(await value("stage2.fc1.conv.weight")).not.toEqual(old.get("stage2.fc1.conv.weight")!.readSync().data);
   });
 
-  test("--num-classes: a new head, whatever the file's is", async () => {
-    const { code, stderr } = await train(
-      "--init",
-      "seven.pth",
-      "--num-classes",
-      "10",
-      "--train",
-      "linear.*",
-      "--out",
-      "ten",
-    );
+  test("--num-classes: a new head, whatever the file's is; keys as DistributedDataParallel writes them", async () => {
+    const before = createModel(tinyRecipe.arch, { ...tinyRecipe.model, numClasses: 7 })
+      .initialize(5)
+      .stateDict();
+    await saveCheckpointFile(at("ddp.pth"), new Map([...before].map(([key, source]) => [`module.${key}`, source])));
+    const args = ["--init", "ddp.pth", "--num-classes", "10", "--train", "linear.*", "--epochs", "1", "--out", "ten"];
+    const { code, stderr } = await train(...args);
     expect(code).toBe(0);
-    expect(stderr).toContain("new head: linear.weight, linear.bias\n2 of 71 parameters are trained");
-    const wrong = await train("--init", "seven.pth", "--num-classes", "7", "--out", "bad");
-    expect(wrong.stderr).toContain("has 10 classes, not 7");
-    expect(wrong.code).toBe(2);
+    expect(stderr).toMatch(/^new head: linear\.weight, linear\.bias\n2 of \d+ parameters are trained$/m);
+    using file = await openCheckpointFile(at("ten/train.pth"));
+    const kept = await file.entries.get("stage2.fc1.conv.weight")!.read();
+    expect(kept.data).toEqual(before.get("stage2.fc1.conv.weight")!.readSync().data);
   });
 
   test("--fc3-batch-norm: a merged network is trained, and converts again", async () => {
@@ -153,20 +149,26 @@ describe("an ONNX model", () => {
     await saveOnnx(at("start.onnx"), model);
   });
 
-  test("is trained with a new head and written again; the file predicts as the run measured", async () => {
-    const { code, stdout, stderr } = await onnx("--num-classes", "10", "--out", "onnx", "--mean", "0.5,0.5,0.5");
-    expect(stderr).toMatch(
-      /^new head: .*linear\.weight.*\npictures: RGB, .*mean 0\.5, 0\.5, 0\.5, std 0\.229, .*the command line/m,
+  test("is trained with a new head, stopped, resumed and written again; the file predicts as the run measured", async () => {
+    const normalization = { mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25] };
+    const args = ["--num-classes", "10", "--train", "linear.*", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"];
+    const first = await onnx(...args, "--out", "onnx", "--epochs", "1");
+    expect(first.stderr).toMatch(
+      /^new head: .*linear\.weight.*\npictures: RGB, .*mean 0\.5, 0\.5, 0\.5, std 0\.25, .*the command line.*\n2 of \d+ parameters are trained/m,
     );
+    expect(first.code).toBe(0);
+    const { code, stdout, stderr } = await onnx(...args, "--out", "onnx", "--epochs", "2", "--resume");
+    expect(stderr).toContain("resuming at step 3 of 6");
     expect(code).toBe(0);
     expect(stdout).toContain("model    onnx/model.onnx");
-    const top1 = Number(/test loss .*?top-1 +([\d.]+) %[^\n]*\n(?!epoch)/.exec(stdout)?.[1]);
+    const top1 = Number(/epoch 2\/2 .*test loss .*?top-1 +([\d.]+) %/.exec(stdout)?.[1]);
 
-    const model = await openOnnx(at("onnx/model.onnx"));
-    const before = await openOnnx(at("start.onnx"));
+    const [before, model] = [await openOnnx(at("start.onnx")), await openOnnx(at("onnx/model.onnx"))];
     expect(model.nodes).toEqual(before.nodes);
+    for (const [key, source] of before.initializers)
+      if (!key.startsWith("linear."))
+        expect(model.initializers.get(key)?.readSync().data, key).toEqual(source.readSync().data);
     expect(model.metadata).toMatchObject({ author: "me", labels: expect.stringContaining('"airplane"') });
-    const normalization = { mean: [0.5, 0.5, 0.5], std: [0.229, 0.224, 0.225] };
     expect(JSON.parse(model.metadata!.preprocessing)).toMatchObject({ inputSize: [3, 32, 32], ...normalization });
     const data = await cifar10(at("cifar"), "test", normalization);
     const { images, labels } = await data.batch(Array.from({ length: data.length }, (_, i) => i));
@@ -181,27 +183,11 @@ describe("an ONNX model", () => {
     expect((100 * right) / data.length).toBeCloseTo(top1, 1);
   });
 
-  test("frozen weights are written as they were; a stopped run goes on", async () => {
-    const args = ["--num-classes", "10", "--train", "linear.*", "--out", "part"];
-    expect((await onnx(...args, "--epochs", "1")).code).toBe(0);
-    const { stderr, code } = await onnx(...args, "--epochs", "2", "--resume");
-    expect(stderr).toContain("resuming at step 3 of 6");
-    expect(stderr).toMatch(/^2 of \d+ parameters are trained$/m);
-    expect(code).toBe(0);
-    const [before, after] = [await openOnnx(at("start.onnx")), await openOnnx(at("part/model.onnx"))];
-    for (const [key, source] of before.initializers)
-      if (!key.startsWith("linear."))
-        expect(after.initializers.get(key)?.readSync().data, key).toEqual(source.readSync().data);
-  });
-
   test("trainable says what can be trained", async () => {
     const { stdout, code } = await repmlp(["trainable", at("start.onnx")]);
     expect(code).toBe(0);
     expect(stdout).toMatch(/^output +logits, 4 classes\nhead +linear\.weight, linear\.bias\nweights +\d+/);
     expect(stdout).toContain("can be trained");
-    const cut = await repmlp(["trainable", at("start.onnx"), "--train", "nothing.*"]);
-    expect(cut.stderr).toContain('"nothing.*" fits no parameter');
-    expect(cut.code).toBe(2);
   });
 
   test("trainable and train name an op without a gradient", async () => {
@@ -216,16 +202,11 @@ describe("an ONNX model", () => {
     const { stderr, code } = await train("--init", "rounded.onnx", "--num-classes", "10", "--out", "bad");
     expect(stderr).toMatch(/training: round \(quantizer\) has a gradient of zero; .*Freeze what lies before/);
     expect(code).toBe(1);
-    expect(
-      (await train("--init", "rounded.onnx", "--num-classes", "10", "--train", "linear.*", "--out", "ok")).code,
-    ).toBe(0);
   });
 
   test.for([
     [[], /output has 4 classes, the data 10\. Ask for a new head: --num-classes 10/, 2],
     [["--num-classes", "10", "--fc3-batch-norm"], /--fc3-batch-norm are for checkpoints/, 2],
-    [["--num-classes", "10", "--image-size", "64"], /is made for pictures of 32 x 32, not of 64/, 2],
-    [["--num-classes", "10", "--head", "fc"], /there is no node or weight "fc"/, 2],
   ] as const)("%j is refused", async ([args, message, expected]) => {
     const { code, stderr } = await onnx(...args, "--out", "bad");
     expect(stderr).toMatch(message);

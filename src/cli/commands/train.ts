@@ -23,6 +23,8 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
   } = options;
   if (name === undefined)
     throw new RepmlpError("train/recipe", "train: say how with --recipe; see repmlp train --help.", "usage");
+  if (!mean !== !std)
+    throw new RepmlpError("train/options", "train: --mean and --std belong together. Give both or none.", "usage");
   const code = await reexec();
   if (code !== undefined) process.exit(code);
   registerNode();
@@ -38,7 +40,7 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
   const progress = await io.progress();
   const result = await train({
     ...{ data: args.data, recipe, folder: out, signal: io.signal, ...rest },
-    ...((mean || std) && { normalization: { ...(mean && { mean }), ...(std && { std }) } }),
+    ...(mean && std && { normalization: { mean, std } }),
     onEvent: (event) => showTraining(event, io, progress),
     onStart: (plan) => showPlan(plan, options.init, io),
   }).finally(() => progress.stop());
