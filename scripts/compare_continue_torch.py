@@ -22,6 +22,9 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, os.path.join(ROOT, "bench", "pytorch"))
 from repmlp_cifar import RepMLPCifar  # noqa: E402
 
+# Threads that wait for each other cost more than they give on batches this small.
+torch.set_num_threads(1)
+
 ARCH = "RepMLP-CIFAR10-pure-MLP"
 MEAN = np.array([0.4914, 0.48216, 0.44653], np.float32).reshape(3, 1, 1)
 STD = np.array([0.24703, 0.24349, 0.26159], np.float32).reshape(3, 1, 1)
