@@ -21,6 +21,7 @@ const loaders: Loaders = {
   demo: () => import("./commands/demo.ts"),
   experiment: () => import("./commands/experiment.ts"),
   train: () => import("./commands/train.ts"),
+  trainable: () => import("./commands/trainable.ts"),
   doctor: () => import("./commands/doctor.ts"),
   export: () => import("./commands/export.ts"),
   merge: () => import("./commands/merge.ts"),

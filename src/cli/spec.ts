@@ -159,3 +159,14 @@ export function decimal(
 ): OptionSpec<number | undefined> {
   return numeric("a number", flags, help, range, Number.isFinite);
 }
+
+/** Finite numbers with commas between them. */
+export const decimals = (flags: string, help: string): OptionSpec<readonly number[] | undefined> => ({
+  flags,
+  help,
+  expects: "numbers with commas between them",
+  parse: (given) => {
+    const list = given.split(",").map((part) => (part.trim() === "" ? Number.NaN : Number(part)));
+    return list.every(Number.isFinite) ? list : undefined;
+  },
+});

@@ -4,6 +4,7 @@ import {
   choice,
   command,
   decimal,
+  decimals,
   flag,
   integer,
   many,
@@ -153,34 +154,80 @@ export const commands = {
       "DATA is CIFAR-10 as distributed, MNIST or Fashion-MNIST (IDX files), or folders train and val with a folder of " +
       "pictures per class. A recipe is a small JSON file: architecture, epochs, optimizer, schedule, augmentation; those " +
       "of the package are named below, copy one to change it. Writes logs (CSV, JSON lines), learning curves (SVG) and " +
-      "checkpoints. Ctrl-C leaves a checkpoint that --resume goes on from. Recipes: cifar10-pure-mlp, cifar10-conv, " +
-      "imagenet-repmlp-res50, fine-tune.",
+      "checkpoints. Ctrl-C leaves a checkpoint that --resume goes on from. With --init model.onnx the model itself is " +
+      "trained, whoever made it, and written again as model.onnx in the folder. Patterns of keys: * stands for anything. " +
+      "Recipes: cifar10-pure-mlp, cifar10-conv, imagenet-repmlp-res50, fine-tune.",
     examples: [
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp", "the paper's CIFAR-10 network"],
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp --resume", "go on after Ctrl-C"],
       [
-        'repmlp train flowers -a RepMLP-Res50-light-224 --recipe fine-tune --init light_train.pth --allow-mismatch "linear.*"',
-        "another data set, a new head",
+        "repmlp train flowers --recipe fine-tune --init light_train.pth --num-classes 5",
+        "fine-tune on another data set, with a new head",
+      ],
+      [
+        "repmlp train flowers --recipe fine-tune --init light_deploy.pth --fc3-batch-norm --num-classes 5",
+        "a merged network, with a batch norm after each FC3",
+      ],
+      [
+        'repmlp train flowers --recipe fine-tune --init model.onnx --num-classes 5 --train "*fc*" "*layer4*"',
+        "an ONNX model, some of its weights, a new head",
       ],
     ],
     args: { data: required("folder of the data set") },
     options: {
-      arch: text("-a, --arch <name>", "architecture; the recipe's by default"),
+      arch: text("-a, --arch <name>", "architecture; by default the recipe's, else found from the keys of --init"),
       recipe: text("--recipe <name|file>", "recipe of the package, or a JSON file"),
       out: text("--out <folder>", "folder of everything that is written (default: runs/train)"),
       epochs: integer("--epochs <n>", "instead of the recipe's"),
       batchSize: integer("-b, --batch-size <n>", "instead of the recipe's"),
       lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
-      init: text("--init <file>", "checkpoint of the training form to start from"),
+      init: text("--init <file>", "checkpoint of the training form, or ONNX model, to start from"),
+      numClasses: integer("--num-classes <n>", "start with a new head for the n classes of the data"),
       allowMismatch: texts(
         "--allow-mismatch <pattern...>",
         "keys of --init that may be missing, unexpected or of another shape",
       ),
+      train: texts("--train <pattern...>", "keys that are trained; the rest is frozen"),
       freeze: texts("--freeze <pattern...>", 'keys that are not trained, such as "stage1.*"'),
+      fc3BatchNorm: flag("--fc3-batch-norm", "--init is a merged network: train it with a batch norm after each FC3"),
+      output: text("--output <name>", "ONNX: the output to train on, where there are several"),
+      head: text("--head <name>", "ONNX: node or weight of the head, where it is not found"),
+      batchNorm: choice(
+        "--batch-norm <how>",
+        ["frozen", "batch"],
+        "ONNX: keep the statistics of batch norms, or train with those of the batch and update them",
+        "frozen",
+      ),
+      imageSize: integer(
+        "--image-size <n>",
+        "height and width of a picture, where another one is wanted or none is stated",
+      ),
+      mean: decimals("--mean <r,g,b>", "subtracted from each channel (0 to 1), instead of what is stated"),
+      std: decimals("--std <r,g,b>", "what each channel is divided by then"),
       resume: flag("--resume", "go on from the folder's last checkpoint"),
       seed: integer("--seed <n>", "seed of initial values, order and augmentation", { min: 0, default: 0 }),
       workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0 }),
       threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
+    },
+  }),
+  trainable: command({
+    group: "Training",
+    summary: "say whether an ONNX model made elsewhere can be trained here, and what of it",
+    description:
+      "Reads the model, finds its head, and follows the gradient from the output to every weight: names the operators " +
+      "that are not supported, and those that have no gradient although weights that would be trained lie before them. " +
+      "Exit code 1 if it cannot be trained so. Nothing is written.",
+    examples: [
+      ["repmlp trainable model.onnx", "everything"],
+      ['repmlp trainable model.onnx --train "*fc*"', "whether some weights can be trained"],
+    ],
+    args: { model: required("ONNX file") },
+    options: {
+      train: texts("--train <pattern...>", "keys that are to be trained; the rest is frozen"),
+      freeze: texts("--freeze <pattern...>", "keys that are not to be trained"),
+      output: text("--output <name>", "the output to train on, where there are several"),
+      head: text("--head <name>", "node or weight of the head, where it is not found"),
+      imageSize: integer("--image-size <n>", "height and width of a picture, where the file leaves them open"),
     },
   }),
   experiment: command({

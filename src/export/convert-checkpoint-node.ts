@@ -3,8 +3,8 @@ import { dirname } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { formatOfName, openCheckpointFile, saveCheckpointFile } from "../checkpoint/node.ts";
 import { must, RepmlpError } from "../errors.ts";
-import { type DetectedModel, detectModel } from "../models/detect.ts";
-import { type CreateOptions, createModel, modelInfo } from "../models/registry.ts";
+import { createDetected, type DetectedModel, detectModel } from "../models/detect.ts";
+import { type CreateOptions, modelInfo } from "../models/registry.ts";
 import { firstNames, mapModules, type Net } from "../nn/module.ts";
 import { type ConversionEntry, deployForm } from "../reparam/convert.ts";
 import { type DType, derived, dtypes, isFloating, sizeOf, type TensorSource } from "../tensor/index.ts";
@@ -57,7 +57,7 @@ export async function convertCheckpointFile(
   mustBeWritable(save);
   using checkpoint = await openCheckpointFile(load);
   const entries = withoutOptimizer(checkpoint);
-  const { found, training, create } = bindTraining(load, entries, options);
+  const { found, training, create } = bindTraining(load, entries, options, checkpoint.metadata.arch);
   const blocks: ConversionEntry[] = [];
   const { dtype } = options;
   const merged = mapModules(
@@ -130,10 +130,12 @@ function bindTraining(
   where: string,
   entries: ReadonlyMap<string, TensorSource>,
   { arch, dtype, numClasses, imageSize }: ConvertCheckpointOptions,
+  prefer: string | undefined,
 ): Bound {
   const found = detectModel(entries, {
     where,
     options: { numClasses, imageSize },
+    prefer,
     ...(arch !== undefined && { arch }),
   });
   must(
@@ -144,7 +146,7 @@ function bindTraining(
     "file",
   );
   const create = { numClasses: found.numClasses, imageSize };
-  const model = createModel(found.name, create).eval();
+  const model = createDetected(found, { imageSize });
   // With another type wanted, float64 lies between: it holds every value, and the only rounding is the last one.
   const typeOf = (source: TensorSource): DType =>
     dtype === undefined || dtype === source.dtype || !isFloating(source.dtype) ? source.dtype : "float64";

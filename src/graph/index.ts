@@ -1,4 +1,4 @@
-export { grad } from "./grad.ts";
+export { type GradientReach, type GradientStop, grad, gradientReach } from "./grad.ts";
 export * from "./lower.ts";
 export * from "./ops/activation.ts";
 export * from "./ops/broadcast.ts";
@@ -13,6 +13,7 @@ export * from "./ops/reduce.ts";
 export * from "./ops/resize.ts";
 export * from "./ops/shape.ts";
 export * from "./ops/softmax.ts";
+export type { BatchNormNode } from "./read/context.ts";
 export { type OnnxGraph, type OnnxParameter, type ReadOnnxOptions, readOnnx } from "./read-onnx.ts";
 export * from "./trace.ts";
 export * from "./value.ts";

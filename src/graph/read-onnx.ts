@@ -1,7 +1,7 @@
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import type { OnnxDim, OnnxModel, OnnxNode } from "../onnx/index.ts";
 import { isFloating, type Shape, type TensorSource } from "../tensor/index.ts";
-import { describe, NodeContext, simplified, type Tensors } from "./read/context.ts";
+import { type BatchNormNode, describe, NodeContext, simplified, type Tensors } from "./read/context.ts";
 import { readers } from "./read/readers.ts";
 import { widened, widenedSource } from "./read/widen.ts";
 import { inLayer } from "./trace.ts";
@@ -19,6 +19,10 @@ export interface ReadOnnxOptions {
    * rank 0, which exporters leave where a formula has a number.
    */
   readonly trainable?: (name: string, shape: Shape) => boolean;
+  /** Values for inputs and initializers by name, in place of leaves made for them: a graph of one's own to build on. */
+  readonly values?: ReadonlyMap<string, Value>;
+  /** Another reading of batch norms (with the statistics of the batch); `undefined` leaves one as it is. */
+  readonly batchNorm?: (node: BatchNormNode) => Value | undefined;
 }
 
 /** A weight of the file; its name is that of the initializer. */
@@ -69,7 +73,7 @@ export function readOnnx(model: OnnxModel, options: ReadOnnxOptions = {}): OnnxG
 class Reading implements Tensors {
   readonly inputs = new Map<string, Value>();
   readonly parameters = new Map<string, OnnxParameter>();
-  private readonly values = new Map<string, Value>();
+  private readonly values: Map<string, Value>;
   private readonly used: ReadonlySet<string>;
 
   constructor(
@@ -77,8 +81,13 @@ class Reading implements Tensors {
     private readonly options: ReadOnnxOptions,
   ) {
     this.used = new Set([...model.nodes.flatMap((n) => n.inputs), ...model.outputs.map(({ name }) => name)]);
-    for (const { name, dtype, shape } of model.inputs)
-      this.inputs.set(name, input(name, inputShape(name, shape, options), widened(dtype)));
+    this.values = new Map(options.values);
+    for (const { name, dtype, shape } of model.inputs) {
+      const given = this.values.get(name);
+      const wanted = given ? { inputShapes: { [name]: given.shape } } : options;
+      const size = inputShape(name, shape, wanted);
+      this.inputs.set(name, given ?? input(name, size, widened(dtype)));
+    }
   }
 
   initializer(name: string): TensorSource | undefined {
@@ -108,7 +117,7 @@ class Reading implements Tensors {
   }
 
   read(node: OnnxNode): void {
-    const context = new NodeContext(node, this.model.opset, this, this.used);
+    const context = new NodeContext(node, this.model.opset, this, this.used, this.options.batchNorm);
     const made = inLayer(node.name || node.outputs[0], () => orDamaged(context));
     const list = [made].flat() as readonly Value[];
     for (const [i, name] of node.outputs.entries())

@@ -1,3 +1,4 @@
+import { RepMLP, withFc3BatchNorm } from "../blocks/index.ts";
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import type { Module, Net } from "../nn/index.ts";
 import { deployForm } from "../reparam/index.ts";
@@ -14,6 +15,8 @@ export interface DetectedModel {
   readonly form: ModelForm;
   /** Outputs of the network's head; the architecture's default where the head does not depend on it. */
   readonly numClasses: number | undefined;
+  /** A training form made of the merged one: a batch norm after each FC3 and nothing else; see `withFc3BatchNorm`. */
+  readonly fc3BatchNorm?: true;
 }
 
 /** Keys and shapes; values are not needed. */
@@ -30,6 +33,10 @@ export interface DetectOptions {
   readonly where?: string;
 }
 
+/** What a state dict may be of; a merged network with batch norms after FC3 is one way to train. */
+type Shaping = ModelForm | "fc3BatchNorm";
+const shapings: readonly Shaping[] = ["train", "deploy", "fc3BatchNorm"];
+
 /**
  * Finds architecture, form and number of classes from the keys and shapes of a state dict. Counters
  * (`num_batches_tracked`) may be absent.
@@ -44,7 +51,7 @@ export function detectModel(
   const file = where ?? "checkpoint";
   const names = arch === undefined ? buildable(options) : [modelInfo(arch).name];
   // Most files hold the training form, which is the cheaper one to build.
-  for (const form of ["train", "deploy"] as const) {
+  for (const form of shapings) {
     const found = names.flatMap((name) => (hasKeysOf(entries, name, form, options) ? [name] : []));
     const fitting = found
       .map((name) => candidate(name, form, entries, options))
@@ -52,7 +59,13 @@ export function detectModel(
     const preferred = fitting.find((c) => c.name === prefer);
     if (!preferred) mustBeOne(fitting, file);
     const one = preferred ?? fitting.at(0);
-    if (one) return { name: one.name, form, numClasses: one.numClasses };
+    if (one)
+      return {
+        name: one.name,
+        form: form === "deploy" ? "deploy" : "train",
+        numClasses: one.numClasses,
+        ...(form === "fc3BatchNorm" && { fc3BatchNorm: true }),
+      };
   }
   const form = [...entries.keys()].some((key) => key.endsWith("running_var")) ? "train" : "deploy";
   const differences = names.map((name) => compare(candidate(name, form, entries, options), entries));
@@ -94,16 +107,21 @@ function mustBeOne(fitting: readonly Candidate[], where: string): void {
 
 /** A network in the form that a state dict belongs to, in evaluation mode, without values. */
 export function createDetected(
-  { name, form, numClasses }: DetectedModel,
+  { name, form, numClasses, fc3BatchNorm }: DetectedModel,
   options: CreateOptions & Readonly<Record<string, unknown>> = {},
 ): Net {
-  const model = createModel(name, { ...options, numClasses }).eval();
-  return form === "deploy" ? deployForm(model) : model;
+  return shaped(createModel(name, { ...options, numClasses }).eval(), fc3BatchNorm ? "fc3BatchNorm" : form).eval();
+}
+
+function shaped<M extends Module>(model: M, shaping: Shaping): M {
+  if (shaping === "train") return model;
+  const merged = deployForm(model);
+  return shaping === "deploy" ? merged : withFc3BatchNorm(merged);
 }
 
 interface Candidate {
   readonly name: string;
-  readonly form: ModelForm;
+  readonly form: Shaping;
   readonly numClasses: number | undefined;
   readonly shapes: ReadonlyMap<string, Shape>;
 }
@@ -114,13 +132,15 @@ const shapesOf = (model: Module): Map<string, Shape> => new Map([...model.state(
 
 const isCounter = (key: string): boolean => key.endsWith("num_batches_tracked");
 
-function build(name: string, form: ModelForm, options: Options): Module {
-  const model = createModel(name, options);
-  return form === "train" ? model : deployForm(model);
-}
+const build = (name: string, form: Shaping, options: Options): Module => shaped(createModel(name, options), form);
+
+/** Networks without RepMLP have nothing to put a batch norm after. */
+const hasRepMLP = (name: string, options: Options): boolean =>
+  [...createModel(name, options).modules()].some(([, m]) => m instanceof RepMLP);
 
 /** Whether the keys are those of an architecture, whatever the shapes. Ends at the first key that is not. */
-function hasKeysOf(entries: StateShapes, name: string, form: ModelForm, options: Options): boolean {
+function hasKeysOf(entries: StateShapes, name: string, form: Shaping, options: Options): boolean {
+  if (form === "fc3BatchNorm" && !hasRepMLP(name, options)) return false;
   const own = new Set<string>();
   for (const [key] of build(name, form, options).state()) {
     if (!entries.has(key) && !isCounter(key)) return false;
@@ -130,20 +150,29 @@ function hasKeysOf(entries: StateShapes, name: string, form: ModelForm, options:
 }
 
 /** One form of an architecture, with the number of classes that the head in `entries` has. */
-function candidate(name: string, form: ModelForm, entries: StateShapes, options: Options): Candidate {
+function candidate(name: string, form: Shaping, entries: StateShapes, options: Options): Candidate {
   const numClasses = options.numClasses ?? classesOf(name, entries, options);
   return { name, form, numClasses, shapes: shapesOf(build(name, form, { ...options, numClasses })) };
 }
 
-/** The head is what changes with the number of classes. */
-function classesOf(name: string, entries: StateShapes, options: CreateOptions): number | undefined {
+/** The head of an architecture is what changes with the number of classes: keys, and the axis of the classes. */
+function* headOf(name: string, options: Options): Iterable<readonly [key: string, axis: number]> {
   const [a, b] = [11, 13].map((numClasses) => shapesOf(createModel(name, { ...options, numClasses })));
   for (const [key, shape] of a) {
     const other = b.get(key);
-    if (!other || sameShape(shape, other)) continue;
-    const axis = shape.findIndex((d, i) => d === 11 && other[i] === 13);
+    const axis = shape.findIndex((d, i) => d === 11 && other?.[i] === 13);
+    if (axis >= 0) yield [key, axis];
+  }
+}
+
+/** Keys of an architecture's head: what depends on the number of classes. */
+export const headKeys = (name: string, options: Options = {}): string[] =>
+  [...headOf(name, options)].map(([key]) => key);
+
+function classesOf(name: string, entries: StateShapes, options: Options): number | undefined {
+  for (const [key, axis] of headOf(name, options)) {
     const found = entries.get(key)?.shape[axis];
-    if (axis >= 0 && found) return found;
+    if (found) return found;
   }
   return undefined;
 }
@@ -169,11 +198,17 @@ function compare(candidate: Candidate, entries: StateShapes): Difference {
   return { candidate, missing, unexpected, reshaped, count: missing.length + unexpected.length + reshaped.length };
 }
 
+const words: Readonly<Record<Shaping, string>> = {
+  train: "training form",
+  deploy: "deploy form",
+  fc3BatchNorm: "merged form with batch norms after FC3",
+};
+
 function unknownMessage(difference: Difference, arch: string | undefined, where: string): string {
   const { candidate, missing, unexpected, reshaped } = difference;
   const part = (title: string, names: readonly string[]): string =>
     names.length ? ` ${title} ${names.length}: ${listed(names, 3)}.` : "";
-  const form = candidate.form === "train" ? "training form" : "deploy form";
+  const form = words[candidate.form];
   const head = arch
     ? `${where}: does not hold ${candidate.name}. Compared with its ${form}:`
     : `${where}: no known architecture has these keys and shapes. Nearest is the ${form} of ${candidate.name}:`;

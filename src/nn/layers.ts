@@ -154,18 +154,32 @@ export class BatchNorm extends Module {
   }
 
   /** The norm's output; notes the batch's statistics. */
-  protected tracked({ y, mean, variance }: ReturnType<typeof ops.batchNormTrain>): Value {
-    const count = y.shape.reduce((a, b) => a * b, 1) / y.shape[1];
-    this.track(this.runningMean, mean);
-    this.track(this.runningVar, ops.mul(variance, count / (count - 1)));
+  protected tracked(normalized: ops.BatchNormalized): Value {
     ops.countBatch(this.numBatchesTracked);
-    return y;
+    return tracked(normalized, this);
   }
+}
 
-  private track(buffer: Buffer, batch: Value): void {
+/** The running statistics of a batch norm in training mode. */
+export interface TrackedStatistics {
+  readonly runningMean: Buffer;
+  readonly runningVar: Buffer;
+  readonly momentum: number;
+}
+
+/** Output of a norm by the batch's own statistics, of which the running ones take their share. */
+export function tracked(
+  { y, mean, variance }: ops.BatchNormalized,
+  { runningMean, runningVar, momentum }: TrackedStatistics,
+): Value {
+  const count = y.shape.reduce((a, b) => a * b, 1) / y.shape[1];
+  const track = (buffer: Buffer, batch: Value): void => {
     const before = ops.pendingUpdate(buffer) ?? buffer.value;
-    ops.updateBuffer(buffer, ops.add(ops.mul(before, 1 - this.momentum), ops.mul(batch, this.momentum)));
-  }
+    ops.updateBuffer(buffer, ops.add(ops.mul(before, 1 - momentum), ops.mul(batch, momentum)));
+  };
+  track(runningMean, mean);
+  track(runningVar, ops.mul(variance, count / (count - 1)));
+  return y;
 }
 
 /** Batch norm of images `[N, C, H, W]`. */

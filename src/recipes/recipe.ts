@@ -125,10 +125,26 @@ const recipe = v.strictObject({
       switchProbability: v.optional(share),
     }),
   ),
-  /** Keys that are not trained; `*` stands for anything. */
+  /** Keys that are trained, the rest is frozen; `*` stands for anything. Default all. */
+  train: v.optional(v.array(v.string()), ["*"]),
+  /** Keys that are not trained, of those that `train` leaves. */
   freeze: v.optional(v.array(v.string()), []),
   /** Factors of the learning rate by key pattern; the first pattern that fits a key counts. */
   lrScale: v.optional(v.record(v.string(), amount), {}),
+  /** Factor of the learning rate for the head, where `lrScale` says nothing else: what depends on the number of classes. */
+  headLrScale: v.optional(amount, 1),
+  /** How picture files are prepared, where neither architecture nor weights say it; what is left out is ImageNet's. */
+  preprocessing: v.optional(
+    v.strictObject({
+      resize: v.optional(v.union([count, v.tuple([count, count])])),
+      cropPct: v.optional(share),
+      cropMode: v.optional(v.picklist(["center", "squash"])),
+      interpolation: v.optional(v.picklist(["bilinear", "bicubic"])),
+      mean: v.optional(v.array(v.number())),
+      std: v.optional(v.array(positive)),
+    }),
+    {},
+  ),
 });
 
 /** How a network is trained: everything but the data, the seed and the machine. */

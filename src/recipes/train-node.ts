@@ -1,10 +1,10 @@
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { openCheckpointFile, saveCheckpointFile, writeFileAtomically } from "../checkpoint/node.ts";
-import type { Dataset } from "../data/index.ts";
+import { saveCheckpointFile, writeFileAtomically } from "../checkpoint/node.ts";
+import type { Dataset, Preprocessing } from "../data/index.ts";
 import { listed, must, nearest, RepmlpError } from "../errors.ts";
-import { createModel, modelInfo } from "../models/index.ts";
 import type { LoadReport, Net, Parameter } from "../nn/index.ts";
 import { chartsSvg, learningCurves } from "../report/curves-node.ts";
 import { folderStore } from "../training/checkpoint-store-node.ts";
@@ -16,7 +16,10 @@ import {
   type TrainingSummary,
 } from "../training/index.ts";
 import { fileLogs, loggedLosses } from "../training/logs-node.ts";
+import { onnxStart } from "./onnx-start-node.ts";
 import { fitsPattern, mustFitSome, parseRecipe, type Recipe } from "./recipe.ts";
+import { registryStart } from "./registry-start-node.ts";
+import type { StartOptions } from "./start.ts";
 import { type DataKind, openTrainingData } from "./training-data-node.ts";
 
 /** The recipes of the package, by name: files to read, copy and change. */
@@ -41,36 +44,47 @@ export async function readRecipe(nameOrFile: string): Promise<Recipe> {
   return parseRecipe(text, nameOrFile);
 }
 
-export interface TrainOptions {
+export interface TrainOptions extends StartOptions {
   /** Folder of the data set; see {@link openTrainingData}. */
   readonly data: string;
   readonly kind?: DataKind;
-  readonly recipe: Recipe;
   /** Folder of everything that is written. */
   readonly folder: string;
-  /** Default: the recipe's. */
-  readonly arch?: string;
-  /** Weights to start from: a checkpoint of the training form. */
-  readonly init?: string;
-  /** Keys of `init` that may be missing, unexpected or of another shape, as patterns (a new head: `linear.*`). */
-  readonly allowMismatch?: readonly string[];
   /** Goes on from the folder's last checkpoint. */
   readonly resume?: boolean;
-  readonly seed?: number;
   readonly threads?: number;
   /** Threads that decode picture files. */
   readonly workers?: number;
   readonly signal?: AbortSignal;
   readonly onEvent?: TrainingCallback;
-  /** Told what of `init` was not taken over. */
-  readonly onLoaded?: (report: LoadReport) => void;
+  /** Told before the first step what is trained, and on which pictures. */
+  readonly onStart?: (plan: TrainingPlan) => void;
+}
+
+/** What a run will do, as far as it is not said by its recipe. */
+export interface TrainingPlan {
+  /** What of `init` was not taken over. */
+  readonly loaded?: LoadReport;
+  /** Keys that get a new head's initial values. */
+  readonly newHead: readonly string[];
+  readonly preprocessing: Preprocessing;
+  /** Where the preprocessing is from, where that is a question. */
+  readonly from?: string;
+  /** Keys of the parameters that are trained, and of those that are not. */
+  readonly trained: readonly string[];
+  readonly frozen: readonly string[];
 }
 
 export interface TrainResult {
-  readonly arch: string;
+  /** Architecture, or the name of the ONNX file that was trained. */
+  readonly name: string;
+  /** Architecture in the registry, if it is one. */
+  readonly arch?: string;
   readonly summary: TrainingSummary;
   /** Final weights, training form; absent when the run was stopped. */
   readonly weights?: string;
+  /** The ONNX model with the final weights, where the run started from one. */
+  readonly onnx?: string;
   /** Learning curves. */
   readonly curves?: string;
   readonly folder: string;
@@ -82,77 +96,108 @@ export interface TrainResult {
 
 /**
  * Trains a network on a folder of pictures by a recipe. Writes into `folder`: `last.safetensors` (to resume from),
- * `best.safetensors`, `log.csv`, `log.jsonl`, and at the end `train.pth` and `curves.svg`.
+ * `best.safetensors`, `log.csv`, `log.jsonl`, and at the end `train.pth`, `curves.svg` and, from an ONNX model,
+ * `model.onnx`.
  *
- * @throws `train/arch` when neither options nor recipe name an architecture; what reading data, weights and training throw
+ * @throws `train/arch` when nothing names an architecture, `train/classes` when a new head is asked for with another
+ *   number of classes than the data has; what reading data, weights and training throw
  */
 export async function train(options: TrainOptions): Promise<TrainResult> {
-  const { recipe, folder, resume = false, seed = 0, threads, signal, workers } = options;
-  const arch = options.arch ?? recipe.arch;
-  must(
-    arch !== undefined,
-    "train/arch",
-    () => "train: the recipe names no architecture. Say which with -a; `repmlp models` lists them.",
-    "usage",
-  );
-  const info = modelInfo(arch);
-  const preprocessing = info.preprocessing(recipe.model);
+  const { recipe, folder, init, numClasses, resume = false, seed = 0, threads, signal, workers } = options;
+  const start = await (init !== undefined && /\.onnx$/i.test(init) ? onnxStart(init, options) : registryStart(options));
   const data = await openTrainingData(options.data, {
-    ...{ augment: recipe.augment, preprocessing, workers },
+    ...{ augment: recipe.augment, preprocessing: start.preprocessing, normalization: start.normalization, workers },
     ...(options.kind && { kind: options.kind }),
   });
   try {
-    const classes = data.train.classes;
-    mustBeSize(data.train.imageShape, preprocessing.inputSize, info.name, options.data);
-    const model = createModel(arch, { ...recipe.model, numClasses: classes.length });
-    if (options.init !== undefined && !resume) options.onLoaded?.(await loadInitial(model, options.init, options));
+    const { classes, imageShape } = data.train;
+    mustBeSize(imageShape, start.preprocessing.inputSize, start.name, options.data);
+    mustBeClasses(classes.length, numClasses, options.data);
+    const isReady = data.kind !== "image-folder";
+    const resuming = resume && existsSync(join(folder, "last.safetensors"));
+    const { net, head, loaded, check, save } = await start.build(classes, !resuming);
+    const settings = trainerOptions(recipe, net, head);
+    const [trained, frozen] = split([...net.parameters()], ([key, p]) => !settings.group?.(key, p)?.frozen);
+    options.onStart?.({
+      ...(loaded && { loaded }),
+      newHead: numClasses === undefined || resuming ? [] : head,
+      preprocessing: data.preprocessing,
+      ...(start.from !== undefined && {
+        from: isReady && !start.normalization ? "as usual for this data set" : start.from,
+      }),
+      ...{ trained: trained.map(([key]) => key), frozen: frozen.map(([key]) => key) },
+    });
+    const keys = new Set(trained.map(([key]) => key));
+    check?.([2, ...imageShape], (key) => keys.has(key));
     const store = folderStore(folder);
     await store.prepare();
-    const trainer = new Trainer(model, {
-      ...trainerOptions(recipe, model),
+    const trainer = new Trainer(net, {
+      ...settings,
       data,
       ...{ seed, threads, store, resume, signal },
-      metadata: { arch: info.name, classes: JSON.stringify(classes) },
+      metadata: { ...(start.arch && { arch: start.arch }), classes: JSON.stringify(classes) },
       callbacks: [fileLogs(folder)],
       ...(options.onEvent && { onEvent: options.onEvent }),
     });
     const summary = await trainer.run();
-    const done = { arch: info.name, summary, folder, model, test: data.validation };
+    const { name, arch } = start;
+    const done = { name, ...(arch && { arch }), summary, folder, model: net, test: data.validation };
     if (!summary.finished) return done;
     const files = { weights: join(folder, "train.pth"), curves: join(folder, "curves.svg") };
-    await saveCheckpointFile(files.weights, model.stateDict());
-    const svg = chartsSvg(info.name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
+    await saveCheckpointFile(files.weights, net.stateDict());
+    const svg = chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
     await writeFileAtomically(files.curves, async (sink) => {
       await sink.write(new TextEncoder().encode(svg));
     });
-    return { ...done, ...files };
+    const onnx = await save?.(folder, data.preprocessing, classes);
+    return { ...done, ...files, ...(onnx !== undefined && { onnx }) };
   } finally {
     await data.close();
   }
+}
+
+function split<T>(all: readonly T[], first: (item: T) => boolean): readonly [T[], T[]] {
+  return [all.filter(first), all.filter((item) => !first(item))];
 }
 
 /** What a recipe says, as the trainer takes it. */
 export function trainerOptions(
   recipe: Recipe,
   model: Net,
+  head: readonly string[] = [],
 ): Pick<
   ConstructorParameters<typeof Trainer>[1],
   "epochs" | "batchSize" | "lr" | "warmupEpochs" | "schedule" | "optimizer" | "labelSmoothing" | "mix" | "group"
 > {
   const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix } = recipe;
   const keys = [...model.parameters()].map(([key]) => key);
+  mustFitSome(recipe.train, keys, "recipe: train");
   mustFitSome(recipe.freeze, keys, "recipe: freeze");
   mustFitSome(Object.keys(recipe.lrScale), keys, "recipe: lrScale");
-  return { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix, group: groupOf(recipe) };
+  return {
+    epochs,
+    batchSize,
+    lr,
+    warmupEpochs,
+    schedule,
+    optimizer,
+    labelSmoothing,
+    mix,
+    group: groupOf(recipe, head),
+  };
 }
 
 const groupOf =
-  ({ freeze, lrScale, decayNormAndBias }: Recipe) =>
-  (key: string, parameter: Parameter): ParameterGroup => ({
-    ...(decayNormAndBias ? undefined : noDecayOnNormAndBias(key, parameter)),
-    frozen: freeze.some((pattern) => fitsPattern(key, pattern)),
-    lrScale: Object.entries(lrScale).find(([pattern]) => fitsPattern(key, pattern))?.[1] ?? 1,
-  });
+  ({ train, freeze, lrScale, headLrScale, decayNormAndBias }: Recipe, head: readonly string[]) =>
+  (key: string, parameter: Parameter): ParameterGroup => {
+    const fits = (pattern: string): boolean => fitsPattern(key, pattern);
+    return {
+      ...(decayNormAndBias ? undefined : noDecayOnNormAndBias(key, parameter)),
+      frozen: !train.some(fits) || freeze.some(fits),
+      lrScale:
+        Object.entries(lrScale).find(([pattern]) => fits(pattern))?.[1] ?? (head.includes(key) ? headLrScale : 1),
+    };
+  };
 
 function mustBeSize(found: readonly number[], wanted: readonly number[], arch: string, data: string): void {
   must(
@@ -164,32 +209,11 @@ function mustBeSize(found: readonly number[], wanted: readonly number[], arch: s
   );
 }
 
-async function loadInitial(
-  model: Net,
-  path: string,
-  { allowMismatch = [], seed = 0 }: TrainOptions,
-): Promise<LoadReport> {
-  using checkpoint = await openCheckpointFile(path);
-  const entries = new Map(
-    await Promise.all(
-      [...checkpoint.entries]
-        .filter(([key]) => !key.startsWith("optimizer."))
-        .map(async ([key, source]) => [key, await source.read()] as const),
-    ),
+function mustBeClasses(found: number, wanted: number | undefined, data: string): void {
+  must(
+    wanted === undefined || wanted === found,
+    "train/classes",
+    () => `${data}: has ${found} classes, not ${wanted}. The head is for as many as there are: --num-classes ${found}.`,
+    "usage",
   );
-  // What the file does not have keeps its initial values.
-  model.initialize(seed);
-  try {
-    return model.loadStateDict(entries, {
-      allow: (key) => allowMismatch.some((pattern) => fitsPattern(key, pattern)),
-    });
-  } catch (error) {
-    if (!(error instanceof RepmlpError) || !error.code.startsWith("state-dict/")) throw error;
-    throw new RepmlpError(
-      "train/init",
-      `${path}: ${error.message} Where a difference is wanted, as with a new head, allow it: --allow-mismatch "linear.*".`,
-      "file",
-      { cause: error },
-    );
-  }
 }

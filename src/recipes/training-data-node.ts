@@ -1,7 +1,15 @@
 import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import type { Augmentation, Dataset, Preprocessing } from "../data/index.ts";
+import {
+  type Augmentation,
+  cifar10Normalization,
+  type Dataset,
+  fashionMnistNormalization,
+  mnistNormalization,
+  type Normalization,
+  type Preprocessing,
+} from "../data/index.ts";
 import { cifar10, fashionMnist, type ImageFolder, imageFolder, mnist } from "../data/node.ts";
 import { listed, RepmlpError } from "../errors.ts";
 
@@ -12,6 +20,8 @@ export interface TrainingDataOptions {
   readonly augment?: readonly Augmentation[];
   /** For picture files: size and normalisation. */
   readonly preprocessing: Preprocessing;
+  /** For data sets of ready pictures, instead of the usual one of each. */
+  readonly normalization?: Normalization;
   /** Threads that decode picture files. */
   readonly workers?: number;
   /** Default: told by what the folder holds; MNIST and Fashion-MNIST by whether its path says "fashion". */
@@ -22,6 +32,8 @@ export interface TrainingData {
   readonly kind: DataKind;
   readonly train: Dataset;
   readonly validation: Dataset;
+  /** What happens to a picture of this data before it is trained on. */
+  readonly preprocessing: Preprocessing;
   /** Ends the worker threads. */
   close(): Promise<void>;
 }
@@ -41,12 +53,31 @@ export async function openTrainingData(folder: string, options: TrainingDataOpti
       imageFolder(join(folder, "val"), { preprocessing, workers }),
     ]);
     const close = async (): Promise<void> => void (await Promise.all([train.close(), validation.close()]));
-    return { kind, train, validation, close };
+    return { kind, train, validation, preprocessing, close };
   }
-  const read = { cifar10, mnist, "fashion-mnist": fashionMnist }[kind];
-  const [train, validation] = await Promise.all([read(folder, "train", { augment }), read(folder, "test")]);
-  return { kind, train, validation, close: async () => {} };
+  const [read, usual] = ready[kind];
+  const { mean, std } = options.normalization ?? usual;
+  const normalization = { mean, std };
+  const [train, validation] = await Promise.all([
+    read(folder, "train", { augment, ...normalization }),
+    read(folder, "test", normalization),
+  ]);
+  const inputSize = train.imageShape;
+  const whole = {
+    inputSize,
+    resize: [inputSize[1], inputSize[2]],
+    interpolation: "bilinear",
+    ...normalization,
+  } as const;
+  return { kind, train, validation, preprocessing: whole, close: async () => {} };
 }
+
+/** Data sets whose pictures need no preparation but normalisation. */
+const ready = {
+  cifar10: [cifar10, cifar10Normalization],
+  mnist: [mnist, mnistNormalization],
+  "fashion-mnist": [fashionMnist, fashionMnistNormalization],
+} as const;
 
 async function kindOf(folder: string): Promise<DataKind> {
   const names = await readdir(folder).catch((cause: NodeJS.ErrnoException) => {

@@ -1,6 +1,7 @@
 export { type CheckpointStore, memoryStore, splitCheckpoint, type TrainingCheckpoint } from "./checkpoint-store.ts";
 export * from "./evaluate.ts";
 export * from "./events.ts";
+export * from "./gradients.ts";
 export * from "./groups.ts";
 export * from "./learner.ts";
 export * from "./logs.ts";

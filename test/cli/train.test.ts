@@ -1,7 +1,17 @@
 import { existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { createModel, openCheckpointFile, saveCheckpointFile } from "../../src/node.ts";
+import {
+  cifar10,
+  compileModel,
+  convertToDeploy,
+  createModel,
+  exportOnnx,
+  openCheckpointFile,
+  openOnnx,
+  saveCheckpointFile,
+  saveOnnx,
+} from "../../src/node.ts";
 import { tinyRecipe, writeCifar } from "../recipes/support.ts";
 import { repmlp, tempFolder } from "./harness.ts";
 
@@ -66,6 +76,34 @@ describe("train", () => {
     expect(await value("stage2.fc1.conv.weight")).not.toEqual(old.get("stage2.fc1.conv.weight")!.readSync().data);
   });
 
+  test("--num-classes: a new head, whatever the file's is; keys as DistributedDataParallel writes them", async () => {
+    const before = createModel(tinyRecipe.arch, { ...tinyRecipe.model, numClasses: 7 })
+      .initialize(5)
+      .stateDict();
+    await saveCheckpointFile(at("ddp.pth"), new Map([...before].map(([key, source]) => [`module.${key}`, source])));
+    const args = ["--init", "ddp.pth", "--num-classes", "10", "--train", "linear.*", "--epochs", "1", "--out", "ten"];
+    const { code, stderr } = await train(...args);
+    expect(code).toBe(0);
+    expect(stderr).toMatch(/^new head: linear\.weight, linear\.bias\n2 of \d+ parameters are trained$/m);
+    using file = await openCheckpointFile(at("ten/train.pth"));
+    const kept = await file.entries.get("stage2.fc1.conv.weight")!.read();
+    expect(kept.data).toEqual(before.get("stage2.fc1.conv.weight")!.readSync().data);
+  });
+
+  test("--fc3-batch-norm: a merged network is trained, and converts again", async () => {
+    const merged = convertToDeploy(createModel(tinyRecipe.arch, tinyRecipe.model).initialize(5).eval());
+    await saveCheckpointFile(at("merged.pth"), merged.stateDict());
+    const refused = await train("--init", "merged.pth", "--out", "bad");
+    expect(refused.stderr).toMatch(/holds a merged network: fine-tune its training form, or .*--fc3-batch-norm/);
+    const { code, stderr } = await train("--init", "merged.pth", "--fc3-batch-norm", "--epochs", "1", "--out", "faq");
+    expect(stderr).not.toContain("not taken");
+    expect(code).toBe(0);
+    using file = await openCheckpointFile(at("faq/train.pth"));
+    const extra = [...file.entries.keys()].filter((key) => !merged.stateDict().has(key));
+    expect(extra).toHaveLength(6 * 5);
+    expect(extra.every((key) => key.includes(".fc3_bn."))).toBe(true);
+  });
+
   test.for([
     [["--recipe", "none"], /"none" is neither a file nor a recipe/, 2],
     [["--freeze", "head.*"], /freeze: "head\.\*" fits no parameter/, 2],
@@ -93,6 +131,86 @@ describe("train", () => {
     const { code, stderr } = await repmlp(["train", at("run"), "--recipe", at("recipe.json")], { cwd: folder });
     expect(stderr).toMatch(/run: holds no data set\. Expected CIFAR-10/);
     expect(code).toBe(1);
+  });
+});
+
+describe("an ONNX model", () => {
+  const onnx = (...args: string[]): ReturnType<typeof repmlp> => train("--init", "start.onnx", ...args);
+
+  beforeAll(async () => {
+    const net = createModel(tinyRecipe.arch, { ...tinyRecipe.model, numClasses: 4 })
+      .initialize(3)
+      .eval();
+    const { model } = await exportOnnx(net, {
+      inputShape: [3, 32, 32],
+      check: false,
+      metadata: { extra: { author: "me" } },
+    });
+    await saveOnnx(at("start.onnx"), model);
+  });
+
+  test("is trained with a new head, stopped, resumed and written again; the file predicts as the run measured", async () => {
+    const normalization = { mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25] };
+    const args = ["--num-classes", "10", "--train", "linear.*", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"];
+    const first = await onnx(...args, "--out", "onnx", "--epochs", "1");
+    expect(first.stderr).toMatch(
+      /^new head: .*linear\.weight.*\npictures: RGB, .*mean 0\.5, 0\.5, 0\.5, std 0\.25, .*the command line.*\n2 of \d+ parameters are trained/m,
+    );
+    expect(first.code).toBe(0);
+    const { code, stdout, stderr } = await onnx(...args, "--out", "onnx", "--epochs", "2", "--resume");
+    expect(stderr).toContain("resuming at step 3 of 6");
+    expect(code).toBe(0);
+    expect(stdout).toContain("model    onnx/model.onnx");
+    const top1 = Number(/epoch 2\/2 .*test loss .*?top-1 +([\d.]+) %/.exec(stdout)?.[1]);
+
+    const [before, model] = [await openOnnx(at("start.onnx")), await openOnnx(at("onnx/model.onnx"))];
+    expect(model.nodes).toEqual(before.nodes);
+    for (const [key, source] of before.initializers)
+      if (!key.startsWith("linear."))
+        expect(model.initializers.get(key)?.readSync().data, key).toEqual(source.readSync().data);
+    expect(model.metadata).toMatchObject({ author: "me", labels: expect.stringContaining('"airplane"') });
+    expect(JSON.parse(model.metadata!.preprocessing)).toMatchObject({ inputSize: [3, 32, 32], ...normalization });
+    const data = await cifar10(at("cifar"), "test", normalization);
+    const { images, labels } = await data.batch(Array.from({ length: data.length }, (_, i) => i));
+    const program = await compileModel(model);
+    const { logits } = await program.run({ pixel_values: images });
+    await program.dispose();
+    const best = (i: number): number => {
+      const row = [...(logits.data as Float32Array).subarray(10 * i, 10 * i + 10)];
+      return row.indexOf(Math.max(...row));
+    };
+    const right = labels.filter((label, i) => best(i) === label).length;
+    expect((100 * right) / data.length).toBeCloseTo(top1, 1);
+  });
+
+  test("trainable says what can be trained", async () => {
+    const { stdout, code } = await repmlp(["trainable", at("start.onnx")]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^output +logits, 4 classes\nhead +linear\.weight, linear\.bias\nweights +\d+/);
+    expect(stdout).toContain("can be trained");
+  });
+
+  test("trainable and train name an op without a gradient", async () => {
+    const model = await openOnnx(at("start.onnx"));
+    const [last] = model.nodes.slice(-1);
+    const rounded = { opType: "Round", name: "quantizer", inputs: [last.inputs[0]], outputs: ["rounded"], attrs: {} };
+    const nodes = [...model.nodes.slice(0, -1), rounded, { ...last, inputs: ["rounded", ...last.inputs.slice(1)] }];
+    await saveOnnx(at("rounded.onnx"), { ...model, nodes });
+    const said = await repmlp(["trainable", at("rounded.onnx")]);
+    expect(said.stdout).toMatch(/round \(quantizer\) has a gradient of zero; .* get no gradient\ncannot be trained so/);
+    expect(said.code).toBe(1);
+    const { stderr, code } = await train("--init", "rounded.onnx", "--num-classes", "10", "--out", "bad");
+    expect(stderr).toMatch(/training: round \(quantizer\) has a gradient of zero; .*Freeze what lies before/);
+    expect(code).toBe(1);
+  });
+
+  test.for([
+    [[], /output has 4 classes, the data 10\. Ask for a new head: --num-classes 10/, 2],
+    [["--num-classes", "10", "--fc3-batch-norm"], /--fc3-batch-norm are for checkpoints/, 2],
+  ] as const)("%j is refused", async ([args, message, expected]) => {
+    const { code, stderr } = await onnx(...args, "--out", "bad");
+    expect(stderr).toMatch(message);
+    expect(code).toBe(expected);
   });
 });
 

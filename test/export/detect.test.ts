@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { withFc3BatchNorm } from "../../src/blocks/index.ts";
 import { createDetected, createModel, detectModel, mustBeForm } from "../../src/models/index.ts";
 import { deployForm } from "../../src/reparam/index.ts";
 
@@ -39,4 +40,15 @@ test("the wrong form is told in one sentence", () => {
   expect(() => mustBeForm(detectModel(state), "deploy", "x.pth")).toThrowErrorMatchingInlineSnapshot(
     `[RepmlpError: x.pth: holds the training form of RepMLP-Mixer-28, not the deploy form (already merged). Say "train", or load the other file.]`,
   );
+});
+
+test("a merged network with batch norms after FC3 is a training form of its own, which merges again", () => {
+  const merged = deployForm(createModel("RepMLP-Mixer-28", { numClasses: 7 }).eval());
+  const state = new Map(withFc3BatchNorm(merged).state());
+  const found = detectModel(state);
+  expect(found).toEqual({ name: "RepMLP-Mixer-28", form: "train", numClasses: 7, fc3BatchNorm: true });
+  const net = createDetected(found);
+  expect([...net.state()].map(([key]) => key)).toEqual([...state.keys()]);
+  expect([...net.modules()].filter(([, m]) => m.training)).toEqual([]);
+  expect([...deployForm(net).state()].map(([key]) => key)).toEqual([...merged.state()].map(([key]) => key));
 });

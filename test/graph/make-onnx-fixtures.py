@@ -2,7 +2,7 @@
 
 Run `python3 test/graph/make-onnx-fixtures.py` from the root of the repository (made with PyTorch 1.13). Beside each
 `<name>.onnx` lies `<name>.safetensors` with the inputs (`in/<input>`), the output (`out`), its cotangent (`dout`) and
-the gradients of inputs and parameters (`grad/<name>`).
+the gradients of inputs and parameters (`grad/<name>`). `cnn-13-batch-norm.json` is of a step with batch statistics.
 """
 import json
 import struct
@@ -72,6 +72,18 @@ def fixture(name, seed, make, inputs, opset, example=None, axes=None, **options)
     tensors |= {f"grad/{k}": v.grad for k, v in inputs.items() if v.grad is not None}
     tensors |= {f"grad/{k}": p.grad for k, p in model.named_parameters() if p.grad is not None}
     save(folder / f"{name}.safetensors", tensors)
+    return model, inputs
+
+
+def batch_statistics(name, model, x):
+    """Loss of classes 0, 1, … and the new running statistics with batch norms in training mode (all else is not)."""
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.train()
+    loss = F.cross_entropy(model(x), torch.arange(len(x)))
+    running = {k: v.tolist() for k, v in model.named_buffers() if "running" in k}
+    text = json.dumps({"loss": loss.item(), "running": running})
+    (folder / f"{name}-batch-norm.json").write_text(text + "\n")
 
 
 class Cnn(nn.Module):
@@ -145,7 +157,8 @@ class Upsampler(nn.Module):
 
 
 fixture("cnn", 1, Cnn, {"x": [2, 3, 17, 19]}, opset=9)
-fixture("cnn-13", 2, Cnn, {"x": [3, 3, 17, 19]}, opset=13, example={"x": [2, 3, 17, 19]}, axes={"x": {0: "batch"}})
+made, given = fixture("cnn-13", 2, Cnn, {"x": [3, 3, 17, 19]}, opset=13, example={"x": [2, 3, 17, 19]}, axes={"x": {0: "batch"}})
+batch_statistics("cnn-13", made, given["x"])
 tokens = torch.tensor([[1, 5, 2, 2, 10], [0, 3, 3, 7, 4], [9, 8, 1, 0, 6]])
 open_sizes = {"tokens": {0: "batch", 1: "sequence"}, "x": {0: "batch", 1: "sequence"}}
 fixture(

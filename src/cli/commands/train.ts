@@ -1,15 +1,30 @@
 import { RepmlpError } from "../../errors.ts";
-import { readRecipe, train } from "../../recipes/train-node.ts";
+import { describePreprocessing } from "../../export/model-card.ts";
+import { readRecipe, type TrainingPlan, type TrainResult, train } from "../../recipes/train-node.ts";
 import { registerNode } from "../../runtime/platform-node.ts";
+import type { Io } from "../io.ts";
 import { reexec } from "../reexec.ts";
 import type { Run } from "../table.ts";
 import { showTraining } from "../training-view.ts";
 
 /** Trains by a recipe: a thin call of {@link train}. */
 export const run: Run<"train"> = async ({ args, options, io }) => {
-  const { recipe: name, out = "runs/train", epochs, batchSize, lr, freeze, arch, init, seed, resume } = options;
+  const {
+    recipe: name,
+    out = "runs/train",
+    epochs,
+    batchSize,
+    lr,
+    freeze,
+    mean,
+    std,
+    train: trained,
+    ...rest
+  } = options;
   if (name === undefined)
     throw new RepmlpError("train/recipe", "train: say how with --recipe; see repmlp train --help.", "usage");
+  if (!mean !== !std)
+    throw new RepmlpError("train/options", "train: --mean and --std belong together. Give both or none.", "usage");
   const code = await reexec();
   if (code !== undefined) process.exit(code);
   registerNode();
@@ -19,31 +34,45 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
     ...(epochs !== undefined && { epochs }),
     ...(batchSize !== undefined && { batchSize }),
     ...(lr !== undefined && { lr }),
+    ...(trained.length && { train: [...trained] }),
     freeze: [...base.freeze, ...freeze],
   };
   const progress = await io.progress();
   const result = await train({
-    ...{ data: args.data, recipe, folder: out, resume, seed, signal: io.signal },
-    ...{ arch, init, allowMismatch: options.allowMismatch, workers: options.workers, threads: options.threads },
+    ...{ data: args.data, recipe, folder: out, signal: io.signal, ...rest },
+    ...(mean && std && { normalization: { mean, std } }),
     onEvent: (event) => showTraining(event, io, progress),
-    onLoaded: ({ missing, unexpected, mismatched }) => {
-      const left = [...missing, ...unexpected, ...mismatched].filter((key) => !key.endsWith("num_batches_tracked"));
-      if (left.length) io.note(`not taken from ${init}: ${left.join(", ")}`);
-    },
+    onStart: (plan) => showPlan(plan, options.init, io),
   }).finally(() => progress.stop());
-  const { summary, weights, curves, arch: trained } = result;
-  if (!summary.finished) {
+  if (!result.summary.finished) {
     io.note("stopped; the same command with --resume goes on");
     return undefined;
   }
-  io.result({ type: "result", arch: trained, bestTop1: summary.bestTop1, steps: summary.steps, weights, curves }, () =>
-    [
-      `best top-1 ${(100 * summary.bestTop1).toFixed(2)} %, ${summary.steps} steps`,
-      `weights  ${weights}`,
-      `curves   ${curves}`,
-      `logs     ${out}/log.csv, ${out}/log.jsonl`,
-      `convert with: repmlp convert ${weights} deploy.pth -a ${trained}`,
-    ].join("\n"),
-  );
+  showResult(result, out, io);
   return undefined;
 };
+
+function showPlan({ loaded, newHead, preprocessing, from, trained, frozen }: TrainingPlan, init = "", io: Io): void {
+  const { missing = [], unexpected = [], mismatched = [] } = loaded ?? {};
+  const left = [...missing, ...unexpected, ...mismatched].filter(
+    (key) => !key.endsWith("num_batches_tracked") && !newHead.includes(key),
+  );
+  if (left.length) io.note(`not taken from ${init}: ${left.join(", ")}`);
+  if (newHead.length) io.note(`new head: ${newHead.join(", ")}`);
+  if (from !== undefined) io.note(`pictures: ${describePreprocessing(preprocessing)} (${from})`);
+  if (frozen.length) io.note(`${trained.length} of ${trained.length + frozen.length} parameters are trained`);
+}
+
+function showResult({ name, arch, summary, weights, onnx, curves }: TrainResult, out: string, io: Io): void {
+  const { bestTop1, steps } = summary;
+  io.result({ type: "result", name, arch, bestTop1, steps, weights, onnx, curves }, () =>
+    [
+      `best top-1 ${(100 * bestTop1).toFixed(2)} %, ${steps} steps`,
+      `weights  ${weights}`,
+      ...(onnx === undefined ? [] : [`model    ${onnx}`]),
+      `curves   ${curves}`,
+      `logs     ${out}/log.csv, ${out}/log.jsonl`,
+      ...(arch === undefined ? [] : [`convert with: repmlp convert ${weights} deploy.pth -a ${arch}`]),
+    ].join("\n"),
+  );
+}

@@ -5,6 +5,7 @@ import { reduceSum, reshape } from "./broadcast.ts";
 import { conv2d } from "./conv.ts";
 import { add, div, mul, relu, sqrt, sub } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
+import type { BatchNormalized } from "./norm.ts";
 import { concat, slice, transpose } from "./shape.ts";
 
 const channelGramOp = defineOp<Record<string, never>>({
@@ -48,15 +49,9 @@ export function pointwiseNormPays([n, c, h, w]: Shape, outputs: number): boolean
  *
  * @param x  `[N, C, H, W]`
  * @param w  `[O, C, 1, 1]`
- * @returns `y` `[N, O, H, W]`, mean and biased variance of the convolution's output, `[O]` each
+ * @returns `y` `[N, O, H, W]`, and the statistics of the convolution's output
  */
-export function pointwiseNormTrain(
-  x: Value,
-  w: Value,
-  weight: Value,
-  bias: Value,
-  eps = 1e-5,
-): { readonly y: Value; readonly mean: Value; readonly variance: Value } {
+export function pointwiseNormTrain(x: Value, w: Value, weight: Value, bias: Value, eps = 1e-5): BatchNormalized {
   mustRank("pointwiseNormTrain", "x", x.type, 4);
   const [n, c, height, width] = x.shape;
   const o = w.shape[0];

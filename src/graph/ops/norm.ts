@@ -209,13 +209,15 @@ function lowerBatchNormTrain(lowering: Lowering, [x, weight, bias]: readonly Val
   return [fromChannels(lowering, y, x.shape, layout), vector(mean), vector(variance)];
 }
 
-/** Batch norm with the batch's own statistics; also returns its mean and its biased variance, `[C]` each. */
-export function batchNormTrain(
-  x: Value,
-  weight: Value,
-  bias: Value,
-  eps = 1e-5,
-): { readonly y: Value; readonly mean: Value; readonly variance: Value } {
+/** Output of a batch norm with the batch's own statistics; its mean and its biased variance, `[C]` each. */
+export interface BatchNormalized {
+  readonly y: Value;
+  readonly mean: Value;
+  readonly variance: Value;
+}
+
+/** Batch norm with the batch's own statistics. */
+export function batchNormTrain(x: Value, weight: Value, bias: Value, eps = 1e-5): BatchNormalized {
   const [y, mean, variance] = batchNormTrainOp.all([x, weight, bias], { eps });
   return { y, mean, variance };
 }

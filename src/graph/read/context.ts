@@ -6,6 +6,18 @@ import { asConstant, constant, type Value } from "../value.ts";
 /** Reads the nodes of one ONNX operator as ops of the graph; the values of its outputs, in order. */
 export type Reader = (node: NodeContext) => Value | readonly Value[];
 
+/** A batch norm of the file, as it was trained. */
+export interface BatchNormNode {
+  readonly x: Value;
+  readonly weight: Value;
+  readonly bias: Value;
+  readonly mean: Value;
+  readonly variance: Value;
+  readonly eps: number;
+  /** Share of a new batch in the running statistics, as in PyTorch: ONNX states what is left of the old ones. */
+  readonly momentum: number;
+}
+
 /** The tensors of the model being read. */
 export interface Tensors {
   /** The value of a name, if it was made by then. */
@@ -22,6 +34,8 @@ export class NodeContext {
     readonly opset: number,
     private readonly tensors: Tensors,
     private readonly usedOutputs: ReadonlySet<string>,
+    /** Another reading of batch norms; `undefined` leaves one as it is. */
+    readonly batchNorm?: (node: BatchNormNode) => Value | undefined,
   ) {}
 
   /** Throws, naming the node. */

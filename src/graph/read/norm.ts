@@ -15,7 +15,12 @@ function readBatchNormalization(node: NodeContext): Value {
   node.onlyOutputs(1, "statistics of the batch. Export the model in evaluation mode");
   node.only("spatial", 1);
   const [x, weight, bias, mean, variance] = node.inputs();
-  return batchNorm(x, weight, bias, mean, variance, node.float("epsilon", defaultEpsilon));
+  const eps = node.float("epsilon", defaultEpsilon);
+  const momentum = 1 - node.float("momentum", 0.9);
+  return (
+    node.batchNorm?.({ x, weight, bias, mean, variance, eps, momentum }) ??
+    batchNorm(x, weight, bias, mean, variance, eps)
+  );
 }
 
 /** (x − mean) / sqrt(variance + epsilon) over some axes. */
