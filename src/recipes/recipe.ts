@@ -76,6 +76,8 @@ const augmentation = v.pipe(
 
 const schedule = v.variant("kind", [
   v.strictObject({ kind: v.literal("cosine"), minLr: v.optional(amount) }),
+  v.strictObject({ kind: v.literal("linear"), minLr: v.optional(amount) }),
+  v.strictObject({ kind: v.literal("polynomial"), power: v.optional(positive), minLr: v.optional(amount) }),
   v.strictObject({ kind: v.literal("step"), milestones: v.array(amount), gamma: v.optional(positive) }),
   v.strictObject({ kind: v.literal("constant") }),
 ]) satisfies v.GenericSchema<unknown, ScheduleSpec>;

@@ -1,6 +1,8 @@
 export { type CheckpointStore, memoryStore, splitCheckpoint, type TrainingCheckpoint } from "./checkpoint-store.ts";
+export type { EmaOptions } from "./ema.ts";
 export * from "./evaluate.ts";
 export * from "./events.ts";
+export type { ClipOptions } from "./gradients.ts";
 export * from "./groups.ts";
 export * from "./learner.ts";
 export * from "./logs.ts";
