@@ -7,6 +7,7 @@ export * from "./groups.ts";
 export * from "./learner.ts";
 export * from "./logs.ts";
 export * from "./optimizer.ts";
+export * from "./precise-batch-norm.ts";
 export * from "./schedule.ts";
 export * from "./train-step.ts";
 export * from "./trainer.ts";
