@@ -12,10 +12,11 @@ import {
   noDecayOnNormAndBias,
   type ParameterGroup,
   Trainer,
+  type TrainerOptions,
   type TrainingCallback,
   type TrainingSummary,
 } from "../training/index.ts";
-import { fileLogs, loggedLosses } from "../training/logs-node.ts";
+import { eventsFile, fileLogs, loggedLosses, tensorBoardLog } from "../training/logs-node.ts";
 import { fitsPattern, mustFitSome, parseRecipe, type Recipe } from "./recipe.ts";
 import { type DataKind, openTrainingData } from "./training-data-node.ts";
 
@@ -71,6 +72,10 @@ export interface TrainResult {
   readonly summary: TrainingSummary;
   /** Final weights, training form; absent when the run was stopped. */
   readonly weights?: string;
+  /** Their average, under the key `model_ema` as timm writes it; with `ema`, when the run was not stopped. */
+  readonly averaged?: string;
+  /** Log for TensorBoard. */
+  readonly events?: string;
   /** Learning curves. */
   readonly curves?: string;
   readonly folder: string;
@@ -82,7 +87,8 @@ export interface TrainResult {
 
 /**
  * Trains a network on a folder of pictures by a recipe. Writes into `folder`: `last.safetensors` (to resume from),
- * `best.safetensors`, `log.csv`, `log.jsonl`, and at the end `train.pth` and `curves.svg`.
+ * `best.safetensors`, `log.csv`, `log.jsonl`, `events.out.tfevents.repmlp`, and at the end `train.pth`, `curves.svg`, and
+ * with `ema` `ema.pth`.
  *
  * @throws `train/arch` when neither options nor recipe name an architecture; what reading data, weights and training throw
  */
@@ -113,14 +119,21 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       data,
       ...{ seed, threads, store, resume, signal },
       metadata: { arch: info.name, classes: JSON.stringify(classes) },
-      callbacks: [fileLogs(folder)],
+      callbacks: [fileLogs(folder), tensorBoardLog(folder)],
       ...(options.onEvent && { onEvent: options.onEvent }),
     });
     const summary = await trainer.run();
     const done = { arch: info.name, summary, folder, model, test: data.validation };
     if (!summary.finished) return done;
-    const files = { weights: join(folder, "train.pth"), curves: join(folder, "curves.svg") };
+    const files = {
+      weights: join(folder, "train.pth"),
+      curves: join(folder, "curves.svg"),
+      events: join(folder, eventsFile),
+      ...(summary.averaged && { averaged: join(folder, "ema.pth") }),
+    };
     await saveCheckpointFile(files.weights, model.stateDict());
+    if (summary.averaged && files.averaged)
+      await saveCheckpointFile(files.averaged, summary.averaged.stateDict(), { wrapper: "model_ema" });
     const svg = chartsSvg(info.name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
     await writeFileAtomically(files.curves, async (sink) => {
       await sink.write(new TextEncoder().encode(svg));
@@ -132,18 +145,16 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
 }
 
 /** What a recipe says, as the trainer takes it. */
-export function trainerOptions(
-  recipe: Recipe,
-  model: Net,
-): Pick<
-  ConstructorParameters<typeof Trainer>[1],
-  "epochs" | "batchSize" | "lr" | "warmupEpochs" | "schedule" | "optimizer" | "labelSmoothing" | "mix" | "group"
-> {
+export function trainerOptions(recipe: Recipe, model: Net): Omit<TrainerOptions, "data"> {
   const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix } = recipe;
+  const { accumulate, clipNorm, clipValue, ema, patience, preciseBatchNorm } = recipe;
   const keys = [...model.parameters()].map(([key]) => key);
   mustFitSome(recipe.freeze, keys, "recipe: freeze");
   mustFitSome(Object.keys(recipe.lrScale), keys, "recipe: lrScale");
-  return { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix, group: groupOf(recipe) };
+  return {
+    ...{ epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix, group: groupOf(recipe) },
+    ...{ accumulate, clipNorm, clipValue, ema, patience, preciseBatchNorm },
+  };
 }
 
 const groupOf =

@@ -5,7 +5,7 @@ export * from "./events.ts";
 export type { ClipOptions } from "./gradients.ts";
 export * from "./groups.ts";
 export * from "./learner.ts";
-export * from "./logs.ts";
+export { csvHeader, csvLine, csvUntil, epochLine, jsonLinesUntil } from "./logs.ts";
 export * from "./optimizer.ts";
 export * from "./precise-batch-norm.ts";
 export * from "./schedule.ts";

@@ -31,17 +31,21 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
       if (left.length) io.note(`not taken from ${init}: ${left.join(", ")}`);
     },
   }).finally(() => progress.stop());
-  const { summary, weights, curves, arch: trained } = result;
+  const { summary, weights, averaged, curves, events, arch: trained } = result;
   if (!summary.finished) {
     io.note("stopped; the same command with --resume goes on");
     return undefined;
   }
-  io.result({ type: "result", arch: trained, bestTop1: summary.bestTop1, steps: summary.steps, weights, curves }, () =>
+  const { bestTop1, steps, stoppedEarly, history } = summary;
+  if (stoppedEarly)
+    io.note(`ended after epoch ${history.length}: the accuracy has not risen for ${recipe.patience} epochs`);
+  io.result({ type: "result", arch: trained, bestTop1, steps, stoppedEarly, weights, averaged, curves, events }, () =>
     [
-      `best top-1 ${(100 * summary.bestTop1).toFixed(2)} %, ${summary.steps} steps`,
+      `best top-1 ${(100 * bestTop1).toFixed(2)} %, ${steps} steps`,
       `weights  ${weights}`,
+      ...(averaged ? [`average  ${averaged}`] : []),
       `curves   ${curves}`,
-      `logs     ${out}/log.csv, ${out}/log.jsonl`,
+      `logs     ${out}/log.csv, ${out}/log.jsonl, ${events}`,
       `convert with: repmlp convert ${weights} deploy.pth -a ${trained}`,
     ].join("\n"),
   );
