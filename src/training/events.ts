@@ -37,6 +37,7 @@ export interface StepEvent {
   readonly type: "step";
   /** From 1. */
   readonly epoch: number;
+  readonly epochs: number;
   /** From 1, over all epochs. */
   readonly step: number;
   readonly steps: number;

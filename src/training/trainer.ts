@@ -213,6 +213,7 @@ export class Trainer {
     this.report({
       type: "step",
       epoch: epoch + 1,
+      epochs: this.options.epochs,
       step: learner.step,
       steps: totalSteps,
       loss,

@@ -21,7 +21,7 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
     ...(lr !== undefined && { lr }),
     freeze: [...base.freeze, ...freeze],
   };
-  const progress = await io.progress();
+  const progress = io.progress();
   const result = await train({
     ...{ data: args.data, recipe, folder: out, resume, seed, signal: io.signal },
     ...{ arch, init, allowMismatch: options.allowMismatch, workers: options.workers, threads: options.threads },
