@@ -397,7 +397,16 @@ export class Trainer {
     this.loader.restore(state.loader);
     const changed = changedSettings(state.settings, this.settings());
     const { model, optimizer } = splitCheckpoint(checkpoint.entries);
-    this.model.loadStateDict(model);
+    try {
+      this.model.loadStateDict(model);
+    } catch (error) {
+      if (!(error instanceof RepmlpError)) throw error;
+      const { arch } = checkpoint.metadata;
+      const of = arch === undefined ? "" : ` It is of ${arch}.`;
+      const advice = "Resume with the network that it was begun with, or start in another place.";
+      const message = `${checkpoint.where}: ${error.message}.${of} ${advice}`.replace(/\.{2}/g, ".");
+      throw new RepmlpError(error.code, message, "file", { cause: error });
+    }
     const slots = await Promise.all([...optimizer].map(async ([key, source]) => [key, await source.read()] as const));
     this.learner.restore(state.step, new Map(slots));
     this.history.push(...state.history);

@@ -64,7 +64,9 @@ describe("train", () => {
     expect(readFileSync(at("explode/last.safetensors")).equals(before)).toBe(true);
     const other = write("other.json", { model: { ...tinyRecipe.model, channels: [4, 4, 8] }, epochs: 2 });
     const refused = await train("--recipe", other, "--out", "explode", "--resume");
-    expect(refused.stderr).toMatch(/has shape \[.*\] in the file, the model expects/);
+    expect(refused.stderr).toMatch(
+      /explode\/last\.safetensors: .*has shape \[.*\] in the file, the model expects .* It is of RepMLP-CIFAR10-pure-MLP\./,
+    );
     expect(refused.code).toBe(1);
   });
 
