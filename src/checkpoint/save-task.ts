@@ -10,6 +10,8 @@ export type TensorEntry = readonly [key: string, tensor: TensorSource];
 export interface SaveOptions {
   /** String pairs for `__metadata__`; only safetensors has a place for them. */
   readonly metadata?: Readonly<Record<string, string>>;
+  /** Key under which the state dict lies in a `.pth`, such as `model_ema`, where training scripts have one. */
+  readonly wrapper?: string;
   /** Stops the writing between two tensors. */
   readonly signal?: AbortSignal;
   /** Told before each tensor: its key, its place and how many there are. */
@@ -21,6 +23,7 @@ export interface SaveTask {
   readonly sink: ByteSink;
   readonly entries: readonly TensorEntry[];
   readonly metadata: Readonly<Record<string, string>>;
+  readonly wrapper?: string;
   readonly signal?: AbortSignal;
   readonly onTensor?: SaveOptions["onTensor"];
 }

@@ -12,7 +12,7 @@ export type SaveFormat = "pth" | "safetensors";
  * `OrderedDict` of tensors (`torch.load` takes it, with `weights_only=True` too); safetensors as its reference.
  *
  * @param entries  keys and tensors, in the order of the state dict; any keys that are valid Unicode, each once
- * @throws RepmlpError `checkpoint/save-key` for a repeated or malformed key, `checkpoint/save-metadata`, and whatever
+ * @throws RepmlpError `checkpoint/save-key` for a repeated or malformed key, `checkpoint/save-metadata`, `checkpoint/save-wrapper`, and whatever
  *   reading a tensor throws
  */
 export async function writeCheckpoint(
@@ -35,7 +35,13 @@ export async function checkpointBlob(
   return sink.blob();
 }
 
-function checkKeys({ entries, metadata }: SaveTask, format: SaveFormat): void {
+function checkKeys({ entries, metadata, wrapper }: SaveTask, format: SaveFormat): void {
+  must(
+    wrapper === undefined || (format === "pth" && isUnicode(wrapper)),
+    "checkpoint/save-wrapper",
+    () => `save: the wrapper ${JSON.stringify(wrapper)} needs a .pth and valid Unicode. Leave it out, or save as .pth.`,
+    "usage",
+  );
   const seen = new Set<string>();
   for (const [key] of entries) {
     must(!seen.has(key), "checkpoint/save-key", () => `save: key "${shortened(key)}" is given twice.`, "usage");

@@ -17,7 +17,7 @@ export interface Io {
   /** Says something that the user should act on, on stderr. */
   warn(text: string): void;
   /** A progress display on stderr; silent with `--quiet` and `--json`. Call `stop` when done. */
-  progress(): Promise<ProgressView>;
+  progress(): ProgressView;
   /** Colours for results; plain where stdout is no terminal or NO_COLOR is set. */
   readonly style: Style;
   /**
@@ -42,14 +42,23 @@ export function createIo(
   watchSignal: () => AbortSignal,
 ): Io {
   const style: Style = inColour(stdout) ? (format, text) => styleText(format, text) : (_, text) => text;
+  // Both streams may be one terminal: what is printed must not land on the live line.
+  let live: ProgressView | undefined;
+  const print = (stream: NodeJS.WriteStream, text: string): void => {
+    live?.clear();
+    stream.write(`${text}\n`);
+  };
   return {
     json,
     quiet,
     style,
-    result: (value, text) => void stdout.write(`${json ? JSON.stringify(value) : text()}\n`),
-    note: (text) => void (quiet || stderr.write(`${text}\n`)),
-    warn: (text) => void stderr.write(`warning: ${text}\n`),
-    progress: () => openProgress(stderr, { silent: quiet || json }),
+    result: (value, text) => print(stdout, json ? JSON.stringify(value) : text()),
+    note: (text) => void (quiet || print(stderr, text)),
+    warn: (text) => print(stderr, `warning: ${text}`),
+    progress: () => {
+      live = openProgress(stderr, { silent: quiet || json });
+      return live;
+    },
     get signal() {
       return watchSignal();
     },

@@ -37,7 +37,7 @@ export async function runProgram(
 async function execute({ name, args, options }: Parsed, loaders: Loaders, streams: Streams): Promise<number> {
   const { json = false, quiet = false, ...own } = options as { json?: boolean; quiet?: boolean };
   const [{ takeInterrupts }, { createIo }] = await Promise.all([import("./interrupt.ts"), import("./io.ts")]);
-  const interrupt = takeInterrupts((text) => streams.stderr.write(`${text}\n`));
+  const interrupt = takeInterrupts((text) => io.note(text));
   const io = createIo(streams, { json, quiet }, interrupt.watch);
   try {
     const { run } = await loaders[name]();

@@ -8,11 +8,15 @@ export interface Progress {
   readonly rate?: number;
   /** Estimated when not given. */
   readonly secondsLeft?: number;
+  /** The whole line, where the usual one does not say it. */
+  readonly line?: string;
 }
 
 /** A display of {@link Progress}. */
 export interface ProgressView {
   update(progress: Progress): void;
+  /** Makes room for other text on the terminal; the next update shows the display again. */
+  clear(): void;
   /** Takes the display away; later updates do nothing. */
   stop(): void;
 }
@@ -20,62 +24,76 @@ export interface ProgressView {
 /** Milliseconds between two lines where there is no terminal. */
 const LINE_EVERY = 5000;
 
-const silent: ProgressView = { update() {}, stop() {} };
+/** Milliseconds between two looks of the line on a terminal. */
+const REDRAW_EVERY = 100;
 
-/** A bar on a terminal, a plain line every few seconds elsewhere. */
-export async function openProgress(
+const silent: ProgressView = { update() {}, clear() {}, stop() {} };
+
+/** A live line on a terminal, a plain line every few seconds elsewhere. */
+export function openProgress(
   stream: NodeJS.WriteStream,
   options: { readonly silent?: boolean; readonly lineEvery?: number } = {},
-): Promise<ProgressView> {
+): ProgressView {
   if (options.silent) return silent;
-  return stream.isTTY ? bar(stream) : lines(stream, options.lineEvery ?? LINE_EVERY);
+  return stream.isTTY ? liveLine(stream) : lines(stream, options.lineEvery ?? LINE_EVERY);
 }
 
+type Filled = Required<Omit<Progress, "line">> & Pick<Progress, "line">;
+
 /** Fills in rate and remaining time from the time since the first update. */
-function measured(): (progress: Progress) => Required<Progress> {
+function measured(): (progress: Progress) => Filled {
   let start: { readonly time: number; readonly done: number } | undefined;
-  return ({ label = "", done, total, ...given }) => {
+  return ({ label = "", done, total, line, ...given }) => {
     const now = performance.now();
     start ??= { time: now, done };
     const seconds = (now - start.time) / 1000;
     const rate = given.rate ?? (seconds > 0 ? (done - start.done) / seconds : 0);
     const secondsLeft = given.secondsLeft ?? (rate > 0 ? (total - done) / rate : Number.POSITIVE_INFINITY);
-    return { label, done, total, rate, secondsLeft };
+    return { label, done, total, rate, secondsLeft, ...(line !== undefined && { line }) };
   };
 }
 
-async function bar(stream: NodeJS.WriteStream): Promise<ProgressView> {
-  const { default: cliProgress } = await import("cli-progress");
-  const view = new cliProgress.SingleBar({
-    stream,
-    format: "{bar} {percentage} % | {value}/{total} | {speed} | {left} left | {label}",
-    barCompleteChar: "\u2588",
-    barIncompleteChar: "\u2591",
-    barsize: 24,
-    hideCursor: true,
-    clearOnComplete: true,
-    stopOnComplete: false,
-    // Signals are handled by the program, which stops the view.
-    gracefulExit: false,
-  });
+/**
+ * One line that is written over again, at most ten times a second. It is cut at the terminal's edge, so that it stays one
+ * line, and a bar takes what room the words leave.
+ */
+function liveLine(stream: NodeJS.WriteStream): ProgressView {
   const fill = measured();
-  let state: "new" | "shown" | "stopped" = "new";
+  let last = Number.NEGATIVE_INFINITY;
+  let state: "away" | "shown" | "stopped" = "away";
+  // It only gets shorter, so that it does not jitter with the words.
+  let bar: number = BAR.longest;
+  const clear = (): void => {
+    if (state === "shown") stream.write("\r\x1b[K");
+    if (state === "shown") state = "away";
+  };
   return {
     update(progress) {
-      const { label, done, total, rate, secondsLeft } = fill(progress);
-      const payload = { label, speed: `${perSecond(rate)}/s`, left: duration(secondsLeft) };
-      if (state === "new") view.start(total, done, payload);
-      else if (state === "shown") {
-        view.setTotal(total);
-        view.update(done, payload);
-      }
-      if (state === "new") state = "shown";
+      const filled = fill(progress);
+      const now = performance.now();
+      if (state === "stopped" || (now - last < REDRAW_EVERY && filled.done < filled.total)) return;
+      last = now;
+      state = "shown";
+      const columns = (stream.columns || 80) - 1;
+      bar = Math.min(bar, columns - progressLine(filled).length - 1);
+      stream.write(`\r${withBar(filled, bar).slice(0, columns)}\x1b[K`);
     },
+    clear,
     stop() {
-      if (state === "shown") view.stop();
+      clear();
       state = "stopped";
     },
   };
+}
+
+/** Characters that a bar has. */
+const BAR = { shortest: 8, longest: 24 } as const;
+
+function withBar(progress: Filled, length: number): string {
+  const text = progressLine(progress);
+  if (length < BAR.shortest) return text;
+  const full = progress.total > 0 ? Math.round((length * progress.done) / progress.total) : length;
+  return `${"\u2588".repeat(full)}${"\u2591".repeat(length - full)} ${text}`;
 }
 
 function lines(stream: NodeJS.WriteStream, every: number): ProgressView {
@@ -92,6 +110,7 @@ function lines(stream: NodeJS.WriteStream, every: number): ProgressView {
       last = now;
       stream.write(`${progressLine(filled)}\n`);
     },
+    clear() {},
     stop() {
       stopped = true;
     },
@@ -99,7 +118,8 @@ function lines(stream: NodeJS.WriteStream, every: number): ProgressView {
 }
 
 /** Progress as one line: `convert: 12/160 (8 %), 40/s, 4 s left`. */
-export function progressLine({ label, done, total, rate, secondsLeft }: Required<Progress>): string {
+export function progressLine({ label, done, total, rate, secondsLeft, line }: Filled): string {
+  if (line !== undefined) return line;
   const percent = total > 0 ? Math.floor((100 * done) / total) : 100;
   const head = label ? `${label}: ` : "";
   return `${head}${done}/${total} (${percent} %), ${perSecond(rate)}/s, ${duration(secondsLeft)} left`;

@@ -1,6 +1,6 @@
-import { epochLine, type TrainingEvent } from "../training/index.ts";
+import { epochLine, type StepEvent, type TrainingEvent } from "../training/index.ts";
 import type { Io } from "./io.ts";
-import type { ProgressView } from "./progress.ts";
+import { duration, type ProgressView } from "./progress.ts";
 
 /** Shows a training run: a live line for the steps, a line per epoch, `name` before each. */
 export function showTraining(event: TrainingEvent, io: Io, progress: ProgressView, name = ""): void {
@@ -9,8 +9,7 @@ export function showTraining(event: TrainingEvent, io: Io, progress: ProgressVie
     progress.update({
       done: event.step,
       total: event.steps,
-      label: `${before}epoch ${event.epoch}  loss ${event.loss.toFixed(4)}  ${event.imagesPerSecond.toFixed(0)} images/s`,
-      secondsLeft: event.secondsLeft,
+      line: before + stepLine(event),
     });
   else if (event.type === "epoch") io.result(name ? { name, ...event } : event, () => before + epochLine(event));
   else if (event.type === "start" && event.resumedAt) {
@@ -18,3 +17,14 @@ export function showTraining(event: TrainingEvent, io: Io, progress: ProgressVie
     for (const change of event.changed) io.warn(`${before}changed since then: ${change}`);
   }
 }
+
+/** A step as one line: `epoch 3/30  step 120/1200  loss 0.5123  lr 0.0976  1235 images/s  2 min 5 s left`. */
+export const stepLine = (e: StepEvent): string =>
+  [
+    `epoch ${e.epoch}/${e.epochs}`,
+    `step ${e.step}/${e.steps}`,
+    `loss ${e.loss.toFixed(4)}`,
+    `lr ${Number(e.lr.toPrecision(3))}`,
+    `${e.imagesPerSecond.toFixed(0)} images/s`,
+    `${duration(e.secondsLeft)} left`,
+  ].join("  ");

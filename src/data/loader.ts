@@ -1,7 +1,7 @@
-import { must } from "../errors.ts";
-import { permutation, rng } from "../tensor/index.ts";
+import { fmt, must } from "../errors.ts";
+import { permutation, rng, sameShape } from "../tensor/index.ts";
 import { checkMixOptions, type MixOptions, mixed } from "./augment/mix.ts";
-import type { Batch, Dataset } from "./dataset.ts";
+import { type Batch, checkLabel, type Dataset } from "./dataset.ts";
 
 export interface LoaderOptions {
   /** Pictures per batch. */
@@ -147,7 +147,21 @@ export class DataLoader implements AsyncIterable<LoadedBatch> {
     const indices = this.indicesOf(epoch, batch);
     const { seed, mix } = this.#options;
     const loaded = await this.dataset.batch(indices, { seed, epoch });
+    checkBatch(loaded, indices, this.dataset);
     const ready = mix ? mixed(loaded, this.dataset.classes.length, mix, { seed, epoch }, batch) : loaded;
     return { ...ready, epoch, batch, indices };
   }
+}
+
+/** What a data set of one's own gets wrong would otherwise be trained on: a label beyond its row marks the next picture. */
+function checkBatch({ images, labels }: Batch, indices: Uint32Array, { classes, imageShape }: Dataset): void {
+  const expected = [indices.length, ...imageShape];
+  must(
+    sameShape(images.shape, expected) && labels.length === indices.length,
+    "data/batch",
+    () =>
+      `dataset: the batch of pictures ${indices[0]}, … must be ${fmt(expected)} with ${indices.length} labels, got ${fmt(images.shape)} with ${labels.length}. Give every picture the size of imageShape.`,
+    "file",
+  );
+  for (const [i, label] of labels.entries()) checkLabel(label, classes.length, () => `dataset: picture ${indices[i]}`);
 }

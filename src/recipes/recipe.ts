@@ -76,6 +76,8 @@ const augmentation = v.pipe(
 
 const schedule = v.variant("kind", [
   v.strictObject({ kind: v.literal("cosine"), minLr: v.optional(amount) }),
+  v.strictObject({ kind: v.literal("linear"), minLr: v.optional(amount) }),
+  v.strictObject({ kind: v.literal("polynomial"), power: v.optional(positive), minLr: v.optional(amount) }),
   v.strictObject({ kind: v.literal("step"), milestones: v.array(amount), gamma: v.optional(positive) }),
   v.strictObject({ kind: v.literal("constant") }),
 ]) satisfies v.GenericSchema<unknown, ScheduleSpec>;
@@ -98,6 +100,7 @@ const optimizer = v.pipe(
   v.transform((given): Optimizer => (given.name === "sgd" ? sgd(given) : adamW(given))),
 );
 
+/** Every entry is described in docs/guides/training.md. */
 const recipe = v.strictObject({
   /** For people. */
   description: v.optional(v.string()),
@@ -116,6 +119,28 @@ const recipe = v.strictObject({
   decayNormAndBias: v.optional(v.boolean(), true),
   labelSmoothing: v.optional(share, 0),
   augment: v.optional(v.array(augmentation), []),
+  /**
+   * Parts in which a batch is taken, to need less memory: one update with all its pictures, as if it had been taken at
+   * once. Batch norms alone see the parts.
+   */
+  accumulate: v.optional(count),
+  /** Scales the gradients of a step down together where their common 2-norm is larger. */
+  clipNorm: v.optional(positive),
+  /** Limits every value of the gradients to ±this. Not together with `clipNorm`. */
+  clipValue: v.optional(positive),
+  /** Moving average of weights and running statistics: validated, kept as the best, written to `ema.pth`. */
+  ema: v.optional(
+    v.strictObject({
+      /** Share that a step keeps. */
+      decay: v.pipe(v.number(), v.minValue(0), v.ltValue(1)),
+      /** Begins with a lower decay. */
+      warmup: v.optional(v.boolean()),
+    }),
+  ),
+  /** Ends the run when the validation accuracy has not risen for so many epochs. */
+  patience: v.optional(count),
+  /** Exact batch-norm statistics over so many training batches: at the end, or before every validation too. */
+  preciseBatchNorm: v.optional(v.strictObject({ batches: count, everyEpoch: v.optional(v.boolean()) })),
   /** Blends pictures and labels within each batch. */
   mix: v.optional(
     v.strictObject({
@@ -170,10 +195,11 @@ export function parseRecipe(text: string, where: string): Recipe {
   const [{ message, path }] = result.issues;
   const at = path?.map(({ key }) => String(key)).join(".");
   const unknown = /^Invalid key: Expected never/.test(message);
+  const known = path && path.length > 1 ? [] : Object.keys(recipe.entries);
   throw new RepmlpError(
     "recipe/invalid",
     unknown
-      ? `${where}: there is no entry "${at}". Did you mean ${nearest(at ?? "", Object.keys(recipe.entries), 1)}?`
+      ? `${where}: there is no entry "${at}". ${known.length ? `Did you mean ${nearest(at ?? "", known, 1)}?` : "See docs/guides/training.md."}`
       : `${where}: ${at ?? "the recipe"}: ${message}. See the recipes that come with the package.`,
     "file",
   );

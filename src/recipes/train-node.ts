@@ -12,10 +12,11 @@ import {
   noDecayOnNormAndBias,
   type ParameterGroup,
   Trainer,
+  type TrainerOptions,
   type TrainingCallback,
   type TrainingSummary,
 } from "../training/index.ts";
-import { fileLogs, loggedLosses } from "../training/logs-node.ts";
+import { eventsFile, fileLogs, loggedLosses, tensorBoardLog } from "../training/logs-node.ts";
 import { onnxStart } from "./onnx-start-node.ts";
 import { fitsPattern, mustFitSome, parseRecipe, type Recipe } from "./recipe.ts";
 import { registryStart } from "./registry-start-node.ts";
@@ -85,6 +86,10 @@ export interface TrainResult {
   readonly weights?: string;
   /** The ONNX model with the final weights, where the run started from one. */
   readonly onnx?: string;
+  /** Their average, under the key `model_ema` as timm writes it; with `ema`, when the run was not stopped. */
+  readonly averaged?: string;
+  /** Log for TensorBoard. */
+  readonly events?: string;
   /** Learning curves. */
   readonly curves?: string;
   readonly folder: string;
@@ -96,8 +101,8 @@ export interface TrainResult {
 
 /**
  * Trains a network on a folder of pictures by a recipe. Writes into `folder`: `last.safetensors` (to resume from),
- * `best.safetensors`, `log.csv`, `log.jsonl`, and at the end `train.pth`, `curves.svg` and, from an ONNX model,
- * `model.onnx`.
+ * `best.safetensors`, `log.csv`, `log.jsonl`, `events.out.tfevents.repmlp`, and at the end `train.pth`, `curves.svg`,
+ * with `ema` `ema.pth` and, from an ONNX model, `model.onnx`.
  *
  * @throws `train/arch` when nothing names an architecture, `train/classes` when a new head is asked for with another
  *   number of classes than the data has; what reading data, weights and training throw
@@ -136,15 +141,22 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       data,
       ...{ seed, threads, store, resume, signal },
       metadata: { ...(start.arch && { arch: start.arch }), classes: JSON.stringify(classes) },
-      callbacks: [fileLogs(folder)],
+      callbacks: [fileLogs(folder), tensorBoardLog(folder)],
       ...(options.onEvent && { onEvent: options.onEvent }),
     });
     const summary = await trainer.run();
     const { name, arch } = start;
     const done = { name, ...(arch && { arch }), summary, folder, model: net, test: data.validation };
     if (!summary.finished) return done;
-    const files = { weights: join(folder, "train.pth"), curves: join(folder, "curves.svg") };
+    const files = {
+      weights: join(folder, "train.pth"),
+      curves: join(folder, "curves.svg"),
+      events: join(folder, eventsFile),
+      ...(summary.averaged && { averaged: join(folder, "ema.pth") }),
+    };
     await saveCheckpointFile(files.weights, net.stateDict());
+    if (summary.averaged && files.averaged)
+      await saveCheckpointFile(files.averaged, summary.averaged.stateDict(), { wrapper: "model_ema" });
     const svg = chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
     await writeFileAtomically(files.curves, async (sink) => {
       await sink.write(new TextEncoder().encode(svg));
@@ -161,29 +173,16 @@ function split<T>(all: readonly T[], first: (item: T) => boolean): readonly [T[]
 }
 
 /** What a recipe says, as the trainer takes it. */
-export function trainerOptions(
-  recipe: Recipe,
-  model: Net,
-  head: readonly string[] = [],
-): Pick<
-  ConstructorParameters<typeof Trainer>[1],
-  "epochs" | "batchSize" | "lr" | "warmupEpochs" | "schedule" | "optimizer" | "labelSmoothing" | "mix" | "group"
-> {
+export function trainerOptions(recipe: Recipe, model: Net, head: readonly string[] = []): Omit<TrainerOptions, "data"> {
   const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix } = recipe;
+  const { accumulate, clipNorm, clipValue, ema, patience, preciseBatchNorm } = recipe;
   const keys = [...model.parameters()].map(([key]) => key);
   mustFitSome(recipe.train, keys, "recipe: train");
   mustFitSome(recipe.freeze, keys, "recipe: freeze");
   mustFitSome(Object.keys(recipe.lrScale), keys, "recipe: lrScale");
   return {
-    epochs,
-    batchSize,
-    lr,
-    warmupEpochs,
-    schedule,
-    optimizer,
-    labelSmoothing,
-    mix,
-    group: groupOf(recipe, head),
+    ...{ epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix, group: groupOf(recipe, head) },
+    ...{ accumulate, clipNorm, clipValue, ema, patience, preciseBatchNorm },
   };
 }
 

@@ -37,6 +37,7 @@ export interface StepEvent {
   readonly type: "step";
   /** From 1. */
   readonly epoch: number;
+  readonly epochs: number;
   /** From 1, over all epochs. */
   readonly step: number;
   readonly steps: number;
@@ -44,6 +45,8 @@ export interface StepEvent {
   /** Accuracy in the epoch so far, in training mode. */
   readonly top1: number;
   readonly lr: number;
+  /** 2-norm of all gradients before clipping; with `clipNorm` or `gradientNorm`. */
+  readonly gradientNorm?: number;
   readonly imagesPerSecond: number;
   /** Estimate for the rest of the run. */
   readonly secondsLeft: number;
@@ -78,6 +81,8 @@ export interface DoneEvent {
   readonly seconds: number;
   /** Best validation accuracy; absent without validation data. */
   readonly bestTop1?: number;
+  /** Present when the run ended before its last epoch, because the validation accuracy no longer rose. */
+  readonly stoppedEarly?: true;
 }
 
 /**
@@ -86,5 +91,8 @@ export interface DoneEvent {
  */
 export type TrainingEvent = StartEvent | StepEvent | EpochEvent | CheckpointEvent | StoppedEvent | DoneEvent;
 
-/** Takes the events of a run: a progress display, a log. An error that it throws ends the run. */
+/**
+ * Takes the events of a run: a progress display, a log. It ends the run by aborting the trainer's `signal`, which leaves a
+ * checkpoint to resume from; an error that it throws ends it at once.
+ */
 export type TrainingCallback = (event: TrainingEvent) => void;

@@ -1,16 +1,34 @@
 import { must, RepmlpError } from "../errors.ts";
 import type { ParameterRef } from "../graph/index.ts";
-import type { Net } from "../nn/index.ts";
+import { cloneModule, type Net, parameterNames } from "../nn/index.ts";
 import { type CompileOptions, compileStep, type StepProgram, StepState } from "../runtime/index.ts";
-import { Tensor } from "../tensor/index.ts";
-import { type Slots, type TrainStep, type TrainStepOptions, trainStep } from "./train-step.ts";
+import { rng, sizeOf, Tensor } from "../tensor/index.ts";
+import { emaScalars } from "./ema.ts";
+import {
+  emaName,
+  gradientStep,
+  type Slots,
+  type TrainStep,
+  type TrainStepOptions,
+  trainStep,
+  updateStep,
+} from "./train-step.ts";
 
-export interface LearnerOptions extends Omit<TrainStepOptions, "inputShape">, CompileOptions {}
+export interface LearnerOptions extends Omit<TrainStepOptions, "inputShape">, CompileOptions {
+  /**
+   * Parts in which {@link Learner.train} takes a batch, to need less memory: one update with the mean gradient of all
+   * its pictures, as if it had been taken at once. Only batch norms see the difference, for their batch is the part.
+   * Default 1.
+   */
+  readonly accumulate?: number;
+}
 
 export interface StepResult {
   readonly loss: number;
   /** The network's output for the batch, before the update, `[N, classes]`. */
   readonly output: Tensor;
+  /** 2-norm of all gradients before clipping; with `clipNorm` or `gradientNorm`. */
+  readonly gradientNorm?: number;
   /** All outputs of the step, gradients among them when asked for. */
   readonly outputs: Readonly<Record<string, Tensor>>;
 }
@@ -22,22 +40,56 @@ export function oneHotTargets(labels: ArrayLike<number>, classes: number): Tenso
   return new Tensor("float32", [labels.length, classes], q);
 }
 
+/** Sizes of the parts of a batch: equal ones, and a smaller last one where they do not divide it. */
+function partSizes(count: number, parts: number): number[] {
+  const size = Math.ceil(count / parts);
+  return Array.from({ length: Math.ceil(count / size) }, (_, i) => Math.min(size, count - i * size));
+}
+
+const rowsOf = (t: Tensor, from: number, count: number): Tensor => {
+  const row = sizeOf(t.shape.slice(1));
+  const values = (t.data as Float32Array<ArrayBuffer>).subarray(from * row, (from + count) * row);
+  return new Tensor("float32", [count, ...t.shape.slice(1)], values);
+};
+
+interface Compiled {
+  readonly graph: TrainStep;
+  readonly program: StepProgram;
+}
+
 /**
  * Trains a network step by step: compiles one program per batch size, all sharing the state. The model itself keeps its
  * old values until {@link sync} copies the new ones into it.
+ *
+ * @example
+ * // A batch in parts of your own:
+ * for (const { images, targets } of parts) await learner.accumulate(images, targets);
+ * await learner.update(0.1);
  */
 export class Learner {
   /** Steps done. */
   step = 0;
   private readonly state = new StepState();
   private readonly slots: Slots = new Map();
-  private readonly programs = new Map<string, { readonly graph: TrainStep; readonly program: StepProgram }>();
+  private readonly sums: Slots = new Map();
+  private readonly programs = new Map<string, Compiled>();
   private readonly counts = new Map<ParameterRef, number>();
+  /** Pictures whose gradients wait for the update. */
+  private waiting = 0;
 
+  /** @throws `learner/accumulate` unless `accumulate` is a positive integer */
   constructor(
     readonly model: Net,
     private readonly options: LearnerOptions,
-  ) {}
+  ) {
+    const { accumulate = 1 } = options;
+    must(
+      Number.isInteger(accumulate) && accumulate > 0,
+      "learner/accumulate",
+      () => `learner: accumulate must be a positive integer, got ${accumulate}`,
+      "usage",
+    );
+  }
 
   /**
    * Compiles the step for batches of this shape, `[N, C, H, W]`, now rather than at the first one.
@@ -45,22 +97,56 @@ export class Learner {
    * @returns the number of classes that the network tells apart
    */
   async compile(inputShape: readonly number[]): Promise<{ readonly classes: number }> {
-    const { graph } = await this.programFor(inputShape);
-    return { classes: graph.outputs.output.shape[1] };
+    const [count, ...picture] = inputShape;
+    const { accumulate = 1 } = this.options;
+    if (accumulate === 1) return classesOf(await this.wholeStep(inputShape));
+    const [whole, ...rest] = new Set(partSizes(count, accumulate));
+    const first = await this.partStep([whole, ...picture]);
+    for (const size of rest) await this.partStep([size, ...picture]);
+    await this.updateOnly();
+    return classesOf(first);
   }
 
-  private async programFor(inputShape: readonly number[]): Promise<{ graph: TrainStep; program: StepProgram }> {
-    const key = inputShape.join();
+  private wholeStep(inputShape: readonly number[]): Promise<Compiled> {
+    return this.compiled(`${inputShape}`, (options) => trainStep(this.model, { ...options, inputShape }, this.slots));
+  }
+
+  private partStep(inputShape: readonly number[]): Promise<Compiled> {
+    return this.compiled(`part ${inputShape}`, (options) =>
+      gradientStep(this.model, { ...options, inputShape }, this.sums),
+    );
+  }
+
+  private updateOnly(): Promise<Compiled> {
+    return this.compiled("update", (options) => updateStep(this.model, options, this.slots, this.sums));
+  }
+
+  private async compiled(key: string, graphOf: (options: LearnerOptions) => TrainStep): Promise<Compiled> {
     const known = this.programs.get(key);
     if (known) return known;
     this.model.initialize();
     this.model.train();
-    const { device, threads, session, ...rest } = this.options;
-    const graph = trainStep(this.model, { ...rest, inputShape }, this.slots);
-    const program = await compileStep(graph, { state: this.state, device, threads, session });
-    const made = { graph, program };
+    const { device, threads, session } = this.options;
+    const graph = graphOf(this.options);
+    const made = { graph, program: await compileStep(graph, { state: this.state, device, threads, session }) };
     this.programs.set(key, made);
     return made;
+  }
+
+  private get anyProgram(): StepProgram | undefined {
+    return this.programs.values().next().value?.program;
+  }
+
+  private async run(
+    { graph, program }: Compiled,
+    feeds: Readonly<Record<string, Tensor>>,
+    scalars: Readonly<Record<string, number>>,
+    seed = 0,
+  ): Promise<Record<string, Tensor>> {
+    const fed = graph.scalars.map((name) => [`scalar:${name}`, Tensor.float32([1], [scalars[name]])] as const);
+    const outputs = await program.step({ ...feeds, ...Object.fromEntries(fed) }, seed);
+    for (const ref of graph.counters) this.counts.set(ref, (this.counts.get(ref) ?? 0) + 1);
+    return outputs;
   }
 
   /**
@@ -71,25 +157,86 @@ export class Learner {
    * @throws `training/nan-loss` when the loss is not finite; the state then already holds the failed step
    */
   async train(images: Tensor, targets: Tensor, lr: number, seed = 0): Promise<StepResult> {
-    const { graph, program } = await this.programFor(images.shape);
-    const scalars = this.options.optimizer.scalars(lr, this.step + 1);
-    const feeds: Record<string, Tensor> = { input: images, targets };
-    for (const name of graph.scalars) feeds[`scalar:${name}`] = Tensor.float32([1], [scalars[name]]);
-    const outputs = await program.step(feeds, seed);
-    const loss = outputs.loss.data[0] as number;
-    for (const ref of graph.counters) this.counts.set(ref, (this.counts.get(ref) ?? 0) + 1);
+    const { accumulate = 1 } = this.options;
+    if (accumulate > 1) return this.trainInParts(images, targets, lr, seed);
+    const step = await this.wholeStep(images.shape);
+    const outputs = await this.run(step, { input: images, targets }, this.scalars(lr), seed);
     this.step++;
+    return this.result(outputs, lr);
+  }
+
+  private async trainInParts(images: Tensor, targets: Tensor, lr: number, seed: number): Promise<StepResult> {
+    const [count] = images.shape;
+    let loss = 0;
+    let from = 0;
+    let output: Tensor | undefined;
+    for (const [i, size] of partSizes(count, this.options.accumulate ?? 1).entries()) {
+      // Each part draws dropout masks of its own.
+      const own = rng(seed, `part/${i}`).below(2 ** 31);
+      const part = await this.accumulate(rowsOf(images, from, size), rowsOf(targets, from, size), own);
+      output ??= Tensor.zeros("float32", [count, part.output.shape[1]]);
+      (output.data as Float32Array).set(part.output.data as Float32Array, from * part.output.shape[1]);
+      loss += (part.loss * size) / count;
+      from += size;
+    }
+    const update = await this.applyUpdate(lr);
+    return this.result({ loss: Tensor.float32([1], [loss]), output: output!, ...update }, lr);
+  }
+
+  /**
+   * Forward and backward of one part of a batch; its gradients wait for {@link update}.
+   *
+   * @param images   float32 `[N, C, H, W]`
+   * @param targets  distribution over classes, float32 `[N, classes]`
+   */
+  async accumulate(images: Tensor, targets: Tensor, seed = 0): Promise<Pick<StepResult, "loss" | "output">> {
+    const step = await this.partStep(images.shape);
+    const addTo = this.waiting ? 1 : 0;
+    const { loss, output } = await this.run(step, { input: images, targets }, { addTo }, seed);
+    this.waiting += images.shape[0];
+    return { loss: loss.data[0] as number, output };
+  }
+
+  /**
+   * One update with the mean gradient of all pictures given to {@link accumulate} since the last one.
+   *
+   * @throws `learner/update` when there were none
+   */
+  async update(lr: number): Promise<Pick<StepResult, "gradientNorm" | "outputs">> {
+    const outputs = await this.applyUpdate(lr);
+    return { ...normOf(outputs), outputs };
+  }
+
+  private async applyUpdate(lr: number): Promise<Record<string, Tensor>> {
+    must(
+      this.waiting,
+      "learner/update",
+      () => "learner: update() without gradients. Call accumulate() with at least one part of a batch before.",
+      "usage",
+    );
+    const scalars = { ...this.scalars(lr), perPicture: 1 / this.waiting };
+    const outputs = await this.run(await this.updateOnly(), {}, scalars);
+    this.waiting = 0;
+    this.step++;
+    return outputs;
+  }
+
+  /** Of the step to come. */
+  private scalars(lr: number): Record<string, number> {
+    const { optimizer, ema } = this.options;
+    const step = this.step + 1;
+    return { ...optimizer.scalars(lr, step), ...(ema && emaScalars(ema, step)) };
+  }
+
+  private result(outputs: Record<string, Tensor>, lr: number): StepResult {
+    const loss = outputs.loss.data[0] as number;
     if (!Number.isFinite(loss))
       throw new RepmlpError(
         "training/nan-loss",
         `training: the loss is ${loss} at step ${this.step} (learning rate ${lr}). Lower the learning rate, or check the data for bad values.`,
         "training",
       );
-    return { loss, output: outputs.output, outputs };
-  }
-
-  private get anyProgram(): StepProgram | undefined {
-    return this.programs.values().next().value?.program;
+    return { loss, output: outputs.output, ...normOf(outputs), outputs };
   }
 
   /** Copies the present parameters, statistics and counters into the model. */
@@ -107,11 +254,33 @@ export class Learner {
     }
   }
 
-  /** Optimizer state by name, e.g. `optimizer.momentum:linear.weight`. */
-  async optimizerState(): Promise<Map<string, Tensor>> {
-    const program = this.anyProgram;
-    if (program) return program.readState(this.slots.keys());
-    const restored = [...this.slots].map(async ([name, ref]) => [name, await ref.source().read()] as const);
+  /**
+   * A copy of the model with the average of its weights and statistics; what is not averaged (counters, frozen
+   * parameters) has its present value. Needs the option `ema`. Copies the present values into the model, as
+   * {@link sync} does.
+   */
+  async averaged(): Promise<Net> {
+    must(this.options.ema, "learner/ema", () => "learner: averaged() needs the option ema, such as { decay: 0.999 }");
+    await this.sync();
+    const net = cloneModule(this.model);
+    const parameters = [...parameterNames(net)].filter(([, key]) => this.slots.has(emaName(key)));
+    const values = await this.stateOf(parameters.map(([, key]) => emaName(key)));
+    for (const [p, key] of parameters) p.set(values.get(emaName(key))!);
+    return net;
+  }
+
+  /** State beside the model's own by name, e.g. `optimizer.momentum:linear.weight`, `optimizer.ema:linear.weight`. */
+  optimizerState(): Promise<Map<string, Tensor>> {
+    return this.stateOf([...this.slots.keys()]);
+  }
+
+  private async stateOf(names: readonly string[]): Promise<Map<string, Tensor>> {
+    const present = this.state.current;
+    const running =
+      (await this.anyProgram?.readState(names.filter((name) => present.has(name)))) ?? new Map<string, Tensor>();
+    const restored = names.map(
+      async (name) => [name, running.get(name) ?? (await this.slots.get(name)!.source().read())] as const,
+    );
     return new Map(await Promise.all(restored));
   }
 
@@ -130,3 +299,8 @@ export class Learner {
     this.programs.clear();
   }
 }
+
+const classesOf = ({ graph }: Compiled): { readonly classes: number } => ({ classes: graph.outputs.output.shape[1] });
+
+const normOf = ({ gradientNorm }: Readonly<Record<string, Tensor>>): Pick<StepResult, "gradientNorm"> =>
+  gradientNorm && { gradientNorm: gradientNorm.data[0] as number };

@@ -15,7 +15,9 @@ const columns: readonly (readonly [name: string, value: (r: EpochRecord) => numb
   ["data_wait", (r) => r.dataWait],
 ];
 
-const percent = (share: number | undefined): number | undefined => (share === undefined ? undefined : 100 * share);
+/** A share in percent. */
+export const percent = (share: number | undefined): number | undefined =>
+  share === undefined ? undefined : 100 * share;
 
 /** First line of the CSV log. */
 export const csvHeader = columns.map(([name]) => name).join(",");

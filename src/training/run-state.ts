@@ -65,7 +65,7 @@ export function readState({ metadata, where }: TrainingCheckpoint): RunState {
 }
 
 /** Settings that must not change, because the saved state would lose its meaning. */
-const fixed = ["optimizer", "stepsPerEpoch"];
+const fixed = ["optimizer", "stepsPerEpoch", "ema"];
 
 /**
  * Settings in which a resumed run differs from the saved one, in words.
@@ -73,16 +73,16 @@ const fixed = ["optimizer", "stepsPerEpoch"];
  * @throws `trainer/resume` for one that must stay the same
  */
 export function changedSettings(saved: Settings, own: Settings): string[] {
+  const show = (value: Settings[string] | undefined): string => (value === undefined ? "default" : String(value));
   for (const name of fixed)
     must(
       saved[name] === own[name],
       "trainer/resume",
       () =>
-        `trainer: cannot resume: the saved run has ${name} ${saved[name]}, this one ${own[name]}. Use the same settings, or start a new run from its weights.`,
+        `trainer: cannot resume: the saved run has ${name} ${show(saved[name])}, this one ${show(own[name])}. Use the same settings, or start a new run from its weights.`,
       "usage",
     );
   const names = new Set([...Object.keys(saved), ...Object.keys(own)]);
-  const show = (value: Settings[string] | undefined): string => (value === undefined ? "default" : String(value));
   return [...names]
     .filter((name) => saved[name] !== own[name])
     .map((name) => `${name}: ${show(saved[name])} → ${show(own[name])}`);

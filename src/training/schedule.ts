@@ -9,7 +9,7 @@ export const constantRate =
   () =>
     lr;
 
-export interface CosineOptions {
+export interface DecayOptions {
   /** Rate after the warm-up. */
   readonly lr: number;
   /** Step at which the minimum is reached; it stays there. */
@@ -20,8 +20,11 @@ export interface CosineOptions {
   readonly minLr?: number;
 }
 
-/** lr·t/warmup up to the warm-up's end, then half a cosine down to the minimum at `totalSteps`. */
-export function warmupCosine({ lr, totalSteps, warmupSteps = 0, minLr = 0 }: CosineOptions): Schedule {
+/** lr·t/warmup up to the warm-up's end, then down to the minimum at `totalSteps` as `left` falls from 1 to 0. */
+function warmupDecay(
+  { lr, totalSteps, warmupSteps = 0, minLr = 0 }: DecayOptions,
+  left: (progress: number) => number,
+): Schedule {
   must(
     totalSteps > warmupSteps && warmupSteps >= 0,
     "schedule/steps",
@@ -31,8 +34,28 @@ export function warmupCosine({ lr, totalSteps, warmupSteps = 0, minLr = 0 }: Cos
   return (step) => {
     if (step < warmupSteps) return (lr * step) / warmupSteps;
     const progress = Math.min(1, (step - warmupSteps) / (totalSteps - warmupSteps));
-    return minLr + ((lr - minLr) * (1 + Math.cos(Math.PI * progress))) / 2;
+    return minLr + (lr - minLr) * left(progress);
   };
+}
+
+/** Linear warm-up, then half a cosine down to the minimum. */
+export const warmupCosine = (options: DecayOptions): Schedule =>
+  warmupDecay(options, (progress) => (1 + Math.cos(Math.PI * progress)) / 2);
+
+export interface PolynomialOptions extends DecayOptions {
+  /** Exponent of the share of steps that is left; 1, the default, is a straight line. */
+  readonly power?: number;
+}
+
+/** Linear warm-up, then (1 − progress)^power down to the minimum: PyTorch's `PolynomialLR`, with power 1 `LinearLR`. */
+export function warmupPolynomial({ power = 1, ...options }: PolynomialOptions): Schedule {
+  must(
+    Number.isFinite(power) && power > 0,
+    "schedule/power",
+    () => `schedule: power must be a positive number, got ${power}`,
+    "usage",
+  );
+  return warmupDecay(options, (progress) => (1 - progress) ** power);
 }
 
 export interface StepOptions {
@@ -59,6 +82,17 @@ export type ScheduleSpec =
       readonly minLr?: number;
     }
   | {
+      /** A straight line down to `minLr` (default 0) at the end of the run. */
+      readonly kind: "linear";
+      readonly minLr?: number;
+    }
+  | {
+      /** (1 − progress)^power (default 2) down to `minLr` (default 0) at the end of the run. */
+      readonly kind: "polynomial";
+      readonly power?: number;
+      readonly minLr?: number;
+    }
+  | {
       /** The rate falls by the factor `gamma` (default 0.1) after each of these epochs, ascending. */
       readonly kind: "step";
       readonly milestones: readonly number[];
@@ -80,9 +114,19 @@ export function scheduleOf(
   { lr, epochs, stepsPerEpoch, warmupEpochs = 0 }: SchedulePlan,
 ): Schedule {
   const warmupSteps = Math.round(warmupEpochs * stepsPerEpoch);
-  if (spec.kind === "cosine")
-    return warmupCosine({ lr, totalSteps: epochs * stepsPerEpoch, warmupSteps, minLr: spec.minLr });
-  const epochsOfFall = spec.kind === "step" ? spec.milestones : [];
-  const gamma = spec.kind === "step" ? spec.gamma : undefined;
-  return stepSchedule({ lr, milestones: epochsOfFall.map((e) => Math.round(e * stepsPerEpoch)), gamma, warmupSteps });
+  const decay = { lr, totalSteps: epochs * stepsPerEpoch, warmupSteps };
+  switch (spec.kind) {
+    case "cosine":
+      return warmupCosine({ ...decay, minLr: spec.minLr });
+    case "linear":
+      return warmupPolynomial({ ...decay, minLr: spec.minLr });
+    case "polynomial":
+      return warmupPolynomial({ ...decay, minLr: spec.minLr, power: spec.power ?? 2 });
+    case "step": {
+      const milestones = spec.milestones.map((epoch) => Math.round(epoch * stepsPerEpoch));
+      return stepSchedule({ lr, milestones, gamma: spec.gamma, warmupSteps });
+    }
+    case "constant":
+      return stepSchedule({ lr, milestones: [], warmupSteps });
+  }
 }

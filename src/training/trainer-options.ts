@@ -1,12 +1,23 @@
 import type { Dataset, MixOptions } from "../data/index.ts";
+import type { Net } from "../nn/index.ts";
 import type { CompileOptions } from "../runtime/index.ts";
 import type { CheckpointStore } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingCallback } from "./events.ts";
+import type { LearnerOptions } from "./learner.ts";
 import type { Optimizer } from "./optimizer.ts";
 import type { Schedule, ScheduleSpec } from "./schedule.ts";
-import type { TrainStepOptions } from "./train-step.ts";
 
-export interface TrainerOptions extends CompileOptions, Pick<TrainStepOptions, "group" | "labelSmoothing" | "loss"> {
+/** What the trainer hands on to its {@link Learner}. */
+type StepOptions = Pick<
+  LearnerOptions,
+  "group" | "labelSmoothing" | "loss" | "clipNorm" | "clipValue" | "gradientNorm" | "ema" | "accumulate"
+>;
+
+/**
+ * With `accumulate`, a batch is taken in that many parts, and a step remains one update with all of its pictures. With
+ * `ema`, the averaged network is validated, and it is what the `best` checkpoint holds.
+ */
+export interface TrainerOptions extends CompileOptions, StepOptions {
   readonly data: { readonly train: Dataset; readonly validation?: Dataset };
   readonly epochs: number;
   /** Pictures per step. Default 128. */
@@ -25,16 +36,23 @@ export interface TrainerOptions extends CompileOptions, Pick<TrainStepOptions, "
   readonly dropLast?: boolean;
   /** Blends pictures and labels within each batch (mixup, CutMix). Default not. */
   readonly mix?: MixOptions;
+  /** Ends the run when the validation accuracy has not risen for so many epochs. Needs validation data. */
+  readonly patience?: number;
+  /**
+   * Exact batch-norm statistics ({@link preciseBatchNorm}) for the final network, or before every validation too. The
+   * statistics that training keeps are left alone.
+   */
+  readonly preciseBatchNorm?: { readonly batches: number; readonly everyEpoch?: boolean };
   /** Batches asked for ahead of the one in use. Default 2. */
   readonly prefetch?: number;
   /**
    * Where checkpoints go: `last`, to resume from, after every epoch and on stopping; `best`, the model alone, whenever
-   * the validation accuracy is the highest so far.
+   * the validation accuracy is the highest so far: the network that was validated.
    */
   readonly store?: CheckpointStore;
   /** Goes on from the store's `last` checkpoint, if there is one. */
   readonly resume?: boolean;
-  /** Stops after the step in progress and leaves a checkpoint to resume from. */
+  /** Stops after the step in progress and leaves a checkpoint to resume from. A callback may abort it. */
   readonly signal?: AbortSignal;
   readonly onEvent?: TrainingCallback;
   /** Further takers of the events, such as logs; called before `onEvent`. */
@@ -49,6 +67,10 @@ export interface TrainingSummary {
   readonly steps: number;
   /** False when the run was stopped by its signal. */
   readonly finished: boolean;
+  /** Whether it ended before its last epoch because the validation accuracy no longer rose. */
+  readonly stoppedEarly: boolean;
   /** Best validation accuracy, 0 … 1; 0 without validation data. */
   readonly bestTop1: number;
+  /** With `ema`, when finished: the network with the averaged weights, in evaluation mode. */
+  readonly averaged?: Net;
 }

@@ -1,12 +1,13 @@
 import { DataLoader, type LoadedBatch } from "../data/index.ts";
 import { fmt, must, RepmlpError } from "../errors.ts";
-import { countParameters, type Net } from "../nn/index.ts";
+import { cloneModule, countParameters, type Net } from "../nn/index.ts";
 import { dtypes, isFloating, rng, sameShape, sizeOf, type Tensor, type TensorSource } from "../tensor/index.ts";
 import { splitCheckpoint } from "./checkpoint-store.ts";
 import { countCorrect, evaluate } from "./evaluate.ts";
 import type { EpochRecord, TrainingEvent } from "./events.ts";
 import { Learner, oneHotTargets } from "./learner.ts";
 import { type Optimizer, sgd } from "./optimizer.ts";
+import { preciseBatchNorm } from "./precise-batch-norm.ts";
 import { changedSettings, type RunState, readState, type Settings, stateMetadata } from "./run-state.ts";
 import { type Schedule, scheduleOf } from "./schedule.ts";
 import type { TrainerOptions, TrainingSummary } from "./trainer-options.ts";
@@ -40,6 +41,8 @@ export class Trainer {
   /** Seconds that the last evaluation took. */
   private evaluation = 0;
   private saved: { readonly where: string; readonly step: number } | undefined;
+  /** What {@link judged} made last. */
+  private last: { readonly step: number; readonly precise: boolean; readonly net: Net } | undefined;
 
   constructor(
     readonly model: Net,
@@ -57,6 +60,19 @@ export class Trainer {
       "store",
       () => "resume needs the store that holds the checkpoint. Pass the store of the run that was stopped.",
     );
+    const { patience, preciseBatchNorm: precise } = options;
+    for (const [name, count] of Object.entries({ patience, "preciseBatchNorm.batches": precise?.batches }))
+      usage(
+        count === undefined || (Number.isInteger(count) && count > 0),
+        "count",
+        () => `${name} must be a positive integer, got ${count}`,
+      );
+    usage(
+      patience === undefined || data.validation !== undefined,
+      "patience",
+      () =>
+        `patience ${patience} needs validation data to tell when the accuracy no longer rises. Pass data.validation.`,
+    );
     const { train, validation = train } = data;
     usage(
       sameShape(train.imageShape, validation.imageShape) && train.classes.length === validation.classes.length,
@@ -71,8 +87,11 @@ export class Trainer {
     const plan = { lr, epochs, stepsPerEpoch: this.loader.length, warmupEpochs };
     this.schedule = typeof schedule === "function" ? schedule : scheduleOf(schedule, plan);
     const { device, threads, session, group, labelSmoothing, loss } = options;
-    const own = { optimizer: this.optimizer, group, labelSmoothing, loss };
-    this.learner = new Learner(model, { ...own, device, threads, session });
+    const { clipNorm, clipValue, gradientNorm, ema, accumulate } = options;
+    this.learner = new Learner(model, {
+      ...{ optimizer: this.optimizer, group, labelSmoothing, loss, device, threads, session },
+      ...{ clipNorm, clipValue, gradientNorm, ema, accumulate },
+    });
   }
 
   /** Steps of the whole run. */
@@ -99,17 +118,27 @@ export class Trainer {
     const begin = performance.now();
     try {
       await this.start();
-      while (this.loader.state().epoch < epochs && !signal?.aborted) if (await this.epoch()) await this.finishEpoch();
-      const finished = this.loader.state().epoch >= epochs;
-      if (finished) {
-        await this.learner.sync();
-        this.report({ type: "done", steps: this.learner.step, seconds: secondsSince(begin), bestTop1: this.bestTop1 });
-      } else await this.stop();
-      return { history: this.history, steps: this.learner.step, finished, bestTop1: this.bestTop1 ?? 0 };
+      const complete = (): boolean => this.loader.state().epoch >= epochs;
+      while (!complete() && !this.exhausted && !signal?.aborted) if (await this.epoch()) await this.finishEpoch();
+      const finished = complete() || this.exhausted;
+      const stoppedEarly = finished && !complete();
+      const averaged = finished ? await this.finish() : await this.stop();
+      const { bestTop1, history } = this;
+      const { step: steps } = this.learner;
+      const seconds = secondsSince(begin);
+      if (finished) this.report({ type: "done", steps, seconds, bestTop1, ...(stoppedEarly && { stoppedEarly }) });
+      return { history, steps, finished, stoppedEarly, bestTop1: bestTop1 ?? 0, ...(averaged && { averaged }) };
     } finally {
       await this.learner.dispose();
       this.model.eval();
     }
+  }
+
+  /** Whether the validation accuracy has not risen for `patience` epochs. */
+  private get exhausted(): boolean {
+    const { patience } = this.options;
+    const top1 = this.history.map((r) => r.validationTop1 ?? 0);
+    return patience !== undefined && top1.length - 1 - top1.indexOf(Math.max(...top1)) >= patience;
   }
 
   private report(event: TrainingEvent): void {
@@ -150,7 +179,7 @@ export class Trainer {
       sizeOf(shape) * dtypes[dtype].bytes;
     const state = [...this.model.state()].reduce((n, [, p]) => n + bytes(p), 0);
     const trained = [...this.model.parameters()].reduce((n, [, p]) => n + bytes(p), 0);
-    return state + this.optimizer.slots.length * trained;
+    return state + this.optimizer.slots.length * trained + (this.options.ema ? state : 0);
   }
 
   /** Trains to the end of the epoch; false when the signal stopped it before. */
@@ -172,7 +201,7 @@ export class Trainer {
     const { sums, learner, totalSteps } = this;
     const lr = this.rate(learner.step);
     const classes = this.options.data.train.classes.length;
-    const { loss, output } = await learner
+    const { loss, output, gradientNorm } = await learner
       .train(images, targets ?? oneHotTargets(labels, classes), lr, stepSeed(this.seed, learner.step))
       .catch((error: unknown) => this.explain(error, epoch + 1));
     sums.loss += loss * labels.length;
@@ -184,11 +213,13 @@ export class Trainer {
     this.report({
       type: "step",
       epoch: epoch + 1,
+      epochs: this.options.epochs,
       step: learner.step,
       steps: totalSteps,
       loss,
       top1: sums.correct / sums.images,
       lr,
+      ...(gradientNorm !== undefined && { gradientNorm }),
       imagesPerSecond,
       secondsLeft: left + (this.options.epochs - epoch) * this.evaluation,
     });
@@ -223,7 +254,9 @@ export class Trainer {
     const { sums, learner } = this;
     const { epoch } = this.loader.state();
     await this.sync(epoch);
-    const validation = await this.validate();
+    const { preciseBatchNorm: precise } = this.options;
+    const net = await this.judged(precise !== undefined && (precise.everyEpoch || epoch >= this.options.epochs));
+    const validation = await this.validate(net);
     if (!Number.isFinite(validation.validationLoss ?? 0)) this.spoilt("the validation loss is not finite", epoch);
     const record: EpochRecord = {
       epoch,
@@ -243,7 +276,39 @@ export class Trainer {
     if (best) this.bestTop1 = top1;
     this.report({ type: "epoch", epochs: this.options.epochs, best, ...record });
     await this.save("last");
-    if (best) await this.save("best");
+    if (best) await this.save("best", net);
+  }
+
+  /**
+   * The network to be validated, kept and handed out: the averaged one where there is one, with exact batch-norm
+   * statistics where they are due. The model itself, after {@link sync}, where neither is.
+   */
+  private async judged(precise: boolean): Promise<Net> {
+    const { step } = this.learner;
+    if (this.last?.step === step && this.last.precise === precise) return this.last.net;
+    const { ema } = this.options;
+    const net = ema ? await this.learner.averaged() : precise ? cloneModule(this.model) : this.model;
+    if (precise) await this.makePrecise(net);
+    this.last = { step, precise, net };
+    return net;
+  }
+
+  private async makePrecise(net: Net): Promise<void> {
+    const { data, preciseBatchNorm: precise, mix, accumulate = 1, device, threads, session } = this.options;
+    // Batch norms see a part of a batch at a time.
+    const batchSize = Math.ceil(this.loader.batchSize / accumulate);
+    const options = { batches: precise?.batches, batchSize, seed: this.seed, mix, device, threads, session };
+    await preciseBatchNorm(net, data.train, options);
+  }
+
+  /** Leaves the final values in the model; returns the averaged network where there is one. */
+  private async finish(): Promise<Net | undefined> {
+    const { ema, preciseBatchNorm: precise } = this.options;
+    await this.learner.sync();
+    const net = ema || precise ? await this.judged(precise !== undefined) : this.model;
+    if (ema && precise) await this.makePrecise(this.model);
+    else if (precise) this.model.loadStateDict(net.stateDict());
+    return ema && net.eval();
   }
 
   /**
@@ -264,26 +329,26 @@ export class Trainer {
     );
   }
 
-  private async validate(): Promise<Partial<EpochRecord>> {
+  private async validate(net: Net): Promise<Partial<EpochRecord>> {
     const { data, device, threads, session } = this.options;
     if (!data.validation) return {};
     const begin = performance.now();
-    this.model.eval();
-    const { top1, top5, lossSum, total } = await evaluate(this.model, data.validation, { device, threads, session });
+    const { top1, top5, lossSum, total } = await evaluate(net.eval(), data.validation, { device, threads, session });
     this.model.train();
     this.evaluation = secondsSince(begin);
     return { validationLoss: lossSum / total, validationTop1: top1 / total, validationTop5: top5 / total };
   }
 
-  private async stop(): Promise<void> {
+  private async stop(): Promise<undefined> {
     const { step } = this.learner;
     const { epoch } = this.loader.state();
     await this.sync(epoch + 1);
     if (this.saved?.step !== step) await this.save("last");
     this.report({ type: "stopped", epoch: epoch + 1, step });
+    return undefined;
   }
 
-  private async save(name: "last" | "best"): Promise<void> {
+  private async save(name: "last" | "best", net = this.model): Promise<void> {
     const { store, metadata } = this.options;
     if (!store) return;
     const { step } = this.learner;
@@ -296,7 +361,7 @@ export class Trainer {
       sums: this.sums,
       settings: this.settings(),
     };
-    const entries = this.model.stateDict();
+    const entries = net.stateDict();
     if (name === "last") for (const [key, tensor] of await this.learner.optimizerState()) entries.set(key, tensor);
     const where = await store.save(name, { entries, metadata: { ...metadata, ...stateMetadata(state) } });
     if (name === "last") this.saved = { where, step };
@@ -307,11 +372,18 @@ export class Trainer {
   private settings(): Settings {
     const { lr = 0.1, epochs, warmupEpochs = 0, schedule = { kind: "cosine" }, labelSmoothing = 0, mix } = this.options;
     const own = { epochs, lr, warmupEpochs, labelSmoothing, stepsPerEpoch: this.loader.length };
+    const { clipNorm, clipValue, ema, accumulate = 1, patience, preciseBatchNorm: precise } = this.options;
     const optimizer = Object.entries(this.optimizer.settings).map(([k, value]) => [`optimizer.${k}`, value] as const);
     return {
       ...own,
       schedule: typeof schedule === "function" ? "a function" : JSON.stringify(schedule),
       ...(mix && { mix: JSON.stringify(mix) }),
+      ...(clipNorm !== undefined && { clipNorm }),
+      ...(clipValue !== undefined && { clipValue }),
+      ...(accumulate > 1 && { accumulate }),
+      ...(ema && { ema: JSON.stringify(ema) }),
+      ...(patience !== undefined && { patience }),
+      ...(precise && { preciseBatchNorm: JSON.stringify(precise) }),
       optimizer: this.optimizer.name,
       ...Object.fromEntries(optimizer),
     };
@@ -325,7 +397,16 @@ export class Trainer {
     this.loader.restore(state.loader);
     const changed = changedSettings(state.settings, this.settings());
     const { model, optimizer } = splitCheckpoint(checkpoint.entries);
-    this.model.loadStateDict(model);
+    try {
+      this.model.loadStateDict(model);
+    } catch (error) {
+      if (!(error instanceof RepmlpError)) throw error;
+      const { arch } = checkpoint.metadata;
+      const of = arch === undefined ? "" : ` It is of ${arch}.`;
+      const advice = "Resume with the network that it was begun with, or start in another place.";
+      const message = `${checkpoint.where}: ${error.message}.${of} ${advice}`.replace(/\.{2}/g, ".");
+      throw new RepmlpError(error.code, message, "file", { cause: error });
+    }
     const slots = await Promise.all([...optimizer].map(async ([key, source]) => [key, await source.read()] as const));
     this.learner.restore(state.step, new Map(slots));
     this.history.push(...state.history);

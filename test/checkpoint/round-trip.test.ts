@@ -112,6 +112,15 @@ describe("the layout of the files", () => {
     }
   });
 
+  test("in .pth under a key of a dict, as training scripts write averaged weights", async () => {
+    const wrapped = await open(await save(entries, { format: "pth", wrapper: "model_ema" }));
+    expect(wrapped.wrapper).toBe("model_ema");
+    expect(described(wrapped.entries)).toEqual(described(entries));
+    await expect(save(entries, { format: "safetensors", wrapper: "model_ema" })).rejects.toThrow(
+      'save: the wrapper "model_ema" needs a .pth',
+    );
+  });
+
   test("in safetensors every tensor is aligned for its type; the header keeps the given order", async () => {
     const bytes = await save(entries, { format: "safetensors", metadata: { format: "pt" } });
     const length = Number(new DataView(bytes.buffer).getBigUint64(0, true));

@@ -3,11 +3,13 @@ import { PassThrough } from "node:stream";
 import { Option } from "commander";
 import { describe, expect, test } from "vitest";
 import { failureOf } from "../../src/cli/failure.ts";
+import { createIo } from "../../src/cli/io.ts";
 import { duration, openProgress, progressLine } from "../../src/cli/progress.ts";
 import { tunedEnvironment, wantsReexec } from "../../src/cli/reexec.ts";
 import type { CommandSpec } from "../../src/cli/spec.ts";
 import { commands } from "../../src/cli/table.ts";
 import { grouped, textTable } from "../../src/cli/text-table.ts";
+import { stepLine } from "../../src/cli/training-view.ts";
 import { RepmlpError } from "../../src/errors.ts";
 import { main, repmlp } from "./harness.ts";
 
@@ -88,7 +90,7 @@ describe("progress", () => {
 
   test("no terminal: a plain line now and then", async () => {
     const out = stream();
-    const view = await openProgress(out.stream, { lineEvery: 0 });
+    const view = openProgress(out.stream, { lineEvery: 0 });
     view.update({ done: 12, total: 160, label: "convert", rate: 40, secondsLeft: 3.7 });
     view.stop();
     view.update({ done: 13, total: 160 });
@@ -98,21 +100,52 @@ describe("progress", () => {
   test("short work prints nothing; nor does anything when silent", async () => {
     for (const options of [{}, { silent: true, lineEvery: 0 }]) {
       const out = stream();
-      const view = await openProgress(out.stream, options);
+      const view = openProgress(out.stream, options);
       view.update({ done: 1, total: 2 });
       view.stop();
       expect(out.text()).toBe("");
     }
   });
 
-  test("a terminal: a bar that is taken away", async () => {
+  const terminal = (columns: number) => {
     const out = stream();
-    const terminal = { isTTY: true, columns: 100, cursorTo() {}, clearLine() {}, moveCursor() {} };
-    const view = await openProgress(Object.assign(out.stream, terminal));
-    view.update({ done: 0, total: 10, label: "epoch 1" });
-    view.update({ done: 5, total: 10, label: "epoch 1" });
+    return { ...out, stream: Object.assign(out.stream, { isTTY: true, columns, hasColors: () => false }) };
+  };
+
+  test("a terminal: one line, written over again, with a bar where there is room, and taken away", () => {
+    const out = terminal(62);
+    const view = openProgress(out.stream);
+    view.update({ done: 5, total: 10, label: "convert", rate: 40, secondsLeft: 3.7 });
+    expect(out.text()).toBe(`\r${"█".repeat(12)}${"░".repeat(12)} convert: 5/10 (50 %), 40/s, 4 s left\x1b[K`);
+    // Shown at once where it is done, else not so soon again.
+    view.update({ done: 6, total: 10, label: "convert" });
+    view.update({ done: 10, total: 10, line: "x".repeat(70) });
+    expect(out.text()).toBe(`\r${"x".repeat(61)}\x1b[K`);
     view.stop();
-    expect(out.text()).toContain("epoch 1");
+    view.update({ done: 10, total: 10 });
+    view.stop();
+    expect(out.text()).toBe("\r\x1b[K");
+  });
+
+  test("a terminal: what is printed takes the place of the live line", () => {
+    const out = terminal(60);
+    const io = createIo({ stdout: out.stream, stderr: out.stream }, { json: false, quiet: false }, () => {
+      throw new Error("not asked for");
+    });
+    const view = io.progress();
+    view.update({ done: 1, total: 1, line: "live" });
+    out.text();
+    io.result({}, () => "epoch 1");
+    expect(out.text()).toBe("\r\x1b[Kepoch 1\n");
+    io.note("so far");
+    expect(out.text()).toBe("so far\n");
+  });
+
+  test("a training step as a line: epoch, step, loss, rate, speed, time left", () => {
+    const step = { type: "step", epoch: 3, epochs: 30, step: 120, steps: 1200, loss: 0.51234, top1: 0.8 } as const;
+    expect(stepLine({ ...step, lr: 0.0975528, imagesPerSecond: 1234.5, secondsLeft: 125 })).toBe(
+      "epoch 3/30  step 120/1200  loss 0.5123  lr 0.0976  1235 images/s  2 min 5 s left",
+    );
   });
 
   test.for([

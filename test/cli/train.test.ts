@@ -46,6 +46,40 @@ describe("train", () => {
     expect(existsSync(at("run/best.safetensors"))).toBe(true);
   });
 
+  test("with the options of a step: an average that readers take, curves for TensorBoard, an early end", async () => {
+    write("options.json", {
+      ...{ epochs: 9, lr: 1e-12, clipNorm: 1, accumulate: 2, patience: 1, preciseBatchNorm: { batches: 2 } },
+      ...{ ema: { decay: 0.9 }, schedule: { kind: "linear" } },
+    });
+    const { code, stdout, stderr } = await train("--recipe", at("options.json"), "--out", "options");
+    expect(code).toBe(0);
+    expect(stderr).toMatch(/ended after epoch \d: the accuracy has not risen for 1 epochs/);
+    expect(stdout).toContain("average  options/ema.pth");
+    using file = await openCheckpointFile(at("options/ema.pth"));
+    expect(file.wrapper).toBe("model_ema");
+    createModel(tinyRecipe.arch, tinyRecipe.model).loadStateDict(file.entries);
+    const events = readFileSync(at("options/events.out.tfevents.repmlp")).toString("latin1");
+    expect(events).toContain("brain.Event:2");
+    expect(events).toContain("val/top1");
+  });
+
+  test("a rate that makes the loss explode: the good checkpoint is kept and named", async () => {
+    const constant = write("explode.json", { schedule: { kind: "constant" }, epochs: 1 });
+    await train("--recipe", constant, "--out", "explode");
+    const before = readFileSync(at("explode/last.safetensors"));
+    const again = ["--recipe", constant, "--out", "explode", "--resume", "--epochs", "2", "--lr", "1e30"];
+    const { code, stderr } = await train(...again);
+    expect(stderr).toMatch(/step \d.*in epoch 2.*The last good checkpoint is explode\/last\.safetensors \(step 3\)/);
+    expect(code).toBe(1);
+    expect(readFileSync(at("explode/last.safetensors")).equals(before)).toBe(true);
+    const other = write("other.json", { model: { ...tinyRecipe.model, channels: [4, 4, 8] }, epochs: 2 });
+    const refused = await train("--recipe", other, "--out", "explode", "--resume");
+    expect(refused.stderr).toMatch(
+      /explode\/last\.safetensors: .*has shape \[.*\] in the file, the model expects .* It is of RepMLP-CIFAR10-pure-MLP\./,
+    );
+    expect(refused.code).toBe(1);
+  });
+
   test("a run resumed after one epoch ends with the same weights to the bit", async () => {
     // A constant rate, so that the first epoch does not depend on how many there are.
     write("constant.json", { schedule: { kind: "constant" } });

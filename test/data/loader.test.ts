@@ -20,6 +20,37 @@ const collect = async (loader: AsyncIterable<LoadedBatch>): Promise<LoadedBatch[
   return batches;
 };
 
+describe("what a data set of one's own gets wrong is refused with the picture's index", () => {
+  const wrong = (change: (batch: LoadedBatch) => object): Promise<LoadedBatch[]> => {
+    const data = pixels(10);
+    const batch = async (...args: Parameters<typeof data.batch>) => {
+      const loaded = await data.batch(...args);
+      return { ...loaded, ...change(loaded as LoadedBatch) };
+    };
+    const { length, classes, imageShape } = data;
+    return collect(new DataLoader({ length, classes, imageShape, batch }, { batchSize: 4 }));
+  };
+  test.for<[string, (batch: LoadedBatch) => object, string]>([
+    [
+      "a label out of range",
+      () => ({ labels: Int32Array.of(0, 1, 4, 0) }),
+      "picture 2 has label 4, but there are 4 classes",
+    ],
+    [
+      "labels too few",
+      () => ({ labels: Int32Array.of(0) }),
+      "must be [4, 2, 3, 5] with 4 labels, got [4, 2, 3, 5] with 1",
+    ],
+    [
+      "pictures of another size",
+      ({ images }) => ({ images: images.reshape([4, 2, 5, 3]) }),
+      "must be [4, 2, 3, 5] with 4",
+    ],
+  ])("%s", async ([, change, message]) => {
+    await expect(wrong(change)).rejects.toThrow(message);
+  });
+});
+
 describe("DataLoader", () => {
   test("covers every picture once, whatever the sizes", async () => {
     await fc.assert(

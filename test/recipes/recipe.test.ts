@@ -22,12 +22,30 @@ describe("recipes", () => {
     expect(recipe.decayNormAndBias).toBe(true);
   });
 
+  test("options of a step arrive at the trainer", () => {
+    const options = {
+      accumulate: 4,
+      clipNorm: 1,
+      ema: { decay: 0.99, warmup: true },
+      patience: 5,
+      preciseBatchNorm: { batches: 20, everyEpoch: true },
+      schedule: { kind: "polynomial", power: 0.9, minLr: 1e-4 },
+    };
+    expect(trainerOptions(parsed(options), new RepMLPCifar({ channels: [4, 4, 4] }))).toMatchObject(options);
+    expect(parsed({ clipValue: 0.1, schedule: { kind: "linear" } })).toMatchObject({ clipValue: 0.1 });
+  });
+
   test.for([
     ["{", /^my\.json: is not valid JSON/],
     [{ epoch: 3 }, 'my.json: there is no entry "epoch". Did you mean epochs?'],
     [{ epochs: 0 }, /^my\.json: epochs: .*>=1 but received 0/],
     [{ lr: "high" }, /^my\.json: lr: .*number.*"high"/],
     [{ optimizer: { name: "lion" } }, /^my\.json: optimizer\.name: /],
+    [{ ema: { decay: 1 } }, /^my\.json: ema\.decay: .*<1 but received 1/],
+    [{ ema: { deccay: 0.9 } }, /^my\.json: (ema\.decay: .*|there is no entry "ema\.deccay")/],
+    [{ preciseBatchNorm: { batches: 2, often: true } }, 'my.json: there is no entry "preciseBatchNorm.often". See'],
+    [{ accumulate: 0 }, /^my\.json: accumulate: .*>=1 but received 0/],
+    [{ schedule: { kind: "exponential" } }, /^my\.json: schedule\.kind: /],
     [{ augment: [{ kind: "blur" }] }, /^my\.json: augment\.0\.kind: /],
     [{ augment: [{ kind: "cutout", size: -1 }] }, /cutout: size must be a positive integer, got -1/],
   ] as const)("%j is refused", ([changes, message]) => {

@@ -84,6 +84,57 @@ test("with AdamW, two threads and a last batch that is not full", async () => {
   expect(bytesOf(resumed.model)).toBe(bytesOf(whole.model));
 });
 
+describe("with clipping, batches in parts, averaged weights, exact statistics and a polynomial, all at once", () => {
+  const options = {
+    clipNorm: 0.5,
+    accumulate: 2,
+    ema: { decay: 0.9, warmup: true },
+    preciseBatchNorm: { batches: 3, everyEpoch: true },
+    patience: 50,
+    schedule: { kind: "polynomial", power: 0.9, minLr: 1e-3 },
+    warmupEpochs: 0.5,
+  } as const satisfies Partial<TrainerOptions>;
+  const kept = async (store: CheckpointStore, name: string) =>
+    [...(await store.load(name))!.entries].map(([key, t]) => [key, [...t.readSync().toFloat64()]]);
+  const wholeStore = memoryStore();
+  let whole: Trained;
+  beforeAll(async () => {
+    whole = await train({ ...options, store: wholeStore });
+  });
+
+  test("each of them is at work", () => {
+    const steps = whole.events.flatMap((e) => (e.type === "step" ? [e] : []));
+    expect(Math.max(...steps.map((e) => e.gradientNorm!))).toBeGreaterThan(0.5);
+    expect(steps.at(-1)!.lr).toBeCloseTo(1e-3 + (0.1 - 1e-3) * (1 / 10) ** 0.9, 12);
+    expect(bytesOf(whole.summary.averaged!)).not.toBe(bytesOf(whole.model));
+  });
+
+  test.for([3, 4])("stopped at step %i: model, average and best checkpoint to the bit", async (stopAt) => {
+    const store = folderStore(tempFolder());
+    const stopped = await train({ ...options, store }, stopAt);
+    expect(stopped.summary.averaged).toBeUndefined();
+    const resumed = await train({ ...options, store, resume: true });
+    expect(resumed.events[0]).toMatchObject({ type: "start", resumedAt: stopAt, changed: [] });
+    expect(bytesOf(resumed.model)).toBe(bytesOf(whole.model));
+    expect(bytesOf(resumed.summary.averaged!)).toBe(bytesOf(whole.summary.averaged!));
+    expect(results(resumed.summary)).toEqual(results(whole.summary));
+    for (const name of ["last", "best"]) expect(await kept(store, name)).toEqual(await kept(wholeStore, name));
+  });
+
+  test("resumed when it was complete: the same model and average once more", async () => {
+    const again = await train({ ...options, store: wholeStore, resume: true });
+    expect(bytesOf(again.model)).toBe(bytesOf(whole.model));
+    expect(bytesOf(again.summary.averaged!)).toBe(bytesOf(whole.summary.averaged!));
+  });
+
+  test("the average cannot be left out or changed by the way", async () => {
+    const changed = (ema?: TrainerOptions["ema"]) => train({ ...options, ema, store: wholeStore, resume: true });
+    const saved = 'the saved run has ema {"decay":0.9,"warmup":true}, this one';
+    await expect(changed()).rejects.toThrow(`${saved} default.`);
+    await expect(changed({ decay: 0.5 })).rejects.toThrow(`${saved} {"decay":0.5}.`);
+  });
+});
+
 describe("what may change", () => {
   let store: CheckpointStore;
   beforeAll(async () => {
@@ -111,7 +162,9 @@ describe("what may change", () => {
   test("not the network", async () => {
     const other = new nn.Sequential(new nn.Flatten(), new nn.Linear(16, 3));
     const trainer = new Trainer(other, { ...base, store, resume: true });
-    await expect(trainer.run()).rejects.toThrow("the keys do not match the model");
+    await expect(trainer.run()).rejects.toThrow(
+      /^checkpoint "last" in memory: state dict: the keys do not match the model.* Resume with the network that/,
+    );
   });
 });
 

@@ -3,14 +3,18 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import {
   convertToDeploy,
+  evaluate,
   folderStore,
+  type Module,
   memoryStore,
   noDecayOnNormAndBias,
   openCheckpointFile,
+  preciseBatchNorm,
   RepmlpError,
   sgd,
   Trainer,
   type TrainerOptions,
+  type TrainingCallback,
   type TrainingEvent,
 } from "../../src/node.ts";
 import { base, bytesOf, SmallNet, tempFolder, toyData, train } from "./support.ts";
@@ -71,6 +75,89 @@ test("schedules in epochs", async () => {
   expect(cosine[8]).toBeCloseTo(0.06, 12);
   const own = train({ schedule: (s) => 0.1 - s, data: { train: toyData(50) } });
   await expect(own).rejects.toThrow("the schedule gives the rate -0.9 at step 1");
+});
+
+describe("early stop", () => {
+  // A rate of nearly nothing: the accuracy of the first epoch is never surpassed.
+  const idle = { lr: 1e-12, schedule: { kind: "constant" }, epochs: 9, patience: 3 } as const;
+
+  test("ends the run when the accuracy has not risen for so many epochs, resumed or not", async () => {
+    const whole = await train(idle);
+    const best = whole.events.flatMap((e) => (e.type === "epoch" && e.best ? [e.epoch] : [])).at(-1)!;
+    expect(whole.summary).toMatchObject({ finished: true, stoppedEarly: true });
+    expect(whole.summary.history).toHaveLength(best + 3);
+    expect(whole.summary.history.length).toBeLessThan(9);
+    expect(whole.events.at(-1)).toMatchObject({ type: "done", stoppedEarly: true });
+    const store = memoryStore();
+    await train({ ...idle, store }, 4 * best + 5);
+    const resumed = await train({ ...idle, store, resume: true });
+    expect(resumed.summary.history).toHaveLength(best + 3);
+    expect(bytesOf(resumed.model)).toBe(bytesOf(whole.model));
+    // It is over, unless it gets more patience.
+    expect((await train({ ...idle, store, resume: true })).events.map((e) => e.type)).toEqual(["start", "done"]);
+    const longer = await train({ ...idle, store, resume: true, patience: 4 });
+    expect(longer.events[0]).toMatchObject({ changed: ["patience: 3 → 4"] });
+    expect(longer.summary.history).toHaveLength(best + 4);
+  });
+
+  test("does not touch a run whose accuracy rises", async () => {
+    const { summary, events } = await train({ patience: 2, epochs: 3 });
+    expect(summary).toMatchObject({ finished: true, stoppedEarly: false, steps: 12 });
+    expect(events.at(-1)).not.toHaveProperty("stoppedEarly");
+  });
+});
+
+test("with an average, it is what is validated and kept as the best", async () => {
+  const store = memoryStore();
+  const { model, summary, events } = await train({ store, ema: { decay: 0.8 }, epochs: 8 });
+  const averaged = summary.averaged!;
+  expect(averaged.training).toBe(false);
+  expect(bytesOf(averaged)).not.toBe(bytesOf(model));
+  const { validationTop1, validationLoss } = summary.history[7];
+  const own = await evaluate(averaged, base.data.validation, { threads: 1 });
+  expect(own.top1 / own.total).toBe(validationTop1);
+  expect(own.lossSum / own.total).toBe(validationLoss);
+  // The best checkpoint scores what its epoch says.
+  const best = new SmallNet();
+  best.loadStateDict((await store.load("best"))!.entries);
+  const scored = await evaluate(best.eval(), base.data.validation, { threads: 1 });
+  expect(scored.top1 / scored.total).toBe(summary.bestTop1);
+  const last = (await store.load("last"))!;
+  expect(last.entries.has("optimizer.ema:mix.fc3_bn.running_var")).toBe(true);
+  expect(events[0]).toMatchObject({ type: "start" });
+});
+
+test("exact statistics are those of the final network; the checkpoint to resume from keeps the running ones", async () => {
+  const store = memoryStore();
+  const { model, summary } = await train({ store, preciseBatchNorm: { batches: 3 }, epochs: 2 });
+  const plain = await train({ epochs: 2 });
+  const weights = (net: Module): string => bytesOf(net).replace(/^.*running_.*$/gm, "");
+  expect(weights(model)).toBe(weights(plain.model));
+  expect(bytesOf(model)).not.toBe(bytesOf(plain.model));
+  await preciseBatchNorm(plain.model, base.data.train, { batches: 3, batchSize: 12, seed: 5, threads: 1 });
+  expect(bytesOf(model)).toBe(bytesOf(plain.model));
+  const own = await evaluate(model, base.data.validation, { threads: 1 });
+  expect(own.lossSum / own.total).toBe(summary.history[1].validationLoss);
+  const mean = "mix.fc3_bn.running_mean";
+  expect((await store.load("last"))!.entries.get(mean)!.readSync()).not.toEqual(
+    model.stateDict().get(mean)!.readSync(),
+  );
+});
+
+test("a callback observes every step and ends the run by aborting the signal", async () => {
+  const stop = new AbortController();
+  const store = memoryStore();
+  const losses: number[] = [];
+  const watch: TrainingCallback = (event) => {
+    if (event.type === "step" && losses.push(event.loss) === 6) stop.abort();
+  };
+  const { summary, events } = await train({ store, signal: stop.signal, callbacks: [watch] });
+  expect(losses).toHaveLength(6);
+  expect(summary).toMatchObject({ finished: false, steps: 6 });
+  expect(events.slice(-2)).toMatchObject([
+    { type: "checkpoint", name: "last" },
+    { type: "stopped", step: 6 },
+  ]);
 });
 
 test("no weight decay on biases and norms", async () => {
@@ -189,6 +276,12 @@ test("options that make no sense are refused", () => {
   );
   expect(make({ batchSize: 51, dropLast: true })).toThrow("50 pictures make no batch of 51");
   expect(make({ batchSize: 51 })().totalSteps).toBe(3);
+  expect(make({ patience: 0 })).toThrow("patience must be a positive integer, got 0");
+  expect(make({ patience: 2, data: { train: toyData(50) } })).toThrow("patience 2 needs validation data");
+  expect(make({ preciseBatchNorm: { batches: 0 } })).toThrow(
+    "preciseBatchNorm.batches must be a positive integer, got 0",
+  );
+  expect(make({ accumulate: 0 })).toThrow("accumulate must be a positive integer, got 0");
   expect(make({ warmupEpochs: 3 })).toThrow("totalSteps (12) must be more than warmupSteps (12)");
 });
 

@@ -19,16 +19,23 @@ const storageClasses: Readonly<Partial<Record<DType, string>>> = {
  * `torch.load(weights_only=True)` allows, storage `i` for the i-th tensor.
  *
  * uint16, uint32 and uint64 have no storage class of their own; they are written as PyTorch 2.3 and later do.
+ *
+ * @param wrapper  key of a dict around it
  */
-export function pickleStateDict(entries: readonly TensorEntry[]): Uint8Array<ArrayBuffer> {
+export function pickleStateDict(entries: readonly TensorEntry[], wrapper?: string): Uint8Array<ArrayBuffer> {
   const out = new PickleWriter();
   out.byte(0x80, 2);
+  if (wrapper !== undefined) {
+    out.char("}(");
+    out.text(wrapper);
+  }
   out.emptyOrderedDict();
   out.char("(");
   entries.forEach(([key, { dtype, shape }], i) => {
     out.text(key);
     tensor(out, String(i), dtype, shape);
   });
+  if (wrapper !== undefined) out.char("u");
   out.char("u.");
   return out.bytes();
 }

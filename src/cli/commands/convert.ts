@@ -15,7 +15,7 @@ type Options = Call<"convert">["options"];
 export const run: Run<"convert"> = async ({ args: { load, save }, options, io }) => {
   const start = performance.now();
   let verification: Verification | undefined;
-  const progress = await io.progress();
+  const progress = io.progress();
   const result = await convertCheckpointFile(load, save, {
     ...options,
     signal: io.signal,

@@ -12,7 +12,7 @@ export const run: Run<"demo"> = async ({ options, io }) => {
   if (code !== undefined) process.exit(code);
   registerNode();
   const { out, epochs, batchSize, lr, seed, resume, threads } = options;
-  const progress = await io.progress();
+  const progress = io.progress();
   const result = await runDemo({
     folder: out,
     epochs,

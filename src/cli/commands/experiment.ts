@@ -16,7 +16,7 @@ export const run: Run<"experiment"> = async ({ args, options, io }) => {
   const code = await reexec();
   if (code !== undefined) process.exit(code);
   registerNode();
-  const progress = await io.progress();
+  const progress = io.progress();
   const { results, finished, files } = await cifar10Experiment({
     ...{ data, epochs, folder: out, lr, seed, threads, signal: io.signal },
     ...(variants.length && { variants }),

@@ -37,17 +37,20 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
     ...(trained.length && { train: [...trained] }),
     freeze: [...base.freeze, ...freeze],
   };
-  const progress = await io.progress();
+  const progress = io.progress();
   const result = await train({
     ...{ data: args.data, recipe, folder: out, signal: io.signal, ...rest },
     ...(mean && std && { normalization: { mean, std } }),
     onEvent: (event) => showTraining(event, io, progress),
     onStart: (plan) => showPlan(plan, options.init, io),
   }).finally(() => progress.stop());
-  if (!result.summary.finished) {
+  const { summary } = result;
+  if (!summary.finished) {
     io.note("stopped; the same command with --resume goes on");
     return undefined;
   }
+  if (summary.stoppedEarly)
+    io.note(`ended after epoch ${summary.history.length}: the accuracy has not risen for ${recipe.patience} epochs`);
   showResult(result, out, io);
   return undefined;
 };
@@ -63,15 +66,18 @@ function showPlan({ loaded, newHead, preprocessing, from, trained, frozen }: Tra
   if (frozen.length) io.note(`${trained.length} of ${trained.length + frozen.length} parameters are trained`);
 }
 
-function showResult({ name, arch, summary, weights, onnx, curves }: TrainResult, out: string, io: Io): void {
-  const { bestTop1, steps } = summary;
-  io.result({ type: "result", name, arch, bestTop1, steps, weights, onnx, curves }, () =>
+function showResult(result: TrainResult, out: string, io: Io): void {
+  const { name, arch, summary, weights, averaged, onnx, curves, events } = result;
+  const { bestTop1, steps, stoppedEarly } = summary;
+  const files = { weights, averaged, onnx, curves, events };
+  io.result({ type: "result", name, arch, bestTop1, steps, stoppedEarly, ...files }, () =>
     [
       `best top-1 ${(100 * bestTop1).toFixed(2)} %, ${steps} steps`,
       `weights  ${weights}`,
+      ...(averaged === undefined ? [] : [`average  ${averaged}`]),
       ...(onnx === undefined ? [] : [`model    ${onnx}`]),
       `curves   ${curves}`,
-      `logs     ${out}/log.csv, ${out}/log.jsonl`,
+      `logs     ${out}/log.csv, ${out}/log.jsonl, ${events}`,
       ...(arch === undefined ? [] : [`convert with: repmlp convert ${weights} deploy.pth -a ${arch}`]),
     ].join("\n"),
   );
