@@ -134,7 +134,10 @@ function buildCommand(name: CommandName, spec: CommandSpec, found: (parsed: Pars
     made.addArgument(
       new Argument(kind === "required" ? `<${arg}>` : kind === "many" ? `<${arg}...>` : `[${arg}]`, help),
     );
-  for (const option of Object.values(spec.options)) made.addOption(buildOption(option));
+  for (const option of Object.values(spec.options)) {
+    made.addOption(buildOption(option));
+    if (option.opposite) made.addOption(new Option(option.flags.replace("--", "--no-"), option.opposite));
+  }
   if (spec.json !== false) made.option("--json", "print results (and errors) as JSON");
   made.option("--quiet", "print nothing but results and errors");
   made.action((...values: unknown[]) => {

@@ -24,6 +24,8 @@ export interface OptionSpec<T> {
   readonly default?: T;
   /** May be given several times. */
   readonly repeats?: boolean;
+  /** Help of the switch that says the opposite, `--no-…`. */
+  readonly opposite?: string;
   /** Only for the compiler. */
   readonly type?: T;
 }
@@ -74,6 +76,13 @@ export const flag = (flags: string, help: string): OptionSpec<boolean> => ({
   flags,
   help,
   default: flags.includes("--no-"),
+});
+
+/** A switch and its opposite `--no-…`; `undefined` when neither is given. */
+export const either = (flags: string, help: string, opposite: string): OptionSpec<boolean | undefined> => ({
+  flags,
+  help,
+  opposite,
 });
 
 /** Any text. */

@@ -5,6 +5,7 @@ import {
   command,
   decimal,
   decimals,
+  either,
   flag,
   integer,
   many,
@@ -29,14 +30,15 @@ export const commands = {
     group: "Checkpoints",
     summary: "merge a training checkpoint into its deploy form",
     description:
-      "Reads, merges and writes one block after the other, so that memory holds a block and not the model " +
-      "(--no-verify keeps it so; verifying runs both forms and needs the whole model several times). " +
+      "Reads, merges and writes one block after the other, so that memory holds a block and not the model. " +
+      "Then runs both forms on random inputs and compares them; since that holds the whole model several times, " +
+      "weights above 100 MB are compared with --verify only. " +
       ".pth and .safetensors are read by content and written by file name. Architecture, form and number of " +
       "classes are found from the keys and shapes.",
     examples: [
       ["repmlp convert light_train.pth light_deploy.safetensors", "merge, compare both forms, write"],
       ["repmlp convert train.pth deploy.pth -a RepMLP-Res50-light-224", "name the architecture"],
-      ["repmlp convert train.pth deploy.pth --explain --no-verify", "say what becomes of each block; least memory"],
+      ["repmlp convert train.pth deploy.pth --explain --verify", "say what becomes of each block; compare any size"],
     ],
     args: { load: required("training checkpoint, .pth or .safetensors"), save: required("file to write") },
     options: {
@@ -49,7 +51,11 @@ export const commands = {
         "element type of the result; that of the checkpoint by default",
       ),
       explain: flag("--explain", "say what was merged in every block, and what was not"),
-      verify: flag("--no-verify", "do not run both forms (default: verify where the model fits in memory)"),
+      verify: either(
+        "--verify",
+        "run both forms and compare them (default: up to 100 MB of weights)",
+        "do not run both forms",
+      ),
     },
   }),
   verify: command({

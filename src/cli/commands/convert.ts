@@ -1,5 +1,5 @@
 import { freemem } from "node:os";
-import { RepmlpError } from "../../errors.ts";
+import { must, RepmlpError } from "../../errors.ts";
 import { type CheckpointConversion, convertCheckpointFile, stateBytes } from "../../export/convert-checkpoint-node.ts";
 import { type DetectedModel, modelInfo } from "../../models/index.ts";
 import type { Net } from "../../nn/index.ts";
@@ -21,7 +21,8 @@ export const run: Run<"convert"> = async ({ args: { load, save }, options, io })
     signal: io.signal,
     onTensor: (label, done, total) => progress.update({ done, total, label }),
     check: async (training, deploy, found) => {
-      if (options.verify) verification = await verified(training, deploy, found, options, io);
+      if (wantsVerification(training, deploy, options.verify, io))
+        verification = await verified(training, deploy, found, options, io);
     },
   }).finally(() => progress.stop());
   for (const remark of result.remarks) io.note(`${load}: ${remark}`);
@@ -70,19 +71,34 @@ const SAMPLES = 4;
 /** Memory by the size of both forms' values: the sessions hold them, and another copy while they are made. */
 const MEMORY_FACTOR = 3;
 
+/** Weights up to which both forms are compared unasked: more would cost a multiple of the conversion's time and memory. */
+const UNASKED = 100e6;
+
+/** Whether to compare both forms; when not, and nobody asked for that, says why. */
+function wantsVerification(training: Net, deploy: Net, asked: boolean | undefined, io: Io): boolean {
+  if (asked === false) return false;
+  const needed = MEMORY_FACTOR * (stateBytes(training) + stateBytes(deploy));
+  if (asked === undefined && stateBytes(training) > UNASKED) {
+    io.note(
+      `not verified: ${fmtBytes(stateBytes(training))} of weights; --verify takes about ${fmtBytes(needed)} of memory`,
+    );
+    return false;
+  }
+  const free = Math.min(freemem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+  if (needed <= free) return true;
+  const reason = `running both forms takes about ${fmtBytes(needed)} of memory, ${fmtBytes(free)} are free`;
+  must(asked === undefined, "convert/memory", () => `convert: ${reason}. Leave --verify out, or free some.`, "runtime");
+  io.note(`not verified: ${reason}`);
+  return false;
+}
+
 async function verified(
   training: Net,
   deploy: Net,
   { name, form: _, numClasses }: DetectedModel,
   { imageSize, dtype }: Options,
   io: Io,
-): Promise<Verification | undefined> {
-  const needed = MEMORY_FACTOR * (stateBytes(training) + stateBytes(deploy));
-  const free = Math.min(freemem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
-  if (needed > free) {
-    io.note(`not verified: running both forms would take about ${fmtBytes(needed)}, ${fmtBytes(free)} are free`);
-    return undefined;
-  }
+): Promise<Verification> {
   const [{ verifyEquivalence }, { registerNode }] = await Promise.all([
     import("../../reparam/index.ts"),
     import("../../runtime/platform-node.ts"),
