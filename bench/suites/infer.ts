@@ -1,17 +1,6 @@
-import {
-  type Case,
-  type Context,
-  type Figure,
-  growth,
-  inChromium,
-  inNode,
-  inPython,
-  own,
-  quotient,
-  timesFaster,
-} from "../case.ts";
+import { type Case, type Context, type Figure, growth, inNode, inPython, own, quotient, timesFaster } from "../case.ts";
 import type { Outcome } from "../stats.ts";
-import { convUnitOptions, wasmLimits } from "./train.ts";
+import { convUnitCases } from "./conv-unit.ts";
 
 const net = "RepMLP-Res50-light-224";
 const unmerged = "ONNX Runtime, unmerged";
@@ -69,8 +58,6 @@ const figuresOf: Readonly<Record<number, readonly Figure[]>> = {
 
 export const inferCases = (context: Context): readonly Case[] => {
   const { threads } = context;
-  const unit = { ...convUnitOptions, form: "train", threads };
-  const page = "repmlp in Chromium";
   const sizes = [1, 2, 4, 8, 16].map((size) => ({ size, contestant: `${own}, batch ${size}` }));
   return [
     ...batches.map(({ batch, limits }): Case => {
@@ -90,26 +77,7 @@ export const inferCases = (context: Context): readonly Case[] => {
         figures: [timesFaster("PyTorch", limits), timesFaster(plain), ...figuresOf[batch]],
       };
     }),
-    {
-      name: "infer/conv-bn-relu-node",
-      about: "inference in Node, conv 3×3 + BN + ReLU, 32 channels, 28×28, batch 8",
-      contestants: [
-        inNode(own, "infer", unit),
-        inNode("tfjs-wasm", "tfjsInfer", unit),
-        inNode("jax-js", "jaxInfer", unit),
-      ],
-      figures: [timesFaster("tfjs-wasm", wasmLimits), timesFaster("jax-js", wasmLimits)],
-    },
-    {
-      name: "infer/conv-bn-relu-chromium",
-      about: `the same inference in headless Chromium, in WebAssembly with ${threads} threads, tfjs with one`,
-      contestants: [
-        ...inChromium(context, page, "infer", unit),
-        ...inChromium(context, "tfjs-wasm", "tfjsInfer", unit),
-        ...inChromium(context, "jax-js", "jaxInfer", unit),
-      ],
-      figures: [timesFaster("tfjs-wasm", wasmLimits, page), timesFaster("jax-js", wasmLimits, page)],
-    },
+    ...convUnitCases(context, "infer"),
     {
       name: "infer/growth-batch",
       about: `${net}, deploy form, by batch size`,

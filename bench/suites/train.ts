@@ -11,6 +11,7 @@ import {
   quotient,
   timesFaster,
 } from "../case.ts";
+import { convUnitCases } from "./conv-unit.ts";
 
 type Limits = Pick<Figure, "floor" | "aim">;
 
@@ -130,37 +131,13 @@ function growthCase(
   };
 }
 
-/** The WebAssembly rivals: one convolution with batch norm and ReLU, in Node and in a page. */
-export const convUnitOptions = { net: "conv-bn-relu", batch: 8, channels: 32, size: 28 } as const;
-export const wasmLimits: Limits = { floor: 4, aim: 10 };
-
 export const trainCases = (context: Context): readonly Case[] => {
   const { threads } = context;
-  const unit = { ...convUnitOptions, threads };
   const block = { net: "repmlp-block", batch: 32, channels: 64, threads };
   const page = "repmlp in Chromium";
   return [
     ...steps.map((step) => stepCase(context, step)),
-    {
-      name: "train/conv-bn-relu-node",
-      about: "training step in Node, conv 3×3 + BN + ReLU, 32 channels, 28×28, batch 8",
-      contestants: [
-        inNode(own, "train", unit),
-        inNode("tfjs-wasm", "tfjsTrain", unit),
-        inNode("jax-js", "jaxTrain", unit),
-      ],
-      figures: [timesFaster("tfjs-wasm", wasmLimits), timesFaster("jax-js", wasmLimits)],
-    },
-    {
-      name: "train/conv-bn-relu-chromium",
-      about: `the same step in headless Chromium, in WebAssembly with ${threads} threads, tfjs with one`,
-      contestants: [
-        ...inChromium(context, page, "train", unit),
-        ...inChromium(context, "tfjs-wasm", "tfjsTrain", unit),
-        ...inChromium(context, "jax-js", "jaxTrain", unit),
-      ],
-      figures: [timesFaster("tfjs-wasm", wasmLimits, page), timesFaster("jax-js", wasmLimits, page)],
-    },
+    ...convUnitCases(context, "train"),
     {
       name: "train/repmlp-block-chromium",
       about: "training step, the RepMLP block of 64 channels, WebAssembly in Chromium and native",
