@@ -6,6 +6,9 @@ FOLDER is what train-steps.ts wrote: the same initial weights, batches and learn
 1 % at each of the first 50 steps. Beyond, such networks amplify rounding: with --noise-runs, PyTorch is also run from
 weights with 1e-7 of relative noise, and our losses must come no further from PyTorch's than those runs do (largest
 difference so far, at every step). Prints a table, and the relative difference of the final parameters.
+
+PyTorch computes grouped convolutions as dense ones here (bench/pytorch/ungrouped.py), which is the same sum and saves
+most of the time; --grouped leaves them as the original code has them.
 """
 import argparse
 import json
@@ -19,10 +22,12 @@ import torch.nn.functional as F
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, os.path.join(ROOT, "bench", "pytorch"))
 from repmlp_cifar import RepMLPCifar  # noqa: E402
+from ungrouped import ungroup  # noqa: E402
 
 
-def run(folder, info, steps, noise=0.0, seed=0):
+def run(folder, info, steps, grouped, noise=0.0, seed=0):
     net = RepMLPCifar(info["arch"]).train()
+    net = net if grouped else ungroup(net)
     net.load_state_dict(torch.load(os.path.join(folder, "before.pth"), map_location="cpu"), strict=True)
     if noise:
         torch.manual_seed(seed)
@@ -61,15 +66,20 @@ def main():
     args.add_argument("folder")
     args.add_argument("--noise-runs", type=int, default=0)
     args.add_argument("--steps", type=int)
+    args.add_argument("--grouped", action="store_true")
     args = args.parse_args()
+    torch.set_num_threads(os.cpu_count())
     info = json.load(open(os.path.join(args.folder, "steps.json")))
     ours = np.array(info["losses"])
     steps = min(args.steps or len(ours), len(ours))
     ours = ours[:steps]
-    theirs, net = run(args.folder, info, steps)
+    theirs, net = run(args.folder, info, steps, args.grouped)
     far = np.abs(ours - theirs)
     relative = far / theirs
-    noisy = [np.abs(run(args.folder, info, steps, 1e-7, seed + 1)[0] - theirs) for seed in range(args.noise_runs)]
+    noisy = [
+        np.abs(run(args.folder, info, steps, args.grouped, 1e-7, seed + 1)[0] - theirs)
+        for seed in range(args.noise_runs)
+    ]
     print("\nstep   ours      PyTorch   difference" + "".join(f"   noise {i + 1}" for i in range(len(noisy))))
     for i in sorted({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 19, 29, 39, 49, 74, 99, 124, 149, 174, 199, steps - 1}):
         if i < steps:
