@@ -1,4 +1,4 @@
-import sharp, { type Metadata, type SharpOptions } from "sharp";
+import type { Metadata, SharpOptions } from "sharp";
 import { must, RepmlpError } from "../errors.ts";
 import { decodeBmp, isBmp } from "./bmp.ts";
 import { readNamed, reason } from "./files-node.ts";
@@ -35,7 +35,7 @@ export async function decodePicture(bytes: Uint8Array, name: string): Promise<Pi
   if (isBmp(bytes)) return decodeBmp(bytes, name);
   if (isNetpbm(bytes)) return withChannels(decodeNetpbm(bytes, name), 3);
   try {
-    const metadata = await sharp(bytes, options).metadata();
+    const metadata = await (await loadSharp())(bytes, options).metadata();
     if (!formats.has(metadata.format)) throw new Error(`${metadata.format} is not one of ${[...formats].join(", ")}`);
     return await withSharp(bytes, metadata);
   } catch (cause) {
@@ -44,7 +44,11 @@ export async function decodePicture(bytes: Uint8Array, name: string): Promise<Pi
   }
 }
 
+/** Loaded at the first picture: it takes longer to load than most of the package. */
+const loadSharp = async () => (await import("sharp")).default;
+
 async function withSharp(bytes: Uint8Array, { format, space, depth, hasAlpha }: Metadata): Promise<Picture> {
+  const sharp = await loadSharp();
   const image = sharp(bytes, options);
   if (space === "cmyk") {
     const raw = await image
@@ -63,6 +67,7 @@ async function withSharp(bytes: Uint8Array, { format, space, depth, hasAlpha }: 
 
 /** Pillow keeps 16-bit grey as numbers and clips them at 255 on the way to RGB; 16-bit colour keeps its high byte. */
 async function clippedGrey16(bytes: Uint8Array): Promise<Picture> {
+  const sharp = await loadSharp();
   const { data, info } = await sharp(bytes, options)
     .toColourspace("grey16")
     .raw({ depth: "ushort" })

@@ -130,7 +130,7 @@ export async function runDemo(options: DemoOptions): Promise<DemoResult | undefi
     files,
     seconds: (performance.now() - started) / 1000,
   };
-  const html = trainingReport({
+  const html = await trainingReport({
     title: `${ARCH} on ${training.length.toLocaleString("en-US")} pictures of Fashion-MNIST`,
     losses: loggedLosses(folder),
     history: summary.history,

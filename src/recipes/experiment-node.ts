@@ -121,7 +121,7 @@ export async function cifar10Experiment(options: ExperimentOptions): Promise<Exp
       .concat("\n"),
   );
   await writeText(files.markdown, markdownTable(tableOf(results)));
-  if (results.length) await writeText(files.plot, plot(results, epochs));
+  if (results.length) await writeText(files.plot, await plot(results, epochs));
   return { results, finished: results.length === variants.length, files };
 }
 
@@ -240,7 +240,7 @@ function markdownTable([head, ...rows]: readonly string[][]): string {
   return [line(head), line(head.map((_, i) => (i ? "---:" : "---"))), ...rows.map(line), ""].join("\n");
 }
 
-function plot(results: readonly VariantResult[], epochs: number): string {
+function plot(results: readonly VariantResult[], epochs: number): Promise<string> {
   const series = results.map(({ variant, curve }) => ({
     name: variant,
     dots: true,

@@ -157,7 +157,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     await saveCheckpointFile(files.weights, net.stateDict());
     if (summary.averaged && files.averaged)
       await saveCheckpointFile(files.averaged, summary.averaged.stateDict(), { wrapper: "model_ema" });
-    const svg = chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
+    const svg = await chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
     await writeFileAtomically(files.curves, async (sink) => {
       await sink.write(new TextEncoder().encode(svg));
     });

@@ -1,6 +1,3 @@
-import * as Plot from "@observablehq/plot";
-import { parseHTML } from "linkedom";
-
 export interface Series {
   readonly name: string;
   readonly points: readonly (readonly [x: number, y: number])[];
@@ -31,7 +28,9 @@ function wholeTicks([from, to]: readonly [number, number]): number[] {
  * A line chart as an SVG picture of its own, in the text colour of the page around it. It has no legend: name the series
  * beside it with {@link seriesColors}.
  */
-export function lineChart(series: readonly Series[], options: LineChartOptions): string {
+export async function lineChart(series: readonly Series[], options: LineChartOptions): Promise<string> {
+  // Loaded here: they take longer to load than the rest of the package.
+  const [Plot, { parseHTML }] = await Promise.all([import("@observablehq/plot"), import("linkedom")]);
   const { title, xLabel, yLabel, xRange } = options;
   const { document } = parseHTML("<html><body></body></html>");
   const rows = series.flatMap(({ name, points, dots }) => points.map(([x, y]) => ({ name, x, y, dots })));

@@ -54,15 +54,16 @@ export function learningCurves({ losses, history }: Curves): readonly CurveChart
 const LEGEND = 26;
 
 /** Charts side by side, with their legends, as one SVG picture that needs nothing else. */
-export function chartsSvg(title: string, charts: readonly CurveChart[]): string {
+export async function chartsSvg(title: string, charts: readonly CurveChart[]): Promise<string> {
   const [width, height] = [460, 280];
-  const parts = charts.map(({ series, options }, i) => {
+  const drawn = charts.map(async ({ series, options }, i) => {
     const legend = series.map(
       ({ name }, s) =>
         `<tspan fill="${seriesColors[s % seriesColors.length]}">● </tspan><tspan>${escapeHtml(name)}&#160;&#160;&#160;</tspan>`,
     );
-    return `<g transform="translate(${i * width} 30)">${lineChart(series, options)}<text x="48" y="${height + LEGEND / 2}">${legend.join("")}</text></g>`;
+    return `<g transform="translate(${i * width} 30)">${await lineChart(series, options)}<text x="48" y="${height + LEGEND / 2}">${legend.join("")}</text></g>`;
   });
+  const parts = await Promise.all(drawn);
   const total = charts.length * width;
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${total}" height="${30 + height + LEGEND}" viewBox="0 0 ${total} ${30 + height + LEGEND}" font-family="system-ui, sans-serif" font-size="12" color="#222" fill="#222">
 <rect width="100%" height="100%" fill="white"/><text x="12" y="20" font-size="15">${escapeHtml(title)}</text>

@@ -1,4 +1,3 @@
-import sharp from "sharp";
 import type { Tensor } from "../tensor/index.ts";
 
 /** Grey or RGB bytes, row-major, channels innermost. */
@@ -11,6 +10,7 @@ export interface Raster {
 
 /** A raster as a PNG data URI. */
 export async function pngUri({ data, width, height, channels }: Raster): Promise<string> {
+  const { default: sharp } = await import("sharp");
   const png = await sharp(data, { raw: { width, height, channels } }).png().toBuffer();
   return `data:image/png;base64,${png.toString("base64")}`;
 }

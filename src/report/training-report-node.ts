@@ -56,7 +56,7 @@ svg { max-width: 100%; height: auto; } details { margin-top: 1rem; overflow-x: a
 `;
 
 /** The results of a training run and its conversion as one HTML page that needs nothing else. */
-export function trainingReport(report: TrainingReport): string {
+export async function trainingReport(report: TrainingReport): Promise<string> {
   const { title, train, deploy, equivalence: e, facts } = report;
   const rows: [string, string, string][] = [
     ["Test accuracy", percent(train.accuracy), percent(deploy.accuracy)],
@@ -76,7 +76,7 @@ ${rows.map((r) => `<tr>${r.map((cell) => `<td>${escapeHtml(cell)}</td>`).join(""
 <p>Outputs differ by at most <b>${e.maxAbs.toExponential(2)}</b> (${e.maxRel.toExponential(2)} of the largest output);
 the same class on <b>${e.top1.agree} of ${e.top1.total}</b> test pictures.</p>
 <h2>Learning curves</h2>
-<div class="row">${curves(report)}</div>
+<div class="row">${await curves(report)}</div>
 ${epochs(report.history)}
 <h2>The fully connected kernel before and after the merge</h2>
 <p>Weights of ${escapeHtml(report.kernels.layer)} between one output and one input channel. Each small panel belongs to one output
@@ -106,17 +106,15 @@ function prediction({ picture, truth, predicted, confidence }: Prediction): stri
 }
 
 /** A chart with its legend. */
-function figure(series: readonly Series[], options: LineChartOptions): string {
+async function figure(series: readonly Series[], options: LineChartOptions): Promise<string> {
   const legend = series.map(
     ({ name }, i) => `<span class="key" style="background:${seriesColors[i]}"></span>${escapeHtml(name)}`,
   );
-  return `<figure>${lineChart(series, options)}<figcaption>${legend.join("&emsp;")}</figcaption></figure>`;
+  return `<figure>${await lineChart(series, options)}<figcaption>${legend.join("&emsp;")}</figcaption></figure>`;
 }
 
-const curves = (report: TrainingReport): string =>
-  learningCurves(report)
-    .map(({ series, options }) => figure(series, options))
-    .join("\n");
+const curves = async (report: TrainingReport): Promise<string> =>
+  (await Promise.all(learningCurves(report).map(({ series, options }) => figure(series, options)))).join("\n");
 
 /** Every epoch in numbers, folded away. */
 function epochs(history: readonly EpochRecord[]): string {

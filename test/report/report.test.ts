@@ -1,6 +1,6 @@
 import { parseHTML } from "linkedom";
 import sharp from "sharp";
-import { describe, expect, test, vi } from "vitest";
+import { beforeAll, describe, expect, test, vi } from "vitest";
 import { convToFc } from "../../src/reparam/index.ts";
 import { lineChart } from "../../src/report/chart-node.ts";
 import { fcKernelPicture, pngUri } from "../../src/report/picture-node.ts";
@@ -13,25 +13,26 @@ const elements = (markup: string, selector: string): Element[] => [
 
 describe("line chart", () => {
   const points = (n: number): [number, number][] => Array.from({ length: n + 1 }, (_, i) => [i, i * i]);
-  const draw = (n: number): string =>
+  const draw = (n: number): Promise<string> =>
     lineChart([{ name: "a", points: points(n), dots: true }], { title: "A", xLabel: "x", yLabel: "y", xRange: [0, n] });
 
-  test("is one SVG with a line, its points and a label for those who cannot see it", () => {
-    const [svg, ...others] = elements(draw(3), "svg");
+  test("is one SVG with a line, its points and a label for those who cannot see it", async () => {
+    const drawn = await draw(3);
+    const [svg, ...others] = elements(drawn, "svg");
     expect(others).toEqual([]);
     expect(svg.getAttribute("aria-label")).toBe("A");
-    expect(elements(draw(3), "[aria-label=line] path")).toHaveLength(1);
-    const at = elements(draw(3), "circle").map((c) => [Number(c.getAttribute("cx")), Number(c.getAttribute("cy"))]);
+    expect(elements(drawn, "[aria-label=line] path")).toHaveLength(1);
+    const at = elements(drawn, "circle").map((c) => [Number(c.getAttribute("cx")), Number(c.getAttribute("cy"))]);
     expect(at).toHaveLength(4);
     // x is even, y falls (up the page) as the square.
     expect(at[2][0] - at[1][0]).toBeCloseTo(at[1][0] - at[0][0], 6);
     expect((at[3][1] - at[0][1]) / (at[1][1] - at[0][1])).toBeCloseTo(9, 6);
   });
 
-  test("of a single point draws and says nothing", () => {
+  test("of a single point draws and says nothing", async () => {
     const warn = vi.spyOn(console, "warn").mockImplementation(() => {});
     const options = { title: "A", xLabel: "x", yLabel: "y", xRange: [0, 1] } as const;
-    const svg = lineChart(
+    const svg = await lineChart(
       ["a", "b"].map((name, i) => ({ name, points: [[1, i]], dots: true })),
       options,
     );
@@ -46,8 +47,8 @@ describe("line chart", () => {
     [3, "0 1 2 3"],
     [30, "0 5 10 15 20 25 30"],
     [100, "0 10 20 30 40 50 60 70 80 90 100"],
-  ] as const)("marks whole numbers up to %i", ([n, marks]) => {
-    const text = elements(draw(n), "[aria-label='x-axis tick label'] text").map((t) => t.textContent);
+  ] as const)("marks whole numbers up to %i", async ([n, marks]) => {
+    const text = elements(await draw(n), "[aria-label='x-axis tick label'] text").map((t) => t.textContent);
     expect(text.join(" ")).toBe(marks);
   });
 });
@@ -110,7 +111,10 @@ describe("training report", () => {
     kernels: { layer: "rep0.fc3", before: picture, after: picture },
     facts: { "Batch size": "64" },
   };
-  const html = trainingReport(report);
+  let html: string;
+  beforeAll(async () => {
+    html = await trainingReport(report);
+  });
 
   test("holds the numbers of both forms, the epochs and the predictions", () => {
     const { document } = parseHTML(html);
@@ -146,8 +150,8 @@ describe("training report", () => {
     expect(Number(x)).toBeLessThan(marks[2] + (marks[3] - marks[2]) / 4);
   });
 
-  test("does without validation data", () => {
+  test("does without validation data", async () => {
     const history = report.history.map(({ validationLoss: _, validationTop1: __, ...rest }) => rest);
-    expect(trainingReport({ ...report, history })).toContain("<td>–</td>");
+    expect(await trainingReport({ ...report, history })).toContain("<td>–</td>");
   });
 });
