@@ -79,13 +79,15 @@ async function createSessionNow(
   const host = await platform(device);
   if (threads) host.shareThreads?.(threads);
   const weightBytes = [...model.initializers.values()].reduce((n, t) => n + sizeOf(t.shape) * dtypes[t.dtype].bytes, 0);
+  const own = host.providers(device);
   const options: Ort.InferenceSession.SessionOptions = {
     executionMode: "sequential",
     graphOptimizationLevel: "all",
     intraOpNumThreads: threads ?? host.threads,
     logSeverityLevel: 3,
-    ...host.providers(device),
+    ...own,
     ...session,
+    extra: { ...own.extra, ...session.extra },
   };
   try {
     if (weightBytes < EXTERNAL_THRESHOLD)
@@ -362,13 +364,17 @@ export async function compileStep(
     device === "webgpu"
       ? { preferredOutputLocation: Object.fromEntries(changed.map((name) => [nextName(name), "gpu-buffer" as const])) }
       : {};
-  // A memory pattern keeps one block of all tensors of a step beside what was allocated before it was known: a quarter
-  // to a third more memory, and no faster (bench/NOTES.md).
-  const memory = { enableMemPattern: false };
+  const training = {
+    // A memory pattern keeps one block of all tensors of a step beside what was allocated before it was known: a quarter
+    // to a third more memory, and no faster (bench/NOTES.md).
+    enableMemPattern: false,
+    // Equal nodes were written once; the runtime's search for them takes a quarter of the time to create a session.
+    extra: { optimization: { disable_specified_optimizers: "CommonSubexpressionElimination" } },
+  };
   const created = await createSession(lowered.model, {
     ...options,
     device,
-    session: { ...memory, ...preferred, ...session },
+    session: { ...training, ...preferred, ...session },
   });
   const { ort } = created.platform;
   const load = async (name: string, ref: ParameterRef): Promise<void> => {
