@@ -10,6 +10,14 @@ const WRITE_BYTES = 2 ** 19;
 /** After so many bytes the disk is set to work on them, while we go on; the sync at the end then has little left. */
 const SYNC_BYTES = 2 ** 26;
 
+export interface AtomicFileOptions {
+  /**
+   * Waits until the disk has the bytes, so that not even a power failure leaves less. Default true; what can be made again
+   * from another file need not wait.
+   */
+  readonly durable?: boolean;
+}
+
 /**
  * Writes a file so that its path holds either the old content or the whole new one: into a temporary file in the same
  * folder, flushed to disk, then renamed. When `write` fails the temporary file is removed and the old file is untouched.
@@ -17,14 +25,18 @@ const SYNC_BYTES = 2 ** 26;
  *
  * @throws RepmlpError `checkpoint/disk-full` or `checkpoint/write` for what the file system refuses; what `write` throws
  */
-export async function writeFileAtomically(path: string, write: (sink: ByteSink) => Promise<void>): Promise<void> {
+export async function writeFileAtomically(
+  path: string,
+  write: (sink: ByteSink) => Promise<void>,
+  { durable = true }: AtomicFileOptions = {},
+): Promise<void> {
   const target = await realpath(path).catch(() => path);
   const temporary = join(dirname(target), `.${basename(target)}.${randomBytes(6).toString("hex")}.tmp`);
   const failed = (cause: unknown) => writeError(path, cause);
   const file = await open(temporary, "wx").catch((cause) => Promise.reject(failed(cause)));
   try {
     try {
-      const sink = sinkOf(file, failed);
+      const sink = sinkOf(file, failed, durable);
       await write(sink);
       await sink.finish();
     } finally {
@@ -35,13 +47,17 @@ export async function writeFileAtomically(path: string, write: (sink: ByteSink) 
     await rm(temporary, { force: true });
     throw error;
   }
-  await syncFolder(dirname(target));
+  if (durable) await syncFolder(dirname(target));
 }
 
 /**
  * Collects the bytes in two buffers in turn: while one is on its way to the disk on another thread, the other is filled.
  */
-function sinkOf(file: FileHandle, failed: (cause: unknown) => RepmlpError): ByteSink & { finish(): Promise<void> } {
+function sinkOf(
+  file: FileHandle,
+  failed: (cause: unknown) => RepmlpError,
+  durable: boolean,
+): ByteSink & { finish(): Promise<void> } {
   let [filling, other] = [new Uint8Array(WRITE_BYTES), new Uint8Array(WRITE_BYTES)];
   /** Bytes in `filling`, and where they belong in the file. */
   let [used, start] = [0, 0];
@@ -60,7 +76,7 @@ function sinkOf(file: FileHandle, failed: (cause: unknown) => RepmlpError): Byte
     start += used;
     unsynced += used;
     used = 0;
-    if (unsynced < SYNC_BYTES) return;
+    if (!durable || unsynced < SYNC_BYTES) return;
     unsynced = 0;
     syncing = Promise.all([syncing, writing]).then(() => file.datasync());
     syncing.catch(() => {}); // told by finish()
@@ -93,7 +109,7 @@ function sinkOf(file: FileHandle, failed: (cause: unknown) => RepmlpError): Byte
         await flush();
         await writing;
         await syncing;
-        await file.sync();
+        if (durable) await file.sync();
       }),
   };
 }

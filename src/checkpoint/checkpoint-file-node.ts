@@ -1,5 +1,5 @@
 import { RepmlpError } from "../errors.ts";
-import { writeFileAtomically } from "./atomic-file-node.ts";
+import { type AtomicFileOptions, writeFileAtomically } from "./atomic-file-node.ts";
 import { type Checkpoint, type OpenCheckpointOptions, openCheckpoint } from "./checkpoint.ts";
 import { fileSource } from "./file-source-node.ts";
 import type { SaveOptions, TensorEntry } from "./save-task.ts";
@@ -19,7 +19,7 @@ export async function openCheckpointFile(path: string, options?: OpenCheckpointO
   }
 }
 
-export interface SaveFileOptions extends SaveOptions {
+export interface SaveFileOptions extends SaveOptions, AtomicFileOptions {
   /** By default the file name decides: `.safetensors`, or `.pth`, `.pt`, `.th`, `.ckpt`, `.bin`. */
   readonly format?: SaveFormat;
 }
@@ -37,7 +37,7 @@ export async function saveCheckpointFile(
   options: SaveFileOptions = {},
 ): Promise<void> {
   const format = options.format ?? formatOfName(path);
-  await writeFileAtomically(path, (sink) => writeCheckpoint(sink, entries, { ...options, format }));
+  await writeFileAtomically(path, (sink) => writeCheckpoint(sink, entries, { ...options, format }), options);
 }
 
 /** The format that a file name asks for. */

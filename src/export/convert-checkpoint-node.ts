@@ -67,7 +67,8 @@ export async function convertCheckpointFile(
   await check?.(training, merged, found);
   const result = [...merged.state()].map(([key, p]) => [key, p.source()] as const);
   const metadata = format === "safetensors" ? metadataFor(checkpoint, found, create) : {};
-  await saveCheckpointFile(save, result, { metadata, onTensor, signal });
+  // The checkpoint it was made of is still there, should the power fail.
+  await saveCheckpointFile(save, result, { metadata, onTensor, signal, durable: false });
   return {
     arch: found.name,
     numClasses: found.numClasses,
