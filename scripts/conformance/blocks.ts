@@ -139,17 +139,10 @@ async function runTrainMode(
 const ROUNDING_CAP = 5e-5;
 
 /**
- * Share of the case's largest gradient that is float32 rounding where such terms cancel, as in the weight of a 1×1
- * convolution with one channel per group: the batch norm after it makes that gradient nearly zero.
- */
-const CANCELLATION = 2e-6;
-
-/**
  * Compares a training-mode pass with the goldens. Where batch statistics of few samples amplify rounding, the float32
  * goldens are themselves further from the exact result than the stated tolerance; so a value outside it is judged
  * against a float64 run of ours too: it may be off by the stated tolerance plus twice the golden's own distance from
- * float64 (or what cancellation costs, {@link CANCELLATION}), and that distance must be a rounding error (a small share
- * of the case's largest value).
+ * float64, and that distance must be a rounding error (a small share of the case's largest value).
  */
 async function checkTrainMode(
   check: CaseCheck,
@@ -175,7 +168,7 @@ async function checkTrainMode(
       `${what}: ${error.toExponential(1)} > ${stated.toExponential(1)}, golden is ${rounding.toExponential(1)} from float64`,
     );
     check.within(`${what}: the golden's distance from float64`, rounding, Math.max(stated, ROUNDING_CAP * scale));
-    check.within(what, error, stated + 2 * Math.max(rounding, CANCELLATION * scale));
+    check.within(what, error, stated + 2 * rounding);
   };
   const output = get("trainmode.output");
   await compare("output", output, tolerance, absMax(output));

@@ -12,7 +12,7 @@ import { type Form, gradInputPadding, reverseKernel } from "./conv-forms.ts";
  */
 
 /**
- * Whether this form of the convolution is the faster one (measured for 7 × 7 to 10 × 10 images, see bench/NOTES.md): the
+ * Whether this form of the convolution is the faster one (measured for 7 × 7 and 8 × 8 images, see bench/NOTES.md): the
  * fewer channels a group has, the slower are the other forms, and the more wasted products it may have.
  */
 const paysByRows = (rows: number, kernel: number, outputsPerGroup: number): boolean =>
