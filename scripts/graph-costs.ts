@@ -27,16 +27,25 @@ const bound = 0.02;
 interface Costs {
   readonly nodes: number;
   readonly megabytesWritten: number;
-  /** Results of nodes that are alive at the same time, outputs included, inputs and constants not. */
+  /**
+   * Results of nodes that are alive at the same time, outputs included; inputs, constants and what is written over the
+   * values of an input not.
+   */
   readonly peakMegabytes: number;
   /** Nodes by operator. */
   readonly operators: Readonly<Record<string, number>>;
 }
 
+interface Compiled {
+  readonly model: OnnxModel;
+  /** Inputs whose next values, `next:<name>`, take their place. */
+  readonly inPlace?: ReadonlySet<string>;
+}
+
 /** They give a tensor another shape and write nothing. */
 const views: ReadonlySet<string> = new Set(["Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze"]);
 
-function costsOf({ nodes, outputs, valueInfo = [] }: OnnxModel): Costs {
+function costsOf({ model: { nodes, outputs, valueInfo = [] }, inPlace = new Set() }: Compiled): Costs {
   const bytes = new Map(
     [...valueInfo, ...outputs].map(({ name, dtype, shape = [] }) => [
       name,
@@ -59,12 +68,14 @@ function costsOf({ nodes, outputs, valueInfo = [] }: OnnxModel): Costs {
     for (const name of [...inputs, ...made]) lastUse.set(ownerOf(name), i);
   }
   for (const { name } of outputs) lastUse.set(ownerOf(name), nodes.length);
+  const overwriting = new Set([...inPlace].map((name) => `next:${name}`));
   const alive = new Map<string, number>();
   let [written, live, peak] = [0, 0, 0];
   for (const [i, { opType, outputs: made }] of nodes.entries()) {
     for (const name of views.has(opType) ? [] : made.filter(Boolean)) {
-      alive.set(name, sizes(name));
       written += sizes(name);
+      if (overwriting.has(name)) continue;
+      alive.set(name, sizes(name));
       live += sizes(name);
     }
     peak = Math.max(peak, live);
@@ -83,17 +94,18 @@ function costsOf({ nodes, outputs, valueInfo = [] }: OnnxModel): Costs {
 }
 
 /** Training needs values only for what is computed from them while tracing, so shapes are enough here. */
-function step(model: Net, inputShape: readonly number[]): OnnxModel {
+function step(model: Net, inputShape: readonly number[]): Compiled {
   const graph = trainStep(model.train() as Net, {
     optimizer: sgd({ momentum: 0.9, weightDecay: 1e-4 }),
     inputShape,
   });
-  return lowerStep(graph, "cpu", { valueInfo: true }).lowered.model;
+  const { lowered, inPlace } = lowerStep(graph, "cpu", { valueInfo: true });
+  return { model: lowered.model, inPlace };
 }
 
-function inference(model: Net, inputShape: readonly number[]): OnnxModel {
+function inference(model: Net, inputShape: readonly number[]): Compiled {
   const { output, names } = nn.traceModel(model, inputShape);
-  return ops.lower({ outputs: { output } }, { target: ops.targets.inference, names, valueInfo: true }).model;
+  return ops.lower({ outputs: { output } }, { target: ops.targets.inference, names, valueInfo: true });
 }
 
 const deployed = (name: string): Net => {
@@ -117,7 +129,7 @@ const pooledBlock = (): Net =>
 
 const smallResNet = { numBlocks: [1, 1, 2, 1], channels: [64, 128, 256, 512], stemChannels: 16, numClasses: 10 };
 
-const graphs: Readonly<Record<string, () => OnnxModel>> = {
+const graphs: Readonly<Record<string, () => Compiled>> = {
   "training step, RepMLP block C 64, batch 32": () => step(pooledBlock(), [32, 64, 14, 14]),
   "training step, small ResNet, batch 8": () =>
     step(createModel("ResNet-50-base-224", { ...smallResNet }), [8, 3, 64, 64]),

@@ -1,6 +1,7 @@
 export { type GradientReach, type GradientStop, grad, gradientReach } from "./grad.ts";
 export * from "./lower.ts";
 export * from "./ops/activation.ts";
+export * from "./ops/after.ts";
 export * from "./ops/broadcast.ts";
 export * from "./ops/conv.ts";
 export * from "./ops/conv-norm.ts";

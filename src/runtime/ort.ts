@@ -21,6 +21,10 @@ export interface Platform {
   readonly canReadDevice: boolean;
   /** Whether outputs can be written in place into buffers that we allocate. */
   readonly writesInPlace: boolean;
+  /** Whether memory that is freed stays with the process, so that the runtime need not keep any for itself. */
+  readonly keepsMemory: boolean;
+  /** Frees buffers now which nobody reads any more, rather than when garbage is collected. */
+  readonly free?: (buffers: readonly ArrayBuffer[]) => void;
 }
 
 let load: ((device: Device) => Promise<Platform>) | undefined;

@@ -19,6 +19,20 @@ function physicalCores(): number {
   }
 }
 
+/** What is sent through a port without another end is freed; its buffers are empty from then on. */
+function free(buffers: readonly ArrayBuffer[]): void {
+  nowhere ??= closedPort();
+  nowhere.postMessage(undefined, [...buffers]);
+}
+
+let nowhere: MessagePort | undefined;
+
+function closedPort(): MessagePort {
+  const { port1 } = new MessageChannel();
+  port1.close();
+  return port1;
+}
+
 /** Registers `onnxruntime-node`, loaded at the first use. */
 export const registerNode = (): void =>
   registerPlatform(async (): Promise<Platform> => {
@@ -40,6 +54,8 @@ export const registerNode = (): void =>
       threads: physicalCores(),
       canReadDevice: false,
       writesInPlace: true,
+      keepsMemory: process.env.GLIBC_TUNABLES?.includes("glibc.malloc.trim_threshold") ?? false,
+      free,
       providers: (device: Device) => ({
         executionProviders: device === "cpu" ? ["cpu"] : [device, "cpu"],
         extra: { session: { set_denormal_as_zero: "1" } },

@@ -24,6 +24,7 @@ export const registerWeb = (): void =>
       },
       canReadDevice: true,
       writesInPlace: false,
+      keepsMemory: false,
       providers: (wanted: Device) => ({ executionProviders: [wanted === "cpu" ? "wasm" : wanted] }),
     };
   });

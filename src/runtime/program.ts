@@ -3,6 +3,7 @@ import { fmt, listed, must } from "../errors.ts";
 import { type Graph, type Lowered, type LowerOptions, lower, type ParameterRef, targets } from "../graph/index.ts";
 import { encodeOnnx, encodeOnnxExternal, type OnnxModel, type OnnxValueInfo } from "../onnx/index.ts";
 import { type DType, dtypes, rng, type Shape, sizeOf, Tensor, tensorBytes } from "../tensor/index.ts";
+import { writtenInPlace } from "./in-place.ts";
 import { type Device, fromOrt, type Platform, platform, toOrt, translateError } from "./ort.ts";
 
 export interface CompileOptions {
@@ -200,8 +201,9 @@ export class StepState {
 }
 
 /**
- * A compiled step: state stays with the program between runs. On the CPU it alternates between two sets of buffers,
- * since an input must not be overwritten while later nodes may read it; on WebGPU it stays on the device.
+ * A compiled step: state stays with the program between runs. On the CPU the new values take the place of the old ones
+ * where no node can read those later, and alternate between two buffers elsewhere; on WebGPU they stay on the device. A
+ * run that fails midway, for lack of memory, may leave values of both.
  */
 export class StepProgram extends SessionOwner {
   constructor(
@@ -209,6 +211,7 @@ export class StepProgram extends SessionOwner {
     session: Ort.InferenceSession,
     private readonly lowered: Lowered,
     private readonly changed: readonly string[],
+    private readonly inPlace: ReadonlySet<string>,
     private readonly device: Device,
     readonly state: StepState,
   ) {
@@ -234,9 +237,10 @@ export class StepProgram extends SessionOwner {
     for (const { name } of own) inputs[name] = toOrt(ort, feeds[name]);
     for (const { name, node } of randoms) inputs[name] = toOrt(ort, drawRandom(node, name, seed));
     for (const name of parameters.keys()) inputs[name] = this.state.current.get(name)!;
-    const inPlace = this.device === "cpu" && this.platform.writesInPlace;
-    const results = await this.execute(inputs, inPlace ? this.fetches() : undefined);
-    this.advance(results, inPlace);
+    const fetches = this.device === "cpu" && this.platform.writesInPlace ? this.fetches() : undefined;
+    const results = await this.execute(inputs, fetches);
+    if (fetches) this.freeCopies(results, fetches);
+    this.advance(results, !!fetches);
     const outputs = model.outputs.filter(({ name }) => !name.startsWith("next:"));
     return Object.fromEntries(outputs.map(({ name }) => [name, fromOrt(results[name])]));
   }
@@ -245,22 +249,39 @@ export class StepProgram extends SessionOwner {
     const fetches: Record<string, Ort.Tensor | null> = {};
     for (const { name } of this.lowered.model.outputs) fetches[name] = null;
     for (const name of this.changed) {
-      let spare = this.state.spare.get(name);
-      if (!spare) {
-        const { type, dims } = this.state.current.get(name)!;
-        spare = toOrt(this.platform.ort, Tensor.zeros(type as DType, dims));
-        this.state.spare.set(name, spare);
-      }
-      fetches[nextName(name)] = spare;
+      const current = this.state.current.get(name)!;
+      fetches[nextName(name)] = this.inPlace.has(name) ? current : this.spareFor(name, current);
     }
     return fetches;
   }
 
-  private advance(results: Record<string, Ort.Tensor>, inPlace: boolean): void {
+  private spareFor(name: string, { type, dims }: Ort.Tensor): Ort.Tensor {
+    const known = this.state.spare.get(name);
+    if (known) return known;
+    const made = toOrt(this.platform.ort, Tensor.zeros(type as DType, dims));
+    this.state.spare.set(name, made);
+    return made;
+  }
+
+  /** The binding also returns a copy of each tensor that it wrote in place. */
+  private freeCopies(
+    results: Readonly<Record<string, Ort.Tensor>>,
+    fetches: Readonly<Record<string, Ort.Tensor | null>>,
+  ): void {
+    const bufferOf = (t: Ort.Tensor): ArrayBuffer => (t.data as Float32Array<ArrayBuffer>).buffer;
+    const copies = Object.entries(fetches).flatMap(([name, own]) => {
+      const copy = own && bufferOf(results[name]);
+      return copy && copy !== bufferOf(own) ? [copy] : [];
+    });
+    this.platform.free?.(copies);
+  }
+
+  private advance(results: Record<string, Ort.Tensor>, preallocated: boolean): void {
     const { current, spare } = this.state;
     for (const name of this.changed) {
+      if (preallocated && this.inPlace.has(name)) continue;
       const old = current.get(name)!;
-      if (inPlace) {
+      if (preallocated) {
         current.set(name, spare.get(name)!);
         spare.set(name, old);
       } else {
@@ -333,17 +354,30 @@ function drawRandom(node: Lowered["randoms"][number]["node"], name: string, seed
   return Tensor.of(type.dtype, type.shape, values);
 }
 
-/** A step as {@link compileStep} gives it to the runtime, and the names of the state tensors that it changes. */
+/** A step as {@link compileStep} gives it to the runtime. */
+export interface LoweredStep {
+  readonly lowered: Lowered;
+  /** Names of the state tensors that it changes. */
+  readonly changed: readonly string[];
+  /** Those of them whose new values may be written over the old ones. */
+  readonly inPlace: ReadonlySet<string>;
+}
+
+/** Writes a step as an ONNX model for a device. */
 export function lowerStep(
   { outputs, next, names }: StepGraph,
   device: Device = "cpu",
   options: Pick<LowerOptions, "valueInfo"> = {},
-): { readonly lowered: Lowered; readonly changed: readonly string[] } {
+): LoweredStep {
   const target = device === "webgpu" ? targets.webgpuTraining : targets.cpuTraining;
   const changed = [...next].map(([ref, value]) => [stateName(ref, value, names), value] as const);
   const nextOutputs = Object.fromEntries(changed.map(([name, value]) => [nextName(name), value]));
   const lowered = lower({ outputs: { ...outputs, ...nextOutputs } }, { ...options, target, names });
-  return { lowered, changed: changed.map(([name]) => name) };
+  const inPlace = writtenInPlace(
+    lowered.model,
+    changed.map(([name]) => [name, nextName(name)]),
+  );
+  return { lowered, changed: changed.map(([name]) => name), inPlace };
 }
 
 /**
@@ -359,12 +393,15 @@ export async function compileStep(
     ...options
   }: CompileOptions & { readonly state?: StepState } = {},
 ): Promise<StepProgram> {
-  const { lowered, changed } = lowerStep(graph, device);
+  const { lowered, changed, inPlace } = lowerStep(graph, device);
   const preferred =
     device === "webgpu"
       ? { preferredOutputLocation: Object.fromEntries(changed.map((name) => [nextName(name), "gpu-buffer" as const])) }
       : {};
+  const { keepsMemory } = await platform(device);
   const training = {
+    // What the runtime keeps for itself would lie beside the copies of the new state that it returns.
+    ...(device === "cpu" && keepsMemory && { enableCpuMemArena: false }),
     // A memory pattern keeps one block of all tensors of a step beside what was allocated before it was known: a quarter
     // to a third more memory, and no faster (bench/NOTES.md).
     enableMemPattern: false,
@@ -387,7 +424,7 @@ export async function compileStep(
   };
   for (const [name, ref] of lowered.parameters) await load(name, ref);
   for (const ref of graph.next.keys()) await load(graph.names.get(ref)!, ref);
-  return new StepProgram(created.platform, created.session, lowered, changed, device, state);
+  return new StepProgram(created.platform, created.session, lowered, changed, inPlace, device, state);
 }
 
 /** Name of a state tensor; its next value must be such as to take its place: a vector of as many values. */

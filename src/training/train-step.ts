@@ -1,6 +1,7 @@
 import { fmt, must } from "../errors.ts";
 import {
   add,
+  after,
   crossEntropy,
   grad,
   input,
@@ -12,10 +13,11 @@ import {
 } from "../graph/index.ts";
 import { Buffer, type Net, type Parameter, parameterNames, type TracedModel, traceModel } from "../nn/index.ts";
 import type { StepGraph } from "../runtime/index.ts";
-import { type DType, isFloating, type Shape, sizeOf, Tensor } from "../tensor/index.ts";
+import { isFloating, type Shape, sizeOf, Tensor } from "../tensor/index.ts";
 import { type ClipOptions, checkClip, clipped, globalNorm } from "./clipping.ts";
 import { averagedWith, checkEma, type EmaOptions, emaScalarNames } from "./ema.ts";
 import type { Optimizer } from "./optimizer.ts";
+import { waitedFor } from "./update-order.ts";
 
 /** How one parameter is trained, where it differs from the optimizer's settings. */
 export interface ParameterGroup {
@@ -49,20 +51,11 @@ export interface TrainStepOptions extends ClipOptions {
 }
 
 /** State that belongs to a parameter, zero at the start. */
-class Slot implements ParameterRef {
-  private readonly zeros: Tensor;
-
-  constructor(
-    readonly shape: Shape,
-    readonly dtype: DType,
-  ) {
-    this.zeros = Tensor.zeros(dtype, shape);
-  }
-
-  source(): Tensor {
-    return this.zeros;
-  }
-}
+const zeroLike = ({ shape, dtype }: Parameter): ParameterRef => ({
+  shape,
+  dtype,
+  source: () => Tensor.zeros(dtype, shape),
+});
 
 /** State that starts from a parameter's values, whichever it has by then. */
 const slotLike = (p: Parameter): ParameterRef => ({ dtype: p.dtype, shape: p.shape, source: () => p.source() });
@@ -133,10 +126,15 @@ interface UpdateContext {
   readonly names: Map<ParameterRef, string>;
 }
 
-/** Clips, updates every trained parameter, then the average. Returns the outputs and names of the scalar inputs. */
+/**
+ * Clips, updates every trained parameter, then the average. Returns the outputs and names of the scalar inputs.
+ *
+ * @param uses  what else is computed with the parameters: updates wait for it, so that they can overwrite them
+ */
 function update(
   { model, trained, options, slots, next, names }: UpdateContext,
   gradients: readonly Value[],
+  uses: readonly Value[] = [],
 ): { readonly outputs: Record<string, Value>; readonly scalars: readonly string[] } {
   const { optimizer, group = inheritAll, ema, gradientNorm = options.clipNorm !== undefined } = options;
   checkClip(options);
@@ -150,16 +148,21 @@ function update(
   };
   const norm = globalNorm(gradients);
   const limited = clipped(gradients, norm, options);
+  const before = waitedFor(
+    [...uses, ...gradients],
+    trained.map(([, p]) => p.value),
+    gradients,
+  );
   for (const [i, [key, p]] of trained.entries()) {
     const { weightDecay = optimizer.weightDecay, lrScale = 1 } = group(key, p) ?? {};
     const refs = Object.fromEntries(
-      optimizer.slots.map((slot) => [slot, slotFor(slotName(slot, key), () => new Slot(p.shape, p.dtype))]),
+      optimizer.slots.map((slot) => [slot, slotFor(slotName(slot, key), () => zeroLike(p))]),
     );
     const updated = optimizer.update({
       parameter: flat(p.value),
       gradient: limited[i],
       slots: Object.fromEntries(Object.entries(refs).map(([slot, ref]) => [slot, flat(parameter(ref))])),
-      scalars,
+      scalars: Object.fromEntries(Object.entries(scalars).map(([name, value]) => [name, after(value, before[i])])),
       lrScale,
       weightDecay,
     });
@@ -190,7 +193,10 @@ export function trainStep(model: Net, options: TrainStepOptions, slots: Slots = 
   const trained = trainedParameters(model, options.group);
   const { traced, loss, gradients } = forwardBackward(model, trained, options);
   const [next, names] = [statistics(traced), new Map(traced.names)];
-  const { outputs, scalars } = update({ model, trained, options, slots, next, names }, gradients);
+  const { outputs, scalars } = update({ model, trained, options, slots, next, names }, gradients, [
+    traced.output,
+    ...next.values(),
+  ]);
   return {
     outputs: { loss: reshape(loss, [1]), output: traced.output, ...outputs },
     next,
@@ -240,7 +246,7 @@ export function updateStep(
 function sumsOf(trained: Trained, sums: Slots, names: Map<ParameterRef, string>): ParameterRef[] {
   return trained.map(([key, p]) => {
     const name = slotName("sum", key);
-    const ref = sums.get(name) ?? new Slot(p.shape, p.dtype);
+    const ref = sums.get(name) ?? zeroLike(p);
     sums.set(name, ref);
     names.set(ref, name);
     return ref;

@@ -3,6 +3,7 @@ import {
   adaptiveAvgPool2d,
   adaptiveMaxPool2d,
   add,
+  after,
   avgPool2d,
   batchNorm,
   batchNormTrain,
@@ -159,6 +160,13 @@ const elementwise: OpCase[] = [
   }),
   ...variants("pow", { "constant exponent": [{ x: image }, ({ x }) => pow(x, 3)] }),
   ...variants("mul", { "a number first": [{ x: image }, ({ x }) => mul(2.5, x)] }),
+  ...variants("after", {
+    "two products": [
+      { x: image, a: [2, 3], b: [3, 4] },
+      ({ x, a, b }) => [after(mul(x, 2), [mul(a, 2), matmul(a, b)]), matmul(a, b)],
+    ],
+    "a scalar": [{ x: [1], y: image }, ({ x, y }) => mul(y, after(x, [relu(y)]))],
+  }),
   ...variants("clip", {
     both: [{ x: image }, ({ x }) => clip(x, -0.7, 0.8)],
     "closed at the bounds": [{ x: image }, ({ x }) => hardtanh(x, -0.7, 0.8)],
