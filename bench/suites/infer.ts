@@ -3,6 +3,7 @@ import type { Outcome } from "../stats.ts";
 import { convUnitCases } from "./conv-unit.ts";
 
 const net = "RepMLP-Res50-light-224";
+const pureMlp = "RepMLP-CIFAR10-pure-MLP";
 const unmerged = "ONNX Runtime, unmerged";
 const plain = "ONNX Runtime, plain export";
 const gemm = "limit: matrix products";
@@ -77,6 +78,16 @@ export const inferCases = (context: Context): readonly Case[] => {
         figures: [timesFaster("PyTorch", limits), timesFaster(plain), ...figuresOf[batch]],
       };
     }),
+    {
+      name: "infer/pure-mlp-b1",
+      about: `${pureMlp}, deploy form, batch 1`,
+      contestants: [
+        inNode(own, "infer", { net: pureMlp, batch: 1, threads, form: "deploy" }, { count: 1, unit: "images" }),
+        ...inPython(context, "infer", { net: pureMlp, batch: 1, threads, form: "deploy" }),
+        inNode(unmerged, "infer", { net: pureMlp, batch: 1, threads, form: "train" }),
+      ],
+      figures: [timesFaster("PyTorch"), timesFaster(unmerged, { floor: 1.2, aim: 1.5 })],
+    },
     ...convUnitCases(context, "infer"),
     {
       name: "infer/growth-batch",
