@@ -94,10 +94,10 @@ function costsOf({ model: { nodes, outputs, valueInfo = [] }, inPlace = new Set(
 }
 
 /** Training needs values only for what is computed from them while tracing, so shapes are enough here. */
-function step(model: Net, inputShape: readonly number[]): Compiled {
+function step(model: Net, inputShape: readonly number[], gradCheckpointing = false): Compiled {
   const graph = trainStep(model.train() as Net, {
     optimizer: sgd({ momentum: 0.9, weightDecay: 1e-4 }),
-    inputShape,
+    ...{ inputShape, gradCheckpointing },
   });
   const { lowered, inPlace } = lowerStep(graph, "cpu", { valueInfo: true });
   return { model: lowered.model, inPlace };
@@ -136,6 +136,8 @@ const graphs: Readonly<Record<string, () => Compiled>> = {
   "training step, RepMLP-CIFAR10-pure-MLP, batch 128": () =>
     step(createModel("RepMLP-CIFAR10-pure-MLP"), [128, 3, 32, 32]),
   "training step, RepMLP-Res50-light-224, batch 8": () => step(createModel("RepMLP-Res50-light-224"), [8, 3, 224, 224]),
+  "training step with gradient checkpointing, RepMLP-Res50-light-224, batch 8": () =>
+    step(createModel("RepMLP-Res50-light-224"), [8, 3, 224, 224], true),
   "inference, RepMLP-Res50-light-224 deployed, batch 8": () =>
     inference(deployed("RepMLP-Res50-light-224"), [8, 3, 224, 224]),
 };

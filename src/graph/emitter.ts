@@ -31,6 +31,13 @@ interface Range {
   readonly step?: number;
 }
 
+/** Another look at a tensor's values: transposed, or under another shape; with `one`, a shape known at run time. */
+interface View {
+  readonly from: Handle;
+  readonly perm?: readonly number[];
+  readonly one?: Handle;
+}
+
 /**
  * Writes ONNX nodes. Equal nodes (same op, inputs and attributes) are written once, so everything that two lowerings
  * have in common — a padded input, an im2col, a mask — is shared without anyone arranging it. Reshapes and transposes
@@ -50,8 +57,19 @@ export class Emitter {
     string,
     { readonly x: Handle; readonly before: readonly number[]; readonly after: readonly number[] }
   >();
-  private readonly views = new Map<string, { readonly from: Handle; readonly perm?: readonly number[] }>();
+  private readonly views = new Map<string, View>();
   private counter = 0;
+  /** 1 as int64 `[1]`, where shapes are to be known only at run time. */
+  private one: Handle | undefined;
+
+  /**
+   * From now on shapes depend on `input`, which may not be empty. The runtime then frees each tensor after its last use;
+   * of shapes that it foresees it keeps the memory for a later tensor of the same shape.
+   */
+  hideShapes(input: Handle): void {
+    const size = this.node("Size", [input], {}, [], "int64");
+    this.one = this.node("Min", [size, this.int64([1])], {}, [1], "int64");
+  }
 
   /** A node with any number of outputs. `unique` nodes are never shared. */
   nodeAll(
@@ -153,11 +171,26 @@ export class Emitter {
   reshape(x: Handle, shape: Shape): Handle {
     if (sameShape(x.shape, shape)) return x;
     const view = this.views.get(x.name);
-    if (view && !view.perm) return this.reshape(view.from, shape);
+    if (view && !view.perm) return view.one ? this.view(view.from, shape, view.one) : this.reshape(view.from, shape);
     const constant = this.initializers.get(x.name);
     if (constant instanceof Tensor && constant.size <= 64) return this.constant(constant.reshape(shape));
-    const y = this.node("Reshape", [x, this.int64(shape)], {}, shape);
-    this.views.set(y.name, { from: x });
+    return this.view(x, shape, this.one);
+  }
+
+  /** `x`, there once `one` has been computed: an int64 `[1]` whose value is 1. */
+  delayed(x: Handle, one: Handle): Handle {
+    const view = this.views.get(x.name);
+    return this.view(view && !view.perm && !view.one ? view.from : x, x.shape, one);
+  }
+
+  /**
+   * A shape that waits for `one` is a product with it. The runtime fails where it merges such a `Reshape` with the next
+   * one, so views of views are written as views of the first.
+   */
+  private view(x: Handle, shape: Shape, one: Handle | undefined): Handle {
+    const dims = this.int64(shape);
+    const y = this.node("Reshape", [x, one ? this.mul(dims, one) : dims], {}, shape);
+    this.views.set(y.name, { from: x, one });
     return y;
   }
 

@@ -1,6 +1,7 @@
 import { fmt, listed, must } from "../errors.ts";
 import { isFloating, sameShape, Tensor } from "../tensor/index.ts";
 import { add } from "./ops/elementwise.ts";
+import { type PartOf, Recomputation } from "./recompute.ts";
 import { constant, type Node, reachable, type Value, where } from "./value.ts";
 
 /** Where a gradient ends before it reaches what lies behind. */
@@ -16,8 +17,9 @@ interface Backward {
 }
 
 /** One walk from the output to `wrt`; an op without a gradient ends it. */
-function backward(output: Value, wrt: readonly Value[], cotangent: Value): Backward {
+function backward(output: Value, wrt: readonly Value[], cotangent: Value, recompute: PartOf = keepAll): Backward {
   const nodes = reachable([output]);
+  const forward = new Recomputation(nodes, recompute);
   const wanted = new Set(wrt.map((v) => v.node));
   const active = new Set<unknown>();
   for (const node of nodes) if (wanted.has(node) || node.inputs.some((v) => active.has(v.node))) active.add(node);
@@ -33,7 +35,9 @@ function backward(output: Value, wrt: readonly Value[], cotangent: Value): Backw
       stops.push({ node, why: "missing" });
       continue;
     }
-    const back = node.op.vjp({ inputs: node.inputs, outputs: node.outputs, attrs: node.attrs as never, grads, dy });
+    forward.meet(node, dy);
+    const [inputs, outputs] = [node.inputs, node.outputs].map((list) => list.map((v) => forward.read(v, node)));
+    const back = node.op.vjp({ inputs, outputs, attrs: node.attrs as never, grads, dy });
     let flows = false;
     for (const [i, v] of node.inputs.entries()) {
       const g = back[i];
@@ -53,6 +57,16 @@ function backward(output: Value, wrt: readonly Value[], cotangent: Value): Backw
   return { cotangents, stops };
 }
 
+const keepAll: PartOf = () => undefined;
+
+export interface GradOptions {
+  /**
+   * Parts of the network whose inner values the backward pass computes anew instead of keeping them: less memory for one
+   * more forward pass. Default none. Only targets for training on the CPU do it; the others keep everything.
+   */
+  readonly recompute?: PartOf;
+}
+
 /**
  * Reverse-mode gradient as a function from graph to graph: the cotangents of `wrt` for the scalar (or, with
  * `cotangent`, the inner product of) `output`. The result consists of ordinary ops and can be differentiated again.
@@ -60,14 +74,19 @@ function backward(output: Value, wrt: readonly Value[], cotangent: Value): Backw
  * @returns one value per entry of `wrt`, of its shape; zeros where the output does not depend on it
  * @throws `grad/missing` when ops on the way have no gradient, naming each with its layer
  */
-export function grad(output: Value, wrt: readonly Value[], cotangent?: Value): Value[] {
+export function grad(
+  output: Value,
+  wrt: readonly Value[],
+  cotangent?: Value,
+  { recompute }: GradOptions = {},
+): Value[] {
   must(
     cotangent ? sameShape(cotangent.shape, output.shape) : output.shape.every((d) => d === 1),
     "grad/scalar",
     () =>
       `grad: the output has shape ${fmt(output.shape)}. Reduce it to one number, or pass a cotangent of that shape.`,
   );
-  const { cotangents, stops } = backward(output, wrt, cotangent ?? ones(output));
+  const { cotangents, stops } = backward(output, wrt, cotangent ?? ones(output), recompute);
   const missing = stops.flatMap(({ node, why }) => (why === "missing" ? [where(node)] : []));
   must(
     !missing.length,

@@ -1,4 +1,4 @@
-export { type GradientReach, type GradientStop, grad, gradientReach } from "./grad.ts";
+export { type GradientReach, type GradientStop, type GradOptions, grad, gradientReach } from "./grad.ts";
 export * from "./lower.ts";
 export * from "./ops/activation.ts";
 export * from "./ops/after.ts";
@@ -16,5 +16,6 @@ export * from "./ops/shape.ts";
 export * from "./ops/softmax.ts";
 export type { BatchNormNode } from "./read/context.ts";
 export { type OnnxGraph, type OnnxParameter, type ReadOnnxOptions, readOnnx } from "./read-onnx.ts";
+export type { PartOf } from "./recompute.ts";
 export * from "./trace.ts";
 export * from "./value.ts";

@@ -62,6 +62,11 @@ export interface LowerOptions {
   readonly metadata?: Readonly<Record<string, string>>;
   /** Writes the shape of every intermediate tensor, for viewers. Default: only for inference. */
   readonly valueInfo?: boolean;
+  /**
+   * An input, never empty, that all shapes are made to depend on, so that the runtime cannot plan its memory and frees
+   * each tensor after its last use: {@link Emitter.hideShapes}. Default none.
+   */
+  readonly shapesFrom?: string;
 }
 
 /** A random input of a lowered graph, to be fed by the host at every run. */
@@ -213,7 +218,10 @@ export class Lowering {
  * Writes a graph as an ONNX model for a target. Only what the outputs need is written (dead code falls away), equal
  * nodes are written once.
  */
-export function lower(graph: Graph, { target, names = new Map(), metadata, valueInfo }: LowerOptions): Lowered {
+export function lower(
+  graph: Graph,
+  { target, names = new Map(), metadata, valueInfo, shapesFrom }: LowerOptions,
+): Lowered {
   const lowering = new Lowering(target, names);
   const outputs = Object.entries(graph.outputs);
   const graphNodes = reachable(outputs.map(([, v]) => v));
@@ -228,7 +236,12 @@ export function lower(graph: Graph, { target, names = new Map(), metadata, value
     );
     emit.reserved.add(name);
   }
-  for (const node of graphNodes) lowering.lower(node);
+  const source = graphNodes.find(({ outputs: [value] }) => shapesFrom && asInput(value)?.name === shapesFrom);
+  if (source) {
+    lowering.lower(source);
+    emit.hideShapes(lowering.read(source.outputs[0]));
+  }
+  for (const node of graphNodes) if (node !== source) lowering.lower(node);
   emit.scope = "";
   const taken = new Map<string, string>();
   const produced = new Set(emit.nodes.flatMap((n) => n.outputs));

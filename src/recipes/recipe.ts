@@ -124,6 +124,8 @@ const recipe = v.strictObject({
    * once. Batch norms alone see the parts.
    */
   accumulate: v.optional(count),
+  /** Computes the inner values of the network's blocks once more for the backward pass instead of keeping them. */
+  gradCheckpointing: v.optional(v.boolean()),
   /** Scales the gradients of a step down together where their common 2-norm is larger. */
   clipNorm: v.optional(positive),
   /** Limits every value of the gradients to ±this. Not together with `clipNorm`. */

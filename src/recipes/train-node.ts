@@ -175,14 +175,14 @@ function split<T>(all: readonly T[], first: (item: T) => boolean): readonly [T[]
 /** What a recipe says, as the trainer takes it. */
 export function trainerOptions(recipe: Recipe, model: Net, head: readonly string[] = []): Omit<TrainerOptions, "data"> {
   const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix } = recipe;
-  const { accumulate, clipNorm, clipValue, ema, patience, preciseBatchNorm } = recipe;
+  const { accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm } = recipe;
   const keys = [...model.parameters()].map(([key]) => key);
   mustFitSome(recipe.train, keys, "recipe: train");
   mustFitSome(recipe.freeze, keys, "recipe: freeze");
   mustFitSome(Object.keys(recipe.lrScale), keys, "recipe: lrScale");
   return {
     ...{ epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix, group: groupOf(recipe, head) },
-    ...{ accumulate, clipNorm, clipValue, ema, patience, preciseBatchNorm },
+    ...{ accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm },
   };
 }
 

@@ -174,6 +174,8 @@ export interface StepGraph {
   readonly next: ReadonlyMap<ParameterRef, Graph["outputs"][string]>;
   /** Names of all parameters and state, changed or not. */
   readonly names: ReadonlyMap<ParameterRef, string>;
+  /** See {@link LowerOptions}. */
+  readonly shapesFrom?: string;
 }
 
 const nextName = (name: string): string => `next:${name}`;
@@ -365,14 +367,14 @@ export interface LoweredStep {
 
 /** Writes a step as an ONNX model for a device. */
 export function lowerStep(
-  { outputs, next, names }: StepGraph,
+  { outputs, next, names, shapesFrom }: StepGraph,
   device: Device = "cpu",
   options: Pick<LowerOptions, "valueInfo"> = {},
 ): LoweredStep {
   const target = device === "webgpu" ? targets.webgpuTraining : targets.cpuTraining;
   const changed = [...next].map(([ref, value]) => [stateName(ref, value, names), value] as const);
   const nextOutputs = Object.fromEntries(changed.map(([name, value]) => [nextName(name), value]));
-  const lowered = lower({ outputs: { ...outputs, ...nextOutputs } }, { ...options, target, names });
+  const lowered = lower({ outputs: { ...outputs, ...nextOutputs } }, { ...options, target, names, shapesFrom });
   const inPlace = writtenInPlace(
     lowered.model,
     changed.map(([name]) => [name, nextName(name)]),

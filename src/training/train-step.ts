@@ -44,6 +44,12 @@ export interface TrainStepOptions extends ClipOptions {
   /** Also returns the 2-norm of all gradients before clipping, as `gradientNorm`. Default: with `clipNorm`. */
   readonly gradientNorm?: boolean;
   /**
+   * Keeps only what passes between the blocks of the network, and computes their inner values once more for the backward
+   * pass (timm's `--grad-checkpointing`, arXiv 1604.06174): bigger batches for about a quarter more time, with the same
+   * gradients up to rounding. On the CPU; WebGPU keeps everything. Default false.
+   */
+  readonly gradCheckpointing?: boolean;
+  /**
    * Keeps an exponential moving average of the weights and, as timm's `ModelEmaV2`, of the running statistics. It starts
    * from the values of the first step.
    */
@@ -89,11 +95,21 @@ function trainedParameters(model: Net, group: Group = inheritAll): Trained {
 
 const flat = (value: Value): Value => reshape(value, [sizeOf(value.shape)]);
 
+/**
+ * The block of a network that a layer belongs to: its path up to the first number (`stage1.0` of `stage1.0.conv1`), else
+ * its first part. What is in no layer, such as the loss, belongs to none.
+ */
+function blockOf(path: string): string | undefined {
+  const parts = path.split(".");
+  const number = parts.findIndex((part) => /^\d+$/.test(part));
+  return path ? parts.slice(0, number < 0 ? 1 : number + 1).join(".") : undefined;
+}
+
 /** Forward, loss and the flat gradient of every trained parameter. */
 function forwardBackward(
   model: Net,
   trained: Trained,
-  { inputShape, labelSmoothing = 0, loss: lossOf }: Omit<TrainStepOptions, "optimizer">,
+  { inputShape, labelSmoothing = 0, loss: lossOf, gradCheckpointing }: Omit<TrainStepOptions, "optimizer">,
 ): { readonly traced: TracedModel; readonly loss: Value; readonly gradients: readonly Value[] } {
   const traced = traceModel(model, inputShape);
   must(
@@ -107,9 +123,15 @@ function forwardBackward(
   const gradients = grad(
     loss,
     trained.map(([, p]) => p.value),
+    undefined,
+    gradCheckpointing ? { recompute: ({ path }) => blockOf(path) } : {},
   );
   return { traced, loss, gradients: gradients.map(flat) };
 }
+
+/** What is computed anew only saves memory where the runtime does not hold the first result's for it. */
+const shapesFor = ({ gradCheckpointing }: TrainStepOptions): Pick<StepGraph, "shapesFrom"> =>
+  gradCheckpointing ? { shapesFrom: "input" } : {};
 
 /** New running statistics, flat. */
 const statistics = ({ updates }: TracedModel): Map<ParameterRef, Value> =>
@@ -203,6 +225,7 @@ export function trainStep(model: Net, options: TrainStepOptions, slots: Slots = 
     names,
     counters: traced.counters,
     scalars,
+    ...shapesFor(options),
   };
 }
 
@@ -223,6 +246,7 @@ export function gradientStep(model: Net, options: TrainStepOptions, sums: Slots)
     names,
     counters: traced.counters,
     scalars: ["addTo"],
+    ...shapesFor(options),
   };
 }
 

@@ -10,7 +10,15 @@ import type { Schedule, ScheduleSpec } from "./schedule.ts";
 /** What the trainer hands on to its {@link Learner}. */
 type StepOptions = Pick<
   LearnerOptions,
-  "group" | "labelSmoothing" | "loss" | "clipNorm" | "clipValue" | "gradientNorm" | "ema" | "accumulate"
+  | "group"
+  | "labelSmoothing"
+  | "loss"
+  | "clipNorm"
+  | "clipValue"
+  | "gradientNorm"
+  | "ema"
+  | "accumulate"
+  | "gradCheckpointing"
 >;
 
 /**

@@ -87,10 +87,10 @@ export class Trainer {
     const plan = { lr, epochs, stepsPerEpoch: this.loader.length, warmupEpochs };
     this.schedule = typeof schedule === "function" ? schedule : scheduleOf(schedule, plan);
     const { device, threads, session, group, labelSmoothing, loss } = options;
-    const { clipNorm, clipValue, gradientNorm, ema, accumulate } = options;
+    const { clipNorm, clipValue, gradientNorm, ema, accumulate, gradCheckpointing } = options;
     this.learner = new Learner(model, {
       ...{ optimizer: this.optimizer, group, labelSmoothing, loss, device, threads, session },
-      ...{ clipNorm, clipValue, gradientNorm, ema, accumulate },
+      ...{ clipNorm, clipValue, gradientNorm, ema, accumulate, gradCheckpointing },
     });
   }
 

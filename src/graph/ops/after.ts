@@ -1,10 +1,10 @@
 import { must } from "../../errors.ts";
-import { isFloating, Tensor } from "../../tensor/index.ts";
+import { isFloating } from "../../tensor/index.ts";
 import { defineOp, type Value } from "../value.ts";
 
 type None = Record<string, never>;
 
-/** Order in time, as a product with a one that is made from the sizes of the tensors to wait for. */
+/** Order in time, as a shape that is made from the sizes of the tensors to wait for. */
 const afterOp = defineOp<None>({
   name: "after",
   inputs: ["x", "...others"],
@@ -21,13 +21,13 @@ const afterOp = defineOp<None>({
     // Only where the host's memory is written in place does the order matter.
     if (target.device !== "cpu" || target.parameters !== "inputs") return { handle, layout };
     const sizes = others.map((v) => emit.node("Size", [lowering.read(v, lowering.layoutOf(v))], {}, [], "int64"));
-    const one = emit.node("Min", [...sizes, emit.constant(Tensor.of("int64", [], [1]))], {}, [], "int64");
-    return { handle: emit.mul(handle, emit.cast(one, x.dtype)), layout };
+    const one = emit.node("Min", [...sizes, emit.int64([1])], {}, [1], "int64");
+    return { handle: emit.delayed(handle, one), layout };
   },
 });
 
 /**
- * `x` itself, computed when all `others` have been: an order that the CPU's training graphs keep, and nothing else. `x`
- * should be small, a scalar `[1]`; `others` may not be empty tensors.
+ * A view of `x` that is there when all `others` have been computed: an order that the CPU's training graphs keep; elsewhere
+ * it is `x` itself. `others` may not be empty tensors.
  */
 export const after = (x: Value, others: readonly Value[]): Value => (others.length ? afterOp([x, ...others], {}) : x);
