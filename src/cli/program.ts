@@ -1,15 +1,9 @@
-import { createRequire } from "node:module";
-import type * as Commander from "commander";
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { nearest } from "../errors.ts";
 import { exitCodes, failureOf, trail } from "./failure.ts";
 import type { Streams } from "./io.ts";
 import type { CommandSpec, OptionSpec } from "./spec.ts";
 import { type Call, type CommandName, commands, type Run } from "./table.ts";
-
-// require() takes a third of the time of import(), which analyses the CommonJS exports: help is to be instant.
-const { Argument, Command, CommanderError, InvalidArgumentError, Option } = createRequire(import.meta.url)(
-  "commander",
-) as typeof Commander;
 
 /** Where the work of each command is; loaded when it is run. */
 export type Loaders = { readonly [N in CommandName]: () => Promise<{ readonly run: Run<N> }> };
@@ -94,7 +88,7 @@ function parse(argv: readonly string[], version: () => string, streams: Streams)
 const kebab = (name: string): string => name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
 
 /** Commander's message as one sentence, with the nearest names or the place to look. */
-function sentence({ message, code }: Commander.CommanderError, argv: readonly string[]): string {
+function sentence({ message, code }: CommanderError, argv: readonly string[]): string {
   const [head, hint] = message
     .trim()
     .replace(/^error: /, "")
@@ -105,7 +99,7 @@ function sentence({ message, code }: Commander.CommanderError, argv: readonly st
   return `${head.replace(/\.$/, "")}. ${advice?.replace(/\)$/, "") ?? `See repmlp ${command}--help.`}`;
 }
 
-function buildProgram(streams: Streams, found: (parsed: Parsed) => void): Commander.Command {
+function buildProgram(streams: Streams, found: (parsed: Parsed) => void): Command {
   const program = new Command("repmlp");
   program
     .description("Structural re-parameterization: train with branches, merge exactly, run anywhere ONNX Runtime does.")
@@ -125,7 +119,7 @@ function buildProgram(streams: Streams, found: (parsed: Parsed) => void): Comman
   return program;
 }
 
-function buildCommand(name: CommandName, spec: CommandSpec, found: (parsed: Parsed) => void): Commander.Command {
+function buildCommand(name: CommandName, spec: CommandSpec, found: (parsed: Parsed) => void): Command {
   const made = new Command(name).summary(spec.summary).helpGroup(`${spec.group}:`);
   made.description(spec.description ?? `${spec.summary[0].toUpperCase()}${spec.summary.slice(1)}.`);
   made.addHelpText("before", examples(spec.examples));
@@ -148,15 +142,7 @@ function buildCommand(name: CommandName, spec: CommandSpec, found: (parsed: Pars
   return made;
 }
 
-function buildOption({
-  flags,
-  help,
-  parse,
-  expects,
-  choices,
-  default: value,
-  repeats,
-}: OptionSpec<unknown>): Commander.Option {
+function buildOption({ flags, help, parse, expects, choices, default: value, repeats }: OptionSpec<unknown>): Option {
   const option = new Option(flags, help);
   // What is off unless given needs no "(default: false)".
   if (value !== undefined && value !== false) option.default(value, repeats ? "none" : undefined);
