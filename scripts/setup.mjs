@@ -2,7 +2,7 @@
 // Runs before `npm test` and `npm run demo`; prints nothing when there is nothing to do.
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -67,12 +67,11 @@ function checkBuild() {
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath ?? entry.path, entry.name).slice(root.length + 1))
     .sort();
-  const build = hashOf(["package.json", "package-lock.json", "tsconfig.json", "tsconfig.build.json", ...inputs]);
+  const own = ["package.json", "package-lock.json", "tsconfig.json", "tsconfig.build.json", "scripts/build.mjs"];
+  const build = hashOf([...own, ...inputs]);
   if (existsSync(at("dist")) && readStamp().build === build) return;
   console.log("setup: compiling src/ to dist/ …");
-  rmSync(at("dist"), { recursive: true, force: true });
-  const tsc = at("node_modules", "typescript", "bin", "tsc");
-  run(process.execPath, [tsc, "-p", "tsconfig.build.json"], false, "src/ does not compile. The errors are above.");
+  run(process.execPath, [at("scripts", "build.mjs")], false, "src/ does not compile. The errors are above.");
   writeStamp({ build });
 }
 

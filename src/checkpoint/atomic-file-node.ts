@@ -1,4 +1,3 @@
-import { randomBytes } from "node:crypto";
 import { type FileHandle, open, realpath, rename, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { RepmlpError } from "../errors.ts";
@@ -31,6 +30,7 @@ export async function writeFileAtomically(
   { durable = true }: AtomicFileOptions = {},
 ): Promise<void> {
   const target = await realpath(path).catch(() => path);
+  const { randomBytes } = await import("node:crypto");
   const temporary = join(dirname(target), `.${basename(target)}.${randomBytes(6).toString("hex")}.tmp`);
   const failed = (cause: unknown) => writeError(path, cause);
   const file = await open(temporary, "wx").catch((cause) => Promise.reject(failed(cause)));

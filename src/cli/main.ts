@@ -36,6 +36,9 @@ const loaders: Loaders = {
 const version = (): string =>
   (JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as { version: string }).version;
 
+// Node 22 and newer keep compiled code from one run to the next, of what is imported from here on.
+(process.getBuiltinModule("node:module") as { enableCompileCache?(): void }).enableCompileCache?.();
+
 // A reader that goes away (`| head`) is no failure.
 process.stdout.on("error", ({ code }: NodeJS.ErrnoException) => process.exit(code === "EPIPE" ? 0 : 1));
 

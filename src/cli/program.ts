@@ -1,15 +1,9 @@
-import { createRequire } from "node:module";
-import type * as Commander from "commander";
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { nearest } from "../errors.ts";
 import { exitCodes, failureOf, trail } from "./failure.ts";
 import type { Streams } from "./io.ts";
 import type { CommandSpec, OptionSpec } from "./spec.ts";
 import { type Call, type CommandName, commands, type Run } from "./table.ts";
-
-// require() takes a third of the time of import(), which analyses the CommonJS exports: help is to be instant.
-const { Argument, Command, CommanderError, InvalidArgumentError, Option } = createRequire(import.meta.url)(
-  "commander",
-) as typeof Commander;
 
 /** Where the work of each command is; loaded when it is run. */
 export type Loaders = { readonly [N in CommandName]: () => Promise<{ readonly run: Run<N> }> };
@@ -68,7 +62,7 @@ function report(code: string, message: string, json: boolean, { stdout, stderr }
 /** What a command line asks for, or an exit code when it asks for help or is wrong. */
 function parse(argv: readonly string[], version: () => string, streams: Streams): Parsed | number {
   let parsed: Parsed | undefined;
-  const program = buildProgram(streams, (found) => {
+  const program = buildProgram(argv, streams, (found) => {
     parsed = found;
   });
   if (argv[0] === "--version" || argv[0] === "-V") {
@@ -94,7 +88,7 @@ function parse(argv: readonly string[], version: () => string, streams: Streams)
 const kebab = (name: string): string => name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
 
 /** Commander's message as one sentence, with the nearest names or the place to look. */
-function sentence({ message, code }: Commander.CommanderError, argv: readonly string[]): string {
+function sentence({ message, code }: CommanderError, argv: readonly string[]): string {
   const [head, hint] = message
     .trim()
     .replace(/^error: /, "")
@@ -105,7 +99,7 @@ function sentence({ message, code }: Commander.CommanderError, argv: readonly st
   return `${head.replace(/\.$/, "")}. ${advice?.replace(/\)$/, "") ?? `See repmlp ${command}--help.`}`;
 }
 
-function buildProgram(streams: Streams, found: (parsed: Parsed) => void): Commander.Command {
+function buildProgram(argv: readonly string[], streams: Streams, found: (parsed: Parsed) => void): Command {
   const program = new Command("repmlp");
   program
     .description("Structural re-parameterization: train with branches, merge exactly, run anywhere ONNX Runtime does.")
@@ -120,13 +114,16 @@ function buildProgram(streams: Streams, found: (parsed: Parsed) => void): Comman
       writeErr: (text) => streams.stderr.write(text),
       outputError: () => {}, // told by report()
     });
-  for (const [name, spec] of Object.entries(commands) as [CommandName, CommandSpec][])
-    program.addCommand(buildCommand(name, spec, found).copyInheritedSettings(program));
+  for (const [name, spec] of Object.entries(commands) as [CommandName, CommandSpec][]) {
+    const made = new Command(name).summary(spec.summary).helpGroup(`${spec.group}:`);
+    // Arguments and options of fourteen commands take longer than the rest; the list of commands shows none of them.
+    if (argv.includes(name)) completeCommand(made, name, spec, found);
+    program.addCommand(made.copyInheritedSettings(program));
+  }
   return program;
 }
 
-function buildCommand(name: CommandName, spec: CommandSpec, found: (parsed: Parsed) => void): Commander.Command {
-  const made = new Command(name).summary(spec.summary).helpGroup(`${spec.group}:`);
+function completeCommand(made: Command, name: CommandName, spec: CommandSpec, found: (parsed: Parsed) => void): void {
   made.description(spec.description ?? `${spec.summary[0].toUpperCase()}${spec.summary.slice(1)}.`);
   made.addHelpText("before", examples(spec.examples));
   const names = Object.keys(spec.args);
@@ -145,18 +142,9 @@ function buildCommand(name: CommandName, spec: CommandSpec, found: (parsed: Pars
     const off = Object.entries(spec.options).flatMap(([key, o]) => (o.default === false ? [[key, false]] : []));
     found({ name, args, options: { ...Object.fromEntries(off), ...(values[names.length] as Parsed["options"]) } });
   });
-  return made;
 }
 
-function buildOption({
-  flags,
-  help,
-  parse,
-  expects,
-  choices,
-  default: value,
-  repeats,
-}: OptionSpec<unknown>): Commander.Option {
+function buildOption({ flags, help, parse, expects, choices, default: value, repeats }: OptionSpec<unknown>): Option {
   const option = new Option(flags, help);
   // What is off unless given needs no "(default: false)".
   if (value !== undefined && value !== false) option.default(value, repeats ? "none" : undefined);

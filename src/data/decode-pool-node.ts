@@ -1,4 +1,4 @@
-import { Worker } from "node:worker_threads";
+import type { Worker } from "node:worker_threads";
 import { RepmlpError } from "../errors.ts";
 import type { DecodeReply, DecodeRequest, DecodeSettings, DecodeTask } from "./decode-task.ts";
 
@@ -79,4 +79,6 @@ export class DecodePool {
 /** This file is TypeScript only where the sources run without a build, as in this repository's tests. */
 const body = import.meta.url.endsWith(".ts") ? "./decode-worker-dev.mjs" : "./decode-worker-node.js";
 
-const startWorker = (workerData: DecodeSettings): Worker => new Worker(new URL(body, import.meta.url), { workerData });
+/** Threads are looked up when the first one starts, since few programs that import the package start any. */
+const startWorker = (workerData: DecodeSettings): Worker =>
+  new (process.getBuiltinModule("node:worker_threads").Worker)(new URL(body, import.meta.url), { workerData });

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { openCheckpointFile } from "../checkpoint/node.ts";
 import type { Preprocessing } from "../data/index.ts";
@@ -183,6 +182,7 @@ async function inBatches(images: Tensor, size: number, run: (chunk: Tensor) => P
 
 /** SHA-256 of a file, hexadecimal. */
 export async function fileSha256(path: string): Promise<string> {
+  const { createHash } = await import("node:crypto");
   const hash = createHash("sha256");
   try {
     for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(chunk as Uint8Array);

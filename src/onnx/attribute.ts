@@ -1,20 +1,20 @@
-import { type BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
-import { type AttributeProto, AttributeProtoSchema, AttributeProto_AttributeType as Kind } from "onnx-buf";
 import { must, RepmlpError } from "../errors.ts";
 import { Tensor } from "../tensor/index.ts";
 import type { AttributeValue, OnnxNode } from "./model.ts";
+import { type ProtoWriter, WireType } from "./protobuf.ts";
+import { attributeTypeNames, fieldNumbers, AttributeType as Kind, type Message } from "./schema.ts";
 import { tensorFromProto } from "./tensor-proto.ts";
-import { fieldNumbers, writeInt64, writeMessage, writeString, writeTensor } from "./wire.ts";
+import { writeInt64, writeMessage, writeString, writeTensor } from "./wire.ts";
 
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true });
 
-const field = fieldNumbers(AttributeProtoSchema);
+const field = fieldNumbers("AttributeProto");
 
 /** Writes an attribute; throws `onnx/attribute` for numbers that its ONNX type cannot hold. */
-export function writeAttribute(writer: BinaryWriter, name: string, value: AttributeValue, node: OnnxNode): void {
+export function writeAttribute(writer: ProtoWriter, name: string, value: AttributeValue, node: OnnxNode): void {
   const context = () => `onnx: ${node.opType} node "${node.name}", attribute "${name}"`;
   writeString(writer, field.name, name);
-  const type = (kind: Kind): BinaryWriter => writer.tag(field.type, WireType.Varint).int32(kind);
+  const type = (kind: number): ProtoWriter => writer.tag(field.type, WireType.Varint).int32(kind);
   if (typeof value === "number" && !Number.isInteger(value)) writeFloat(type(Kind.FLOAT), field.f, value, context);
   else if (typeof value === "number" || typeof value === "bigint") writeInt(type(Kind.INT), field.i, value, context);
   else if (typeof value === "string") writeString(type(Kind.STRING), field.s, value);
@@ -39,7 +39,7 @@ type List = readonly number[] | readonly bigint[] | readonly string[];
 // Array.isArray does not narrow readonly arrays.
 const isList = (value: AttributeValue): value is List => Array.isArray(value);
 
-function writeList(writer: BinaryWriter, type: (kind: Kind) => BinaryWriter, list: List, context: Where): void {
+function writeList(writer: ProtoWriter, type: (kind: number) => ProtoWriter, list: List, context: Where): void {
   if (typeof list[0] === "string") {
     type(Kind.STRINGS);
     for (const v of list as readonly string[]) writeString(writer, field.strings, v);
@@ -52,7 +52,7 @@ function writeList(writer: BinaryWriter, type: (kind: Kind) => BinaryWriter, lis
   }
 }
 
-function writeInt(writer: BinaryWriter, number: number, value: number | bigint, context: Where): void {
+function writeInt(writer: ProtoWriter, number: number, value: number | bigint, context: Where): void {
   must(
     Number.isSafeInteger(value) || BigInt(value) === BigInt.asIntN(64, BigInt(value)),
     "onnx/attribute",
@@ -62,7 +62,7 @@ function writeInt(writer: BinaryWriter, number: number, value: number | bigint, 
   writeInt64(writer, number, value);
 }
 
-function writeFloat(writer: BinaryWriter, number: number, value: number, context: Where): void {
+function writeFloat(writer: ProtoWriter, number: number, value: number, context: Where): void {
   must(
     !Number.isFinite(value) || Number.isFinite(Math.fround(value)),
     "onnx/attribute",
@@ -73,7 +73,7 @@ function writeFloat(writer: BinaryWriter, number: number, value: number, context
 }
 
 /** Reads an attribute; what has no counterpart becomes `{ unsupported }`. Throws for damaged tensors. */
-export function attributeFromProto(proto: AttributeProto, where: string): AttributeValue {
+export function attributeFromProto(proto: Message<"AttributeProto">, where: string): AttributeValue {
   if (proto.refAttrName) return { unsupported: `reference to "${proto.refAttrName}" of a function` };
   switch (proto.type) {
     case Kind.FLOAT:
@@ -93,11 +93,13 @@ export function attributeFromProto(proto: AttributeProto, where: string): Attrib
       return texts.every((t) => t !== undefined) ? texts : { unsupported: "list of binary strings" };
     }
     default:
-      return { unsupported: Kind[proto.type].toLowerCase().replaceAll("_", " ") };
+      return {
+        unsupported: (attributeTypeNames[proto.type] ?? `type ${proto.type}`).toLowerCase().replaceAll("_", " "),
+      };
   }
 }
 
-function tensorAttribute(proto: AttributeProto, where: string): AttributeValue {
+function tensorAttribute(proto: Message<"AttributeProto">, where: string): AttributeValue {
   must(proto.t, "onnx/attribute", () => `${where}: the tensor is missing. The file is damaged.`, "file");
   if (proto.t.externalData.length > 0) return { unsupported: "tensor in an external file" };
   return tensorFromProto(proto.t, where).readSync();

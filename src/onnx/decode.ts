@@ -1,17 +1,11 @@
-import { fromBinary } from "@bufbuild/protobuf";
-import {
-  type GraphProto,
-  type ModelProto,
-  ModelProtoSchema,
-  type NodeProto,
-  type TensorShapeProto_Dimension,
-  type ValueInfoProto,
-} from "onnx-buf";
 import { must, RepmlpError } from "../errors.ts";
 import type { TensorSource } from "../tensor/index.ts";
 import { attributeFromProto } from "./attribute.ts";
 import { dtypeFromElementType, isSupported } from "./element-type.ts";
+import { readMessage } from "./message.ts";
 import type { OnnxDim, OnnxModel, OnnxNode, OnnxValueInfo } from "./model.ts";
+import { ProtoReader } from "./protobuf.ts";
+import type { Message } from "./schema.ts";
 import { type OpenExternal, tensorFromProto } from "./tensor-proto.ts";
 import { checkWire } from "./wire-check.ts";
 
@@ -64,10 +58,10 @@ export function decodeOnnx(
 const present = <K extends string, V extends object>(key: K, value: V): Partial<Record<K, V>> =>
   Object.keys(value).length > 0 ? ({ [key]: value } as Record<K, V>) : {};
 
-function parse(bytes: Uint8Array<ArrayBuffer>, name: string): ModelProto {
+function parse(bytes: Uint8Array<ArrayBuffer>, name: string): Message<"ModelProto"> {
   try {
-    checkWire(ModelProtoSchema, bytes, name);
-    return fromBinary(ModelProtoSchema, bytes, { readUnknownFields: false });
+    checkWire("ModelProto", bytes, name);
+    return readMessage(new ProtoReader(bytes), "ModelProto");
   } catch (cause) {
     if (cause instanceof RepmlpError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
@@ -95,7 +89,7 @@ function hint(bytes: Uint8Array): string {
   return "Fetch or export it again.";
 }
 
-function refuseUnsupported(model: ModelProto, graph: GraphProto, name: string): void {
+function refuseUnsupported(model: Message<"ModelProto">, graph: Message<"GraphProto">, name: string): void {
   must(
     graph.sparseInitializer.length === 0,
     "onnx/sparse",
@@ -111,7 +105,11 @@ function refuseUnsupported(model: ModelProto, graph: GraphProto, name: string): 
   );
 }
 
-function readInitializers(graph: GraphProto, name: string, external?: OpenExternal): Map<string, TensorSource> {
+function readInitializers(
+  graph: Message<"GraphProto">,
+  name: string,
+  external?: OpenExternal,
+): Map<string, TensorSource> {
   const initializers = new Map<string, TensorSource>();
   for (const proto of graph.initializer) {
     const where = `${name}: initializer "${proto.name}"`;
@@ -121,7 +119,10 @@ function readInitializers(graph: GraphProto, name: string, external?: OpenExtern
   return initializers;
 }
 
-function operatorSets({ opsetImport }: ModelProto, name: string): { opset: number; domains: Record<string, number> } {
+function operatorSets(
+  { opsetImport }: Message<"ModelProto">,
+  name: string,
+): { opset: number; domains: Record<string, number> } {
   const versions = new Map(
     opsetImport.map(({ domain, version }) => [domain === "ai.onnx" ? "" : domain, Number(version)]),
   );
@@ -136,7 +137,7 @@ function operatorSets({ opsetImport }: ModelProto, name: string): { opset: numbe
   return { opset, domains: Object.fromEntries(versions) };
 }
 
-function nodeFromProto(proto: NodeProto, index: number, file: string): OnnxNode {
+function nodeFromProto(proto: Message<"NodeProto">, index: number, file: string): OnnxNode {
   const where = `${file}: ${proto.opType} node ${proto.name ? `"${proto.name}"` : `number ${index}`}`;
   must(proto.opType !== "", "onnx/node", () => `${where} has no operator. The file is damaged.`, "file");
   const attrs = proto.attribute.map((a) => [a.name, attributeFromProto(a, `${where}, attribute "${a.name}"`)] as const);
@@ -157,25 +158,24 @@ function nodeFromProto(proto: NodeProto, index: number, file: string): OnnxNode 
   };
 }
 
-const isTensor = ({ type }: ValueInfoProto): boolean =>
-  type?.value.case === "tensorType" && isSupported(type.value.value.elemType);
+const isTensor = ({ type }: Message<"ValueInfoProto">): boolean =>
+  type?.tensorType !== undefined && isSupported(type.tensorType.elemType);
 
-function valueInfo({ name, type }: ValueInfoProto, where: string): OnnxValueInfo {
-  const value = type?.value;
-  must(
-    value?.case === "tensorType",
-    "onnx/value-type",
-    () =>
-      `${where} is ${value?.case ? `a ${value.case.replace("Type", "")}` : "of unknown type"}. Only tensors are supported.`,
-    "file",
-  );
-  const { elemType, shape } = value.value;
+function valueInfo({ name, type }: Message<"ValueInfoProto">, where: string): OnnxValueInfo {
+  const tensor = type?.tensorType;
+  must(tensor, "onnx/value-type", () => `${where} is ${kindOf(type)}. Only tensors are supported.`, "file");
+  const { elemType, shape } = tensor;
   return { name, dtype: dtypeFromElementType(elemType, where), ...(shape && { shape: shape.dim.map(dimOf) }) };
 }
 
+function kindOf(type: Message<"TypeProto"> | undefined): string {
+  const kind = Object.entries(type ?? {}).find(([, there]) => there)?.[0];
+  return kind ? `a ${kind.replace("Type", "")}` : "of unknown type";
+}
+
 /** Some exporters write -1 for a size that is not known. */
-function dimOf({ value }: TensorShapeProto_Dimension): OnnxDim {
-  if (value.case === "dimParam") return value.value;
-  const size = Number(value.case === "dimValue" ? value.value : -1n);
+function dimOf({ dimValue = -1n, dimParam }: Message<"TensorShapeProto.Dimension">): OnnxDim {
+  if (dimParam !== undefined) return dimParam;
+  const size = Number(dimValue);
   return Number.isSafeInteger(size) && size >= 0 ? size : "";
 }

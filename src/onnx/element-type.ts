@@ -1,9 +1,9 @@
-import { TensorProto_DataType as DataType } from "onnx-buf";
 import { RepmlpError } from "../errors.ts";
 import type { DType } from "../tensor/index.ts";
+import { DataType, dataTypeNames } from "./schema.ts";
 
 /** ONNX element type of every dtype. */
-export const elementTypes: Readonly<Record<DType, DataType>> = {
+export const elementTypes: Readonly<Record<DType, number>> = {
   float32: DataType.FLOAT,
   float64: DataType.DOUBLE,
   float16: DataType.FLOAT16,
@@ -19,7 +19,7 @@ export const elementTypes: Readonly<Record<DType, DataType>> = {
   bool: DataType.BOOL,
 };
 
-const dtypeOf = new Map(Object.entries(elementTypes).map(([dtype, code]) => [code as number, dtype as DType]));
+const dtypeOf = new Map(Object.entries(elementTypes).map(([dtype, code]) => [code, dtype as DType]));
 
 export const isSupported = (code: number): boolean => dtypeOf.has(code);
 
@@ -27,7 +27,7 @@ export const isSupported = (code: number): boolean => dtypeOf.has(code);
 export function dtypeFromElementType(code: number, where: string): DType {
   const dtype = dtypeOf.get(code);
   if (dtype) return dtype;
-  const name = DataType[code] ?? `number ${code}`;
+  const name = dataTypeNames[code] ?? `number ${code}`;
   throw new RepmlpError(
     "onnx/element-type",
     `${where}: element type ${name} is not supported. Supported are ${Object.keys(elementTypes).join(", ")}.`,

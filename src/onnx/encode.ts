@@ -1,44 +1,23 @@
-import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
-import {
-  TensorProto_DataLocation as DataLocation,
-  GraphProtoSchema,
-  ModelProtoSchema,
-  NodeProtoSchema,
-  OperatorSetIdProtoSchema,
-  StringStringEntryProtoSchema,
-  TensorProtoSchema,
-  TensorShapeProto_DimensionSchema,
-  TensorShapeProtoSchema,
-  TypeProto_TensorSchema,
-  TypeProtoSchema,
-  ValueInfoProtoSchema,
-} from "onnx-buf";
 import { fmt, must } from "../errors.ts";
 import { type Tensor, type TensorSource, tensorBytes } from "../tensor/index.ts";
 import { writeAttribute } from "./attribute.ts";
 import { elementTypes } from "./element-type.ts";
 import type { OnnxDim, OnnxModel, OnnxNode, OnnxValueInfo } from "./model.ts";
-import {
-  byteLengthOf,
-  fieldNumbers,
-  writeInt64,
-  writeMessage,
-  writeRawDataFrame,
-  writeString,
-  writeTensorHeader,
-} from "./wire.ts";
+import { ProtoWriter, WireType } from "./protobuf.ts";
+import { DataLocation, fieldNumbers } from "./schema.ts";
+import { byteLengthOf, writeInt64, writeMessage, writeRawDataFrame, writeString, writeTensorHeader } from "./wire.ts";
 
-const modelField = fieldNumbers(ModelProtoSchema);
-const operatorSetField = fieldNumbers(OperatorSetIdProtoSchema);
-const entryField = fieldNumbers(StringStringEntryProtoSchema);
-const graphField = fieldNumbers(GraphProtoSchema);
-const nodeField = fieldNumbers(NodeProtoSchema);
-const valueInfoField = fieldNumbers(ValueInfoProtoSchema);
-const typeField = fieldNumbers(TypeProtoSchema);
-const tensorTypeField = fieldNumbers(TypeProto_TensorSchema);
-const shapeField = fieldNumbers(TensorShapeProtoSchema);
-const dimField = fieldNumbers(TensorShapeProto_DimensionSchema);
-const tensorField = fieldNumbers(TensorProtoSchema);
+const modelField = fieldNumbers("ModelProto");
+const operatorSetField = fieldNumbers("OperatorSetIdProto");
+const entryField = fieldNumbers("StringStringEntryProto");
+const graphField = fieldNumbers("GraphProto");
+const nodeField = fieldNumbers("NodeProto");
+const valueInfoField = fieldNumbers("ValueInfoProto");
+const typeField = fieldNumbers("TypeProto");
+const tensorTypeField = fieldNumbers("TypeProto.Tensor");
+const shapeField = fieldNumbers("TensorShapeProto");
+const dimField = fieldNumbers("TensorShapeProto.Dimension");
+const tensorField = fieldNumbers("TensorProto");
 
 /** A protobuf message is limited to 2^31 - 1 bytes. */
 const maxBytes = 2 ** 31 - 1;
@@ -159,7 +138,7 @@ function layOut(model: OnnxModel, placement: Placement = new Map()): Layout {
   const graph = [graphBytes(model), ...weights];
   const graphLength = total(graph);
   const head = modelBytes(model);
-  const frame = new BinaryWriter();
+  const frame = new ProtoWriter();
   const byteLength = head.byteLength + 6 + graphLength;
   must(
     byteLength <= maxBytes,
@@ -176,7 +155,7 @@ const total = (pieces: readonly Piece[]): number =>
   pieces.reduce((n, piece) => n + (piece instanceof Uint8Array ? piece.byteLength : byteLengthOf(piece)), 0);
 
 function modelBytes({ nodes, opset, domains, metadata = {}, producer }: OnnxModel): Uint8Array<ArrayBuffer> {
-  const writer = new BinaryWriter();
+  const writer = new ProtoWriter();
   writeInt64(writer, modelField.irVersion, irVersionFor(opset));
   writeString(writer, modelField.producerName, producer?.name ?? "repmlp");
   if (producer?.version) writeString(writer, modelField.producerVersion, producer.version);
@@ -190,7 +169,7 @@ function modelBytes({ nodes, opset, domains, metadata = {}, producer }: OnnxMode
   return writer.finish();
 }
 
-function writeEntries(writer: BinaryWriter, field: number, entries: Readonly<Record<string, string | number>>): void {
+function writeEntries(writer: ProtoWriter, field: number, entries: Readonly<Record<string, string | number>>): void {
   for (const [key, value] of Object.entries(entries))
     writeMessage(writer, field, (w) => {
       writeString(w, entryField.key, key);
@@ -202,7 +181,7 @@ function writeEntries(writer: BinaryWriter, field: number, entries: Readonly<Rec
 const irVersionFor = (opset: number): number => (opset >= 21 ? 10 : opset >= 19 ? 9 : 8);
 
 function graphBytes({ name, nodes, inputs, outputs, valueInfo = [] }: OnnxModel): Uint8Array<ArrayBuffer> {
-  const writer = new BinaryWriter();
+  const writer = new ProtoWriter();
   for (const node of nodes) writeMessage(writer, graphField.node, (w) => writeNode(w, node));
   writeString(writer, graphField.name, name ?? "graph");
   const lists = [
@@ -215,7 +194,7 @@ function graphBytes({ name, nodes, inputs, outputs, valueInfo = [] }: OnnxModel)
   return writer.finish();
 }
 
-function writeNode(writer: BinaryWriter, node: OnnxNode): void {
+function writeNode(writer: ProtoWriter, node: OnnxNode): void {
   const { opType, name, inputs, outputs, attrs, domain, doc } = node;
   for (const input of inputs) writeString(writer, nodeField.input, input);
   for (const output of outputs) writeString(writer, nodeField.output, output);
@@ -227,7 +206,7 @@ function writeNode(writer: BinaryWriter, node: OnnxNode): void {
   if (domain) writeString(writer, nodeField.domain, domain);
 }
 
-function writeValueInfo(writer: BinaryWriter, { name, dtype, shape }: OnnxValueInfo): void {
+function writeValueInfo(writer: ProtoWriter, { name, dtype, shape }: OnnxValueInfo): void {
   writeString(writer, valueInfoField.name, name);
   writeMessage(writer, valueInfoField.type, (type) =>
     writeMessage(type, typeField.tensorType, (tensor) => {
@@ -240,7 +219,7 @@ function writeValueInfo(writer: BinaryWriter, { name, dtype, shape }: OnnxValueI
   );
 }
 
-function writeDim(writer: BinaryWriter, dim: OnnxDim): void {
+function writeDim(writer: ProtoWriter, dim: OnnxDim): void {
   if (typeof dim === "number") writeInt64(writer, dimField.dimValue, dim);
   else if (dim !== "") writeString(writer, dimField.dimParam, dim);
 }
@@ -249,7 +228,7 @@ function writeDim(writer: BinaryWriter, dim: OnnxDim): void {
 function initializerPieces(name: string, source: TensorSource, placement: Placement): Piece[] {
   const length = byteLengthOf(source);
   const outside = placement.get(name);
-  const header = new BinaryWriter();
+  const header = new ProtoWriter();
   writeTensorHeader(header, source.dtype, source.shape, name);
   if (outside) {
     writeEntries(header, tensorField.externalData, { ...outside, length });
@@ -257,7 +236,7 @@ function initializerPieces(name: string, source: TensorSource, placement: Placem
   } else writeRawDataFrame(header, clamp(length));
   const headerBytes = header.finish();
   const inside = outside ? 0 : length;
-  const frame = new BinaryWriter()
+  const frame = new ProtoWriter()
     .tag(graphField.initializer, WireType.LengthDelimited)
     .uint32(clamp(headerBytes.byteLength + inside))
     .raw(headerBytes)

@@ -1,7 +1,9 @@
-import { TensorProto_DataLocation as DataLocation, type TensorProto } from "onnx-buf";
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import { type DType, dtypes, type Shape, sizeOf, Tensor, type TensorSource, tensorFromBytes } from "../tensor/index.ts";
 import { dtypeFromElementType } from "./element-type.ts";
+import { DataLocation, type Message } from "./schema.ts";
+
+type TensorProto = Message<"TensorProto">;
 
 /** A byte range that can be read again and again, such as a slice of a file. */
 export interface ByteSource {

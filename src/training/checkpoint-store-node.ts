@@ -1,4 +1,3 @@
-import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -37,6 +36,7 @@ export function folderStore(folder: string): CheckpointStore {
 
 /** Permissions alone do not tell: the file system may be read-only or full. */
 async function tryWriting(folder: string): Promise<void> {
+  const { randomBytes } = await import("node:crypto");
   const probe = join(folder, `.${randomBytes(6).toString("hex")}.tmp`);
   try {
     await mkdir(folder, { recursive: true });

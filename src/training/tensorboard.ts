@@ -1,4 +1,4 @@
-import { BinaryReader, BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+import { ProtoReader, ProtoWriter, WireType } from "../onnx/protobuf.ts";
 
 /*
  * TensorBoard's event files: records of TensorFlow's TFRecord format, each an `Event` message. Field numbers are those of
@@ -38,15 +38,15 @@ function record(data: Uint8Array): Uint8Array<ArrayBuffer> {
   return bytes;
 }
 
-const message = (writer: BinaryWriter, field: number, body: (inner: BinaryWriter) => void): BinaryWriter => {
+const message = (writer: ProtoWriter, field: number, body: (inner: ProtoWriter) => void): ProtoWriter => {
   writer.tag(field, WireType.LengthDelimited).fork();
   body(writer);
   return writer.join();
 };
 
 /** An `Event` as a record, with its time first: seconds since 1970. */
-function eventRecord(seconds: number, body: (event: BinaryWriter) => void): Uint8Array<ArrayBuffer> {
-  const event = new BinaryWriter().tag(1, WireType.Bit64).double(seconds);
+function eventRecord(seconds: number, body: (event: ProtoWriter) => void): Uint8Array<ArrayBuffer> {
+  const event = new ProtoWriter().tag(1, WireType.Bit64).double(seconds);
   body(event);
   return record(event.finish());
 }
@@ -98,9 +98,9 @@ export function recordsUntil(bytes: Uint8Array<ArrayBuffer>, step: number): Uint
 }
 
 /** Step of an event, 0 where it tells none. */
-function stepOf(data: Uint8Array): number {
-  const reader = new BinaryReader(data);
-  while (reader.pos < reader.len) {
+function stepOf(data: Uint8Array<ArrayBuffer>): number {
+  const reader = new ProtoReader(data);
+  while (reader.pos < reader.end) {
     const [field, type] = reader.tag();
     if (field === 2) return Number(reader.int64());
     reader.skip(type);

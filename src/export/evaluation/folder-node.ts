@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
 import type { Dataset, Preprocessing } from "../../data/index.ts";
@@ -52,6 +51,7 @@ export async function openTestData(data: string, options: TestDataOptions): Prom
     onUnreadable: onUnreadable && ((path, error) => onUnreadable(nameOf(path), error)),
   });
   const labelOf = classMap === undefined ? undefined : await mappedClasses(images, folder, classMap);
+  const { createHash } = await import("node:crypto");
   const hash = createHash("sha256");
   for (const { path, label } of images.files) hash.update(`${nameOf(path)}\t${labelOf ? labelOf[label] : label}\n`);
   return {
