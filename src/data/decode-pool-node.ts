@@ -3,7 +3,8 @@ import { RepmlpError } from "../errors.ts";
 import type { DecodeReply, DecodeRequest, DecodeSettings, DecodeTask } from "./decode-task.ts";
 
 interface Waiting {
-  resolve(values: Float32Array<ArrayBuffer>): void;
+  readonly into: Float32Array;
+  resolve(): void;
   reject(error: Error): void;
 }
 
@@ -12,6 +13,9 @@ interface Member {
   /** Tasks sent and not yet answered, by id. */
   readonly waiting: Map<number, Waiting>;
 }
+
+/** Memory for answers that is kept for the next tasks: fresh memory costs a thread as much as a part of its work. */
+const mostSpareBytes = 1 << 26;
 
 /**
  * Worker threads that prepare pictures. They start with the first task and do not keep the process alive while idle.
@@ -23,6 +27,7 @@ export class DecodePool {
   readonly #settings: DecodeSettings;
   readonly #size: number;
   readonly #members: Member[] = [];
+  readonly #spares: Float32Array<ArrayBuffer>[] = [];
   #nextId = 0;
 
   constructor(settings: DecodeSettings, size: number) {
@@ -30,19 +35,28 @@ export class DecodePool {
     this.#size = size;
   }
 
-  /** Values `[C, H, W]` of one picture. Rejects with the error of the file, or `data/worker` when a thread died. */
-  run(task: DecodeTask): Promise<Float32Array<ArrayBuffer>> {
+  /**
+   * Writes the values of one picture into `into`, `[C, H, W]`. Rejects with the error of the file, or `data/worker` when
+   * a thread died.
+   */
+  run(task: DecodeTask, into: Float32Array): Promise<void> {
     const member = this.#leastBusy();
-    const request: DecodeRequest = { ...task, id: this.#nextId++ };
+    const spare = this.#spares.pop();
+    const request: DecodeRequest = { ...task, id: this.#nextId++, spare };
     return new Promise((resolve, reject) => {
       if (member.waiting.size === 0) member.worker.ref();
-      member.waiting.set(request.id, { resolve, reject });
-      member.worker.postMessage(request);
+      member.waiting.set(request.id, { into, resolve, reject });
+      member.worker.postMessage(request, spare ? [spare.buffer] : []);
     });
+  }
+
+  #keep(values: Float32Array<ArrayBuffer>): void {
+    if ((this.#spares.length + 1) * values.byteLength <= mostSpareBytes) this.#spares.push(values);
   }
 
   /** Ends the threads; tasks under way are rejected. A later task starts new ones. */
   async close(): Promise<void> {
+    this.#spares.length = 0;
     const members = this.#members.splice(0);
     await Promise.all(members.map(({ worker }) => worker.terminate()));
   }
@@ -60,8 +74,11 @@ export class DecodePool {
       const task = member.waiting.get(reply.id);
       member.waiting.delete(reply.id);
       if (member.waiting.size === 0) worker.unref();
-      if ("values" in reply) task?.resolve(reply.values);
-      else task?.reject(new RepmlpError(reply.error.code, reply.error.message, reply.error.kind));
+      if ("values" in reply) {
+        task?.into.set(reply.values);
+        this.#keep(reply.values);
+        task?.resolve();
+      } else task?.reject(new RepmlpError(reply.error.code, reply.error.message, reply.error.kind));
     });
     const fail = (message: string, cause?: unknown): void => {
       const place = this.#members.indexOf(member);

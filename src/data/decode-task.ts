@@ -20,6 +20,8 @@ export interface DecodeTask {
 /** A task sent to a worker. */
 export interface DecodeRequest extends DecodeTask {
   readonly id: number;
+  /** Where the values may go: the memory of an earlier answer. */
+  readonly spare: Float32Array<ArrayBuffer> | undefined;
 }
 
 /** The answer: values `[C, H, W]`, or the parts of an error (classes do not survive the way between threads). */

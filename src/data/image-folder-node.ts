@@ -106,9 +106,8 @@ export class ImageFolder implements Dataset {
     const images = new Float32Array(indices.length * size);
     const read = await Promise.all(
       Array.from(indices, async (index, slot) => {
-        const values = await this.#prepared({ path: this.files[index].path, index, draw });
-        if (values) images.set(values, slot * size);
-        return values !== undefined;
+        const into = images.subarray(slot * size, (slot + 1) * size);
+        return this.#prepare({ path: this.files[index].path, index, draw }, into);
       }),
     );
     const slots = [...read.keys()].filter((slot) => read[slot]);
@@ -120,14 +119,15 @@ export class ImageFolder implements Dataset {
     };
   }
 
-  /** Values of one picture; undefined when it cannot be read and somebody was told. */
-  async #prepared(task: DecodeTask): Promise<Float32Array<ArrayBuffer> | undefined> {
+  /** Writes the values of one picture; false when it cannot be read and somebody was told. */
+  async #prepare(task: DecodeTask, into: Float32Array<ArrayBuffer>): Promise<boolean> {
     try {
-      return await (this.#pool ? this.#pool.run(task) : preparedFile(task, this.#settings));
+      await (this.#pool ? this.#pool.run(task, into) : preparedFile(task, this.#settings, into));
+      return true;
     } catch (error) {
       if (!this.#onUnreadable || !(error instanceof RepmlpError) || error.kind !== "file") throw error;
       this.#onUnreadable(task.path, error);
-      return undefined;
+      return false;
     }
   }
 

@@ -11,17 +11,20 @@ import { resize } from "./resample.ts";
  *
  * A random resized crop starts from the picture as it is, a random crop from the resized picture, and the other changes
  * from the resized and centre-cropped one.
+ *
+ * @param out memory for the values
  */
 export function prepare(
   picture: Picture,
   config: Preprocessing,
   augment: readonly Augmentation[],
   random: Rng,
+  out?: Float32Array<ArrayBuffer>,
 ): Float32Array<ArrayBuffer> {
-  if (augment.length === 0) return preprocess(picture, config);
+  if (augment.length === 0) return preprocess(picture, config, out);
   const [, height, width] = config.inputSize;
   const changed = augmented(startOf(picture, config, augment), augment, { height, width }, random);
-  const values = normalized(changed, config);
+  const values = normalized(changed, config, out);
   eraseParts(values, config.inputSize, augment, random);
   return values;
 }
