@@ -2,6 +2,7 @@ import { must } from "../errors.ts";
 import type { ImageShape } from "./dataset.ts";
 import { imagenetNormalization, type Normalization, normalizationTables } from "./normalize.ts";
 import { channelsOf, crop, type Picture, withChannels } from "./picture.ts";
+import { pictureKernel, places } from "./picture-kernel.ts";
 import { type Interpolation, resizeRegion } from "./resample.ts";
 
 /** How a picture of any size becomes the input of a network; the fields are those of timm. */
@@ -109,13 +110,17 @@ export function throughTables(
   tables: readonly Float32Array<ArrayBuffer>[],
   out = new Float32Array(data.length),
 ): Float32Array<ArrayBuffer> {
-  // One kind of array, for which the loop is compiled.
-  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.length);
   const channels = tables.length;
-  const plane = bytes.length / channels;
-  for (let c = 0; c < channels; c++) {
-    const table = tables[c];
-    for (let i = c * plane, p = c; p < bytes.length; i++, p += channels) out[i] = table[bytes[p]];
-  }
+  const kernel = pictureKernel();
+  const tableBytes = 256 * 4;
+  const [table, bytes, values] = places(kernel, channels * tableBytes, data.length, data.length * 4);
+  const floats = new Float32Array(kernel.memory.buffer);
+  new Uint8Array(kernel.memory.buffer).set(data, bytes);
+  tables.forEach((numbers, c) => {
+    floats.set(numbers, (table + c * tableBytes) / 4);
+    const plane = values + (c * data.length * 4) / channels;
+    kernel.throughTable(bytes + c, bytes + data.length, channels, table + c * tableBytes, plane);
+  });
+  out.set(floats.subarray(values / 4, values / 4 + data.length));
   return out;
 }

@@ -1,6 +1,6 @@
 import { must } from "../errors.ts";
 import { channelsOf, type Picture, type Region } from "./picture.ts";
-import { fractionBits, resampleKernel, rowTaps, slack } from "./resample-kernel.ts";
+import { fractionBits, pictureKernel, places, rowTaps } from "./picture-kernel.ts";
 
 export type Interpolation = "bilinear" | "bicubic";
 
@@ -111,59 +111,53 @@ export const resize = (picture: Picture, width: number, height: number, interpol
 
 /** Source rows are handed to the kernel in bands of about this many bytes, which then stay in the cache. */
 const bandBytes = 1 << 18;
-const pageBytes = 1 << 16;
 
 /** All of the region's bytes. In pictures narrower than `rowTaps` the kernel reads past a row's end, with weight 0. */
 function resampled(picture: Picture, channels: 1 | 3, columns: Taps, rows: Taps): Uint8ClampedArray {
-  const { memory, colourRows, greyRows, alongColumns } = resampleKernel();
-  const along = channels === 3 ? colourRows : greyRows;
+  const kernel = pictureKernel();
+  const alongRows = channels === 3 ? kernel.colourRows : kernel.greyRows;
   const pitch = picture.width * channels;
   const width = columns.start.length * channels;
   const first = rows.start[0];
   const last = rows.start[rows.start.length - 1] + rows.stride;
   const band = Math.max(1, Math.floor(bandBytes / pitch));
-
-  // Where things lie in the kernel's memory.
-  let end = 0;
-  const place = (bytes: number): number => {
-    const at = end;
-    end = slack * Math.ceil((at + bytes + slack) / slack);
-    return at;
-  };
-  const [columnStarts, columnWeights, rowStarts, rowWeights] = [
-    columns.start,
-    columns.weights,
-    rows.start,
-    rows.weights,
-  ].map(({ byteLength }) => place(byteLength));
   const outBytes = rows.start.length * width;
-  const source = place(band * pitch);
-  const narrow = place((last - first) * width);
-  const out = place(outBytes);
-  const missing = end - memory.buffer.byteLength;
-  if (missing > 0) memory.grow(Math.ceil(missing / pageBytes));
-
-  const { buffer } = memory;
-  new Int32Array(buffer, columnStarts).set(columns.start.map((x) => x * channels));
-  new Int32Array(buffer, columnWeights).set(columns.weights);
-  new Int32Array(buffer, rowStarts).set(rows.start.map((y) => (y - first) * width));
-  new Int32Array(buffer, rowWeights).set(rows.weights);
-  const bytes = new Uint8ClampedArray(buffer);
+  const [columnStarts, columnWeights, rowStarts, rowWeights, source, narrow, out] = places(
+    kernel,
+    columns.start.byteLength,
+    columns.weights.byteLength,
+    rows.start.byteLength,
+    rows.weights.byteLength,
+    band * pitch,
+    (last - first) * width,
+    outBytes,
+  );
+  const numbers = new Int32Array(kernel.memory.buffer);
+  numbers.set(
+    columns.start.map((x) => x * channels),
+    columnStarts / 4,
+  );
+  numbers.set(columns.weights, columnWeights / 4);
+  numbers.set(
+    rows.start.map((y) => (y - first) * width),
+    rowStarts / 4,
+  );
+  numbers.set(rows.weights, rowWeights / 4);
+  const bytes = new Uint8ClampedArray(kernel.memory.buffer);
   for (let row = first; row < last; row += band) {
-    const until = Math.min(last, row + band);
-    bytes.set(picture.data.subarray(row * pitch, until * pitch), source);
-    along(
+    const end = Math.min(last, row + band);
+    bytes.set(picture.data.subarray(row * pitch, end * pitch), source);
+    alongRows(
       source,
-      source + (until - row) * pitch,
+      source + (end - row) * pitch,
       pitch,
       columnStarts,
       columnStarts + columns.start.byteLength,
       columnWeights,
-      columns.stride * columns.weights.BYTES_PER_ELEMENT,
+      4 * columns.stride,
       narrow + (row - first) * width,
     );
   }
-  const rowTapBytes = rows.stride * rows.weights.BYTES_PER_ELEMENT;
-  alongColumns(narrow, width, rowStarts, rowWeights, rowTapBytes, out, out + outBytes);
+  kernel.alongColumns(narrow, width, rowStarts, rowWeights, 4 * rows.stride, out, out + outBytes);
   return bytes.slice(out, out + outBytes);
 }

@@ -33,7 +33,10 @@ export const op = {
   i32: {
     const: (value: number): Code => [0x41, signed(value)],
     load: access([0x28]),
+    load8U: access([0x2d]),
+    store: access([0x36]),
     add: [0x6a] as Code,
+    shl: [0x74] as Code,
     ltU: [0x49] as Code,
   },
   v128: {

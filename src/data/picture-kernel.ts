@@ -1,4 +1,4 @@
-/** The inner loops of resizing, four to sixteen values at a time: a WebAssembly module, written down here. */
+/** The inner loops of preprocessing, most of them four to sixteen values at a time: a WebAssembly module, written down here. */
 import { type Code, kernelFunction, kernelModule, op, repeatWhile, type Variable } from "./wasm.ts";
 
 const { i32, v128, i8x16, i16x8, i32x4 } = op;
@@ -10,7 +10,7 @@ export const fractionBits = 22;
 export const rowTaps = 4;
 
 /** Bytes that the loops may read or write past the end of what they are given. */
-export const slack = 16;
+const slack = 16;
 
 const advance = (pointer: Variable, by: Code): Code => [pointer.get, by, i32.add, pointer.set];
 const below = (pointer: Variable, end: Variable): Code => [pointer.get, end.get, i32.ltU];
@@ -143,21 +143,46 @@ const alongColumns = kernelFunction(
   ],
 );
 
+/** Every `channels`-th byte from `p` to `end` through a table of 256 numbers of 32 bits each. */
+const throughTable = kernelFunction(5, [], (p, end, channels, table, out) => [
+  repeatWhile(below(p, end), [
+    [out.get, table.get, p.get, i32.load8U, i32.const(2), i32.shl, i32.add, i32.load, i32.store],
+    advance(out, i32.const(4)),
+    advance(p, channels.get),
+  ]),
+]);
+
 /** The loops, on a memory of their own. */
-export interface ResampleKernel {
+export interface PictureKernel {
   readonly memory: WebAssembly.Memory;
   colourRows(...args: number[]): void;
   greyRows(...args: number[]): void;
   alongColumns(...args: number[]): void;
+  throughTable(...args: number[]): void;
 }
 
-let kernel: ResampleKernel | undefined;
+let kernel: PictureKernel | undefined;
 
 /** Compiled at the first picture. */
-export function resampleKernel(): ResampleKernel {
+export function pictureKernel(): PictureKernel {
   if (!kernel) {
-    const code = kernelModule({ colourRows: alongRows(colour), greyRows: alongRows(grey), alongColumns });
-    kernel = new WebAssembly.Instance(new WebAssembly.Module(code)).exports as unknown as ResampleKernel;
+    const code = kernelModule({ colourRows: alongRows(colour), greyRows: alongRows(grey), alongColumns, throughTable });
+    kernel = new WebAssembly.Instance(new WebAssembly.Module(code)).exports as unknown as PictureKernel;
   }
   return kernel;
+}
+
+const pageBytes = 1 << 16;
+
+/** Addresses for things of so many bytes each, whatever lay there before. */
+export function places({ memory }: PictureKernel, ...sizes: readonly number[]): number[] {
+  let end = 0;
+  const starts = sizes.map((bytes) => {
+    const start = end;
+    end = slack * Math.ceil((start + bytes + slack) / slack);
+    return start;
+  });
+  const missing = end - memory.buffer.byteLength;
+  if (missing > 0) memory.grow(Math.ceil(missing / pageBytes));
+  return starts;
 }
