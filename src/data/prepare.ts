@@ -1,9 +1,10 @@
-import type { Rng } from "../tensor/index.ts";
+import { type Rng, sizeOf } from "../tensor/index.ts";
 import { augmented } from "./augment/apply.ts";
 import type { Augmentation } from "./augment/augmentation.ts";
 import { eraseParts } from "./augment/erase.ts";
+import { normalizationTables } from "./normalize.ts";
 import { type Picture, withChannels } from "./picture.ts";
-import { normalized, type Preprocessing, preprocess, resizeAndCrop, resizedSize } from "./preprocess.ts";
+import { type Preprocessing, resizeAndCrop, resizedSize, throughTables } from "./preprocess.ts";
 import { resize } from "./resample.ts";
 
 /**
@@ -11,22 +12,33 @@ import { resize } from "./resample.ts";
  *
  * A random resized crop starts from the picture as it is, a random crop from the resized picture, and the other changes
  * from the resized and centre-cropped one.
- *
- * @param out memory for the values
  */
 export function prepare(
   picture: Picture,
   config: Preprocessing,
   augment: readonly Augmentation[],
   random: Rng,
-  out?: Float32Array<ArrayBuffer>,
 ): Float32Array<ArrayBuffer> {
-  if (augment.length === 0) return preprocess(picture, config, out);
-  const [, height, width] = config.inputSize;
-  const changed = augmented(startOf(picture, config, augment), augment, { height, width }, random);
-  const values = normalized(changed, config, out);
-  eraseParts(values, config.inputSize, augment, random);
+  const values = new Float32Array(sizeOf(config.inputSize));
+  prepareInto(values, picture, config, augment, random);
   return values;
+}
+
+/** As {@link prepare}, in memory that is there already. */
+export function prepareInto(
+  values: Float32Array,
+  picture: Picture,
+  config: Preprocessing,
+  augment: readonly Augmentation[],
+  random: Rng,
+): void {
+  const [, height, width] = config.inputSize;
+  const changed =
+    augment.length === 0
+      ? resizeAndCrop(picture, config)
+      : augmented(startOf(picture, config, augment), augment, { height, width }, random);
+  throughTables(changed, normalizationTables(config, config.inputSize[0]), values);
+  eraseParts(values, config.inputSize, augment, random);
 }
 
 function startOf(picture: Picture, config: Preprocessing, augment: readonly Augmentation[]): Picture {

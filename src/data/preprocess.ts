@@ -34,14 +34,10 @@ export const imagenetPreprocessing = (resolution = 224): Preprocessing => ({
 /**
  * A decoded picture as network input, float32 `[C, H, W]`; equal to the bit to Pillow and torchvision.
  *
- * @param out memory for the values; default is fresh memory
  * @example preprocess({ width, height, data: rgb }, imagenetPreprocessing(224))
  */
-export const preprocess = (
-  picture: Picture,
-  config: Preprocessing,
-  out?: Float32Array<ArrayBuffer>,
-): Float32Array<ArrayBuffer> => normalized(resizeAndCrop(picture, config), config, out);
+export const preprocess = (picture: Picture, config: Preprocessing): Float32Array<ArrayBuffer> =>
+  normalized(resizeAndCrop(picture, config), config);
 
 /** The bytes that {@link preprocess} normalises: resized and centre-cropped to `inputSize`, zero-padded where too small. */
 export function resizeAndCrop(picture: Picture, config: Preprocessing): Picture {
@@ -97,19 +93,19 @@ function roundHalfEven(x: number): number {
   return x - floor === 0.5 ? floor + (floor % 2) : Math.round(x);
 }
 
-/** Bytes `[H, W, C]` to normalised float32 `[C, H, W]`, in `out` where it is given. */
-export const normalized = (
-  picture: Picture,
-  normalization: Normalization,
-  out?: Float32Array<ArrayBuffer>,
-): Float32Array<ArrayBuffer> => throughTables(picture, normalizationTables(normalization, channelsOf(picture)), out);
+/** Bytes `[H, W, C]` to normalised float32 `[C, H, W]`. */
+export function normalized(picture: Picture, normalization: Normalization): Float32Array<ArrayBuffer> {
+  const values = new Float32Array(picture.data.length);
+  throughTables(picture, normalizationTables(normalization, channelsOf(picture)), values);
+  return values;
+}
 
-/** As {@link normalized}, with the tables of {@link normalizationTables}: for many small pictures. */
+/** As {@link normalized}, with the tables of {@link normalizationTables}, into `out`. */
 export function throughTables(
   { data }: Picture,
   tables: readonly Float32Array<ArrayBuffer>[],
-  out = new Float32Array(data.length),
-): Float32Array<ArrayBuffer> {
+  out: Float32Array,
+): void {
   const channels = tables.length;
   const kernel = pictureKernel();
   const tableBytes = 256 * 4;
@@ -122,5 +118,4 @@ export function throughTables(
     kernel.throughTable(bytes + c, bytes + data.length, channels, table + c * tableBytes, plane);
   });
   out.set(floats.subarray(values / 4, values / 4 + data.length));
-  return out;
 }
