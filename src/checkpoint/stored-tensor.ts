@@ -2,8 +2,10 @@ import { fmt } from "../errors.ts";
 import {
   type DType,
   dtypes,
+  type FilePlace,
   type Shape,
   sizeOf,
+  stridesOf,
   Tensor,
   type TensorSource,
   tensorBytes,
@@ -86,6 +88,25 @@ export class StoredTensor implements TensorSource {
     const place = await runAsync(source, stored.place(where));
     const pieces = () => piecesOf(source, place!.start, span, where, unit);
     return place && { length: span, pieces, confirm: place.confirm };
+  }
+
+  /** Stays a view of the file. */
+  rows(start: number, end: number, shape: Shape): TensorSource | undefined {
+    const { source, key, dtype, strides, stored } = this;
+    const offset = this.start / dtypes[dtype].bytes + start * strides[0];
+    if (!isContiguous(this.shape, strides) || sizeOf(shape) !== (end - start) * strides[0]) return undefined;
+    return new StoredTensor(source, key, { dtype, shape, strides: stridesOf(shape), offset }, stored);
+  }
+
+  async place(): Promise<FilePlace | undefined> {
+    const { source, where, shape, strides, start, span, stored } = this;
+    const { path } = source;
+    if (path === undefined || span === 0 || !isContiguous(shape, strides)) return undefined;
+    const place = await runAsync(source, stored.place(where));
+    if (!place) return undefined;
+    const { confirm } = place;
+    const checksum = confirm && { offset: place.start, length: stored.byteLength, confirm };
+    return { path, offset: place.start + start, ...(checksum && { checksum }) };
   }
 
   /** A checksum that does not agree is told after the last piece. */

@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import type { ByteSink } from "../checkpoint/index.ts";
 import { fileSource, writeFileAtomically } from "../checkpoint/node.ts";
 import { RepmlpError } from "../errors.ts";
@@ -70,6 +70,7 @@ export async function openOnnx(path: string): Promise<OnnxModel> {
   });
   return decodeOnnx(new Uint8Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength), {
     name: path,
+    path: resolve(path),
     external: externalOf(path),
   });
 }
@@ -85,6 +86,7 @@ const externalOf = (path: string): OpenExternal => {
         `${file.name}: is ${file.size} bytes long, ${path} expects ${length} at ${offset}. Copy both files again.`,
         "file",
       );
-    return { read: () => file.read(offset, length), readSync: () => file.readSync!(offset, length) };
+    const place = file.path === undefined ? undefined : { path: file.path, offset };
+    return { read: () => file.read(offset, length), readSync: () => file.readSync!(offset, length), place };
   };
 };

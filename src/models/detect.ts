@@ -128,36 +128,42 @@ interface Candidate {
 
 type Options = NonNullable<DetectOptions["options"]>;
 
-const shapesOf = (model: Module): Map<string, Shape> => new Map([...model.state()].map(([key, p]) => [key, p.shape]));
+const known = new Map<string, ReadonlyMap<string, Shape>>();
+
+/** Keys and shapes of an architecture. Kept: a network takes long to build and merge, and every file asks for all. */
+function shapesOf(name: string, form: Shaping, options: Options): ReadonlyMap<string, Shape> {
+  const asked = JSON.stringify([name, form, options]);
+  const shapes =
+    known.get(asked) ??
+    new Map([...shaped(createModel(name, options), form).state()].map(([key, p]) => [key, p.shape]));
+  known.set(asked, shapes);
+  return shapes;
+}
 
 const isCounter = (key: string): boolean => key.endsWith("num_batches_tracked");
-
-const build = (name: string, form: Shaping, options: Options): Module => shaped(createModel(name, options), form);
 
 /** Networks without RepMLP have nothing to put a batch norm after. */
 const hasRepMLP = (name: string, options: Options): boolean =>
   [...createModel(name, options).modules()].some(([, m]) => m instanceof RepMLP);
 
-/** Whether the keys are those of an architecture, whatever the shapes. Ends at the first key that is not. */
+/** Whether the keys are those of an architecture, whatever the shapes. */
 function hasKeysOf(entries: StateShapes, name: string, form: Shaping, options: Options): boolean {
   if (form === "fc3BatchNorm" && !hasRepMLP(name, options)) return false;
-  const own = new Set<string>();
-  for (const [key] of build(name, form, options).state()) {
-    if (!entries.has(key) && !isCounter(key)) return false;
-    own.add(key);
-  }
-  return [...entries.keys()].every((key) => own.has(key) || isCounter(key));
+  const own = shapesOf(name, form, options);
+  const fits = (keys: Iterable<string>, others: ReadonlyMap<string, unknown>): boolean =>
+    [...keys].every((key) => others.has(key) || isCounter(key));
+  return fits(own.keys(), entries) && fits(entries.keys(), own);
 }
 
 /** One form of an architecture, with the number of classes that the head in `entries` has. */
 function candidate(name: string, form: Shaping, entries: StateShapes, options: Options): Candidate {
   const numClasses = options.numClasses ?? classesOf(name, entries, options);
-  return { name, form, numClasses, shapes: shapesOf(build(name, form, { ...options, numClasses })) };
+  return { name, form, numClasses, shapes: shapesOf(name, form, { ...options, numClasses }) };
 }
 
 /** The head of an architecture is what changes with the number of classes: keys, and the axis of the classes. */
 function* headOf(name: string, options: Options): Iterable<readonly [key: string, axis: number]> {
-  const [a, b] = [11, 13].map((numClasses) => shapesOf(createModel(name, { ...options, numClasses })));
+  const [a, b] = [11, 13].map((numClasses) => shapesOf(name, "train", { ...options, numClasses }));
   for (const [key, shape] of a) {
     const other = b.get(key);
     const axis = shape.findIndex((d, i) => d === 11 && other?.[i] === 13);

@@ -51,11 +51,11 @@ interface Layout {
   readonly byteLength: number;
 }
 
-/** Where the values of an initializer are: in the model, or at an offset of the external data file. */
-type Placement = ReadonlyMap<string, { readonly location: string; readonly offset: number }>;
+/** Where the values of initializers are that are not in the model. */
+type Placement = NonNullable<OnnxModel["placed"]>;
 
 /**
- * The model as one ONNX file with all values inside.
+ * The model as one ONNX file with all values inside, but for those that are `placed` elsewhere.
  *
  * @throws RepmlpError `onnx/too-large` beyond 2 GB, `onnx/attribute` for values that ONNX cannot hold
  */
@@ -154,7 +154,7 @@ function bytesOf(source: TensorSource, tensor: Tensor): Uint8Array<ArrayBuffer> 
   return tensorBytes(tensor);
 }
 
-function layOut(model: OnnxModel, placement: Placement = new Map()): Layout {
+function layOut(model: OnnxModel, placement: Placement = model.placed ?? new Map()): Layout {
   const weights = [...model.initializers].flatMap(([name, source]) => initializerPieces(name, source, placement));
   const graph = [graphBytes(model), ...weights];
   const graphLength = total(graph);
