@@ -16,6 +16,8 @@ export interface AtomicFileOptions {
    * from another file need not wait.
    */
   readonly durable?: boolean;
+  /** Awaited when all is written, before the file takes its place; may throw to leave the old one there. */
+  readonly confirm?: () => Promise<void>;
 }
 
 /**
@@ -28,7 +30,7 @@ export interface AtomicFileOptions {
 export async function writeFileAtomically(
   path: string,
   write: (sink: ByteSink) => Promise<void>,
-  { durable = true }: AtomicFileOptions = {},
+  { durable = true, confirm }: AtomicFileOptions = {},
 ): Promise<void> {
   const target = await realpath(path).catch(() => path);
   const temporary = join(dirname(target), `.${basename(target)}.${randomBytes(6).toString("hex")}.tmp`);
@@ -39,6 +41,7 @@ export async function writeFileAtomically(
       const sink = sinkOf(file, failed, durable);
       await write(sink);
       await sink.finish();
+      await confirm?.();
     } finally {
       await file.close();
     }

@@ -1,11 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { RepmlpError } from "../errors.ts";
-
-/** Bytes of a file. */
-export interface FileRange {
-  readonly offset: number;
-  readonly length: number;
-}
+import type { FilePlace, TensorSource } from "../tensor/index.ts";
 
 /** A piece small enough to stay in a core's cache. */
 const PIECE = 2 ** 18;
@@ -35,14 +30,43 @@ closeSync(file);
  *
  * @throws RepmlpError `checkpoint/read` when the file cannot be read
  */
-export function crc32InThread(path: string, ranges: readonly FileRange[]): Promise<readonly number[]> {
-  const found = new Promise<readonly number[]>((resolve, reject) => {
+function crc32InThread(
+  path: string,
+  ranges: readonly { readonly offset: number; readonly length: number }[],
+): Promise<readonly number[]> {
+  return new Promise((resolve, reject) => {
     const worker = new Worker(body, { eval: true, workerData: { path, ranges, piece: PIECE } });
     worker.once("message", resolve);
     worker.once("error", (cause: Error) =>
       reject(new RepmlpError("checkpoint/read", `${path}: cannot be read: ${cause.message}.`, "file", { cause })),
     );
   });
-  found.catch(() => {}); // told to whoever waits for it
-  return found;
+}
+
+type Checksum = NonNullable<FilePlace["checksum"]>;
+
+/**
+ * Compares the checksums of what these tensors are read from, in a thread of its own while the caller goes on; reading
+ * them does not compare any more. Whatever is made of the tensors is to be trusted only when the promise has resolved.
+ *
+ * @throws RepmlpError `checkpoint/crc` naming a tensor, `checkpoint/read`
+ */
+export async function checksumsInThread(sources: Iterable<TensorSource>): Promise<{ readonly done: Promise<void> }> {
+  const files = new Map<string, Map<number, Checksum>>();
+  for (const source of sources) {
+    const place = await source.place?.();
+    if (!place?.checksum) continue;
+    place.checksum.defer();
+    const checks = files.get(place.path) ?? new Map();
+    files.set(place.path, checks.set(place.checksum.offset, place.checksum));
+  }
+  const compare = async ([path, checks]: [string, Map<number, Checksum>]): Promise<void> => {
+    const own = [...checks.values()];
+    const ranges = own.map(({ offset, length }) => ({ offset, length }));
+    const found = await crc32InThread(path, ranges);
+    for (const [i, { confirm }] of own.entries()) confirm(found[i]);
+  };
+  const done = Promise.all([...files].map(compare)).then(() => {});
+  done.catch(() => {}); // told to whoever waits for it
+  return { done };
 }

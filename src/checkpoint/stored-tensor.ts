@@ -87,7 +87,7 @@ export class StoredTensor implements TensorSource {
     if (span === 0 || start > 0 || span !== stored.byteLength || !isContiguous(shape, strides)) return undefined;
     const place = await runAsync(source, stored.place(where));
     const pieces = () => piecesOf(source, place!.start, span, where, unit);
-    return place && { length: span, pieces, confirm: place.confirm };
+    return place && { length: span, pieces, crc: place.crc, confirm: place.confirm };
   }
 
   /** Stays a view of the file. */
@@ -104,8 +104,8 @@ export class StoredTensor implements TensorSource {
     if (path === undefined || span === 0 || !isContiguous(shape, strides)) return undefined;
     const place = await runAsync(source, stored.place(where));
     if (!place) return undefined;
-    const { confirm } = place;
-    const checksum = confirm && { offset: place.start, length: stored.byteLength, confirm };
+    const { confirm, defer } = place;
+    const checksum = confirm && defer && { offset: place.start, length: stored.byteLength, confirm, defer };
     return { path, offset: place.start + start, ...(checksum && { checksum }) };
   }
 

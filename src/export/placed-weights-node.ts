@@ -1,9 +1,9 @@
 import { realpath } from "node:fs/promises";
 import { basename, dirname } from "node:path";
-import { crc32InThread } from "../checkpoint/crc32-thread-node.ts";
+import { checksumsInThread } from "../checkpoint/crc32-thread-node.ts";
 import type { OnnxModel, OnnxPlace } from "../onnx/index.ts";
 import { type CompileOptions, compileModel, type Program } from "../runtime/index.ts";
-import { dtypes, type FilePlace, sizeOf, type TensorSource } from "../tensor/index.ts";
+import { dtypes, sizeOf, type TensorSource } from "../tensor/index.ts";
 
 /** Smaller ones are looked at while a session is made, and cost nothing. */
 const SMALLEST = 1024;
@@ -19,15 +19,14 @@ const FOLDER_OPTION = "session.model_external_initializers_file_folder_path";
  * the runtime does not pack for its kernels stays mapped.
  */
 export async function compilePlaced(model: OnnxModel, options: CompileOptions = {}): Promise<Program> {
-  const { folder, placed, checks } = await placesOf(model.initializers);
+  const { folder, placed } = await placesOf(model.initializers);
   if (folder === undefined || (options.device ?? "cpu") !== "cpu") return compileModel(model, options);
-  const checked = compared(checks);
-  checked.catch(() => {}); // told below, unless there is no program
+  const checksums = await checksumsInThread(model.initializers.values());
   const { session } = options;
   const extra = { ...session?.extra, [FOLDER_OPTION]: folder };
   const program = await compileModel({ ...model, placed }, { ...options, session: { ...session, extra } });
   try {
-    await checked;
+    await checksums.done;
     return program;
   } catch (error) {
     await program.dispose();
@@ -39,15 +38,10 @@ interface Places {
   /** Of the files; undefined when there are none. */
   readonly folder: string | undefined;
   readonly placed: ReadonlyMap<string, OnnxPlace>;
-  /** Checksums by file and place; parts of one stored tensor share theirs. */
-  readonly checks: ReadonlyMap<string, Check>;
 }
-
-type Check = NonNullable<FilePlace["checksum"]> & { readonly file: string };
 
 async function placesOf(initializers: OnnxModel["initializers"]): Promise<Places> {
   const placed = new Map<string, OnnxPlace>();
-  const checks = new Map<string, Check>();
   const files = new Map<string, string>();
   let folder: string | undefined;
   for (const [name, source] of initializers) {
@@ -60,20 +54,8 @@ async function placesOf(initializers: OnnxModel["initializers"]): Promise<Places
     // A session has one folder; what lies elsewhere goes into the model.
     if (dirname(file) !== folder) continue;
     placed.set(name, { location: basename(file), offset: place.offset });
-    if (place.checksum) checks.set(`${file}:${place.checksum.offset}`, { ...place.checksum, file });
   }
-  return { folder, placed, checks };
+  return { folder, placed };
 }
 
 const bytesOf = ({ dtype, shape }: TensorSource): number => sizeOf(shape) * dtypes[dtype].bytes;
-
-async function compared(checks: Places["checks"]): Promise<void> {
-  for (const file of new Set([...checks.values()].map((check) => check.file))) {
-    const own = [...checks.values()].filter((check) => check.file === file);
-    const found = await crc32InThread(
-      file,
-      own.map(({ offset, length }) => ({ offset, length })),
-    );
-    for (const [i, { confirm }] of own.entries()) confirm(found[i]);
-  }
-}

@@ -128,31 +128,34 @@ interface Candidate {
 
 type Options = NonNullable<DetectOptions["options"]>;
 
-const known = new Map<string, ReadonlyMap<string, Shape>>();
+const built = new Map<string, Module>();
 
-/** Keys and shapes of an architecture. Kept: a network takes long to build and merge, and every file asks for all. */
-function shapesOf(name: string, form: Shaping, options: Options): ReadonlyMap<string, Shape> {
+/** A network without values. Kept: it takes long to build and merge, and every file is compared with all of them. */
+function build(name: string, form: Shaping, options: Options): Module {
   const asked = JSON.stringify([name, form, options]);
-  const shapes =
-    known.get(asked) ??
-    new Map([...shaped(createModel(name, options), form).state()].map(([key, p]) => [key, p.shape]));
-  known.set(asked, shapes);
-  return shapes;
+  const model = built.get(asked) ?? shaped(createModel(name, options), form);
+  built.set(asked, model);
+  return model;
 }
+
+const shapesOf = (name: string, form: Shaping, options: Options): Map<string, Shape> =>
+  new Map([...build(name, form, options).state()].map(([key, p]) => [key, p.shape]));
 
 const isCounter = (key: string): boolean => key.endsWith("num_batches_tracked");
 
 /** Networks without RepMLP have nothing to put a batch norm after. */
 const hasRepMLP = (name: string, options: Options): boolean =>
-  [...createModel(name, options).modules()].some(([, m]) => m instanceof RepMLP);
+  [...build(name, "train", options).modules()].some(([, m]) => m instanceof RepMLP);
 
-/** Whether the keys are those of an architecture, whatever the shapes. */
+/** Whether the keys are those of an architecture, whatever the shapes. Ends at the first key that is not. */
 function hasKeysOf(entries: StateShapes, name: string, form: Shaping, options: Options): boolean {
   if (form === "fc3BatchNorm" && !hasRepMLP(name, options)) return false;
-  const own = shapesOf(name, form, options);
-  const fits = (keys: Iterable<string>, others: ReadonlyMap<string, unknown>): boolean =>
-    [...keys].every((key) => others.has(key) || isCounter(key));
-  return fits(own.keys(), entries) && fits(entries.keys(), own);
+  const own = new Set<string>();
+  for (const [key] of build(name, form, options).state()) {
+    if (!entries.has(key) && !isCounter(key)) return false;
+    own.add(key);
+  }
+  return [...entries.keys()].every((key) => own.has(key) || isCounter(key));
 }
 
 /** One form of an architecture, with the number of classes that the head in `entries` has. */

@@ -59,6 +59,8 @@ export interface FilePlace {
     readonly length: number;
     /** Throws when the CRC-32 is not that of the file's directory. */
     readonly confirm: (crc32: number) => void;
+    /** Leaves the comparison to the caller: reading does not make it any more. */
+    readonly defer: () => void;
   };
 }
 
