@@ -17,7 +17,7 @@ import { fmt, must } from "../errors.ts";
 import { type Tensor, type TensorSource, tensorBytes } from "../tensor/index.ts";
 import { writeAttribute } from "./attribute.ts";
 import { elementTypes } from "./element-type.ts";
-import type { OnnxDim, OnnxModel, OnnxNode, OnnxValueInfo } from "./model.ts";
+import type { OnnxDim, OnnxModel, OnnxNode, OnnxPlace, OnnxValueInfo } from "./model.ts";
 import {
   byteLengthOf,
   fieldNumbers,
@@ -245,16 +245,20 @@ function writeDim(writer: BinaryWriter, dim: OnnxDim): void {
   else if (dim !== "") writeString(writer, dimField.dimParam, dim);
 }
 
+/** That the values of a tensor are `length` bytes of another file. */
+export function writePlace(writer: BinaryWriter, place: OnnxPlace, length: number): void {
+  writeEntries(writer, tensorField.externalData, { ...place, length });
+  writer.tag(tensorField.dataLocation, WireType.Varint).int32(DataLocation.EXTERNAL);
+}
+
 /** The header of an initializer, framed, and then its values as a piece of their own. */
 function initializerPieces(name: string, source: TensorSource, placement: Placement): Piece[] {
   const length = byteLengthOf(source);
   const outside = placement.get(name);
   const header = new BinaryWriter();
   writeTensorHeader(header, source.dtype, source.shape, name);
-  if (outside) {
-    writeEntries(header, tensorField.externalData, { ...outside, length });
-    header.tag(tensorField.dataLocation, WireType.Varint).int32(DataLocation.EXTERNAL);
-  } else writeRawDataFrame(header, clamp(length));
+  if (outside) writePlace(header, outside, length);
+  else writeRawDataFrame(header, clamp(length));
   const headerBytes = header.finish();
   const inside = outside ? 0 : length;
   const frame = new BinaryWriter()
