@@ -61,7 +61,7 @@ let sharpModule: Promise<typeof import("sharp")> | undefined;
 
 /** Loaded at the first picture: it takes longer to load than most of the package. */
 async function loadSharp(): Promise<typeof import("sharp").default> {
-  // A promise of our own: asking `import` again for every picture takes a tenth of the time of decoding it.
+  // A promise of our own: each `import` resolves the name anew, which for every picture is too much.
   sharpModule ??= import("sharp");
   return (await sharpModule).default;
 }

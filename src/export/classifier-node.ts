@@ -79,7 +79,10 @@ export interface Classifier {
   readonly net: Net | undefined;
   /** Makes it ready to run, for batches up to a size. */
   compile(options?: CompileOptions & { readonly batchSize?: number }): Promise<CompiledClassifier>;
-  /** Lets go of the file. Compiled classifiers do not need it. */
+  /**
+   * Lets go of the file. Compiled classifiers do not need it: it may be deleted or replaced. It must not be written into,
+   * since weights that the runtime does not pack stay mapped from there.
+   */
   close(): void;
 }
 
