@@ -15,6 +15,8 @@ export interface AtomicFileOptions {
    * from another file need not wait.
    */
   readonly durable?: boolean;
+  /** Awaited when all is written, before the file takes its place; may throw to leave the old one there. */
+  readonly confirm?: () => Promise<void>;
 }
 
 /**
@@ -27,7 +29,7 @@ export interface AtomicFileOptions {
 export async function writeFileAtomically(
   path: string,
   write: (sink: ByteSink) => Promise<void>,
-  { durable = true }: AtomicFileOptions = {},
+  { durable = true, confirm }: AtomicFileOptions = {},
 ): Promise<void> {
   const target = await realpath(path).catch(() => path);
   const { randomBytes } = await import("node:crypto");
@@ -39,6 +41,7 @@ export async function writeFileAtomically(
       const sink = sinkOf(file, failed, durable);
       await write(sink);
       await sink.finish();
+      await confirm?.();
     } finally {
       await file.close();
     }

@@ -4,6 +4,8 @@ import { demand } from "./file-error.ts";
 export interface ByteSource {
   /** What messages call the file. */
   readonly name: string;
+  /** Absolute path, where it is a file on disk. */
+  readonly path?: string;
   /** Length in bytes. */
   readonly size: number;
   /** Exactly `length` bytes from `offset` on; the caller stays within `size` and does not write into them. */

@@ -1,4 +1,5 @@
 import { closeSync, fstatSync, openSync, read as readCallback, readSync } from "node:fs";
+import { resolve } from "node:path";
 import { promisify } from "node:util";
 import { RepmlpError } from "../errors.ts";
 import type { ByteSource } from "./byte-source.ts";
@@ -16,9 +17,11 @@ const forgotten = new FinalizationRegistry<number>((descriptor) => closeSync(des
 /** A file on disk, open until `close()`; a forgotten one is closed when it is collected. */
 class FileSource implements ByteSource {
   readonly size: number;
+  readonly path: string;
   private descriptor: number | undefined;
 
   constructor(readonly name: string) {
+    this.path = resolve(name);
     this.descriptor = openFile(name);
     forgotten.register(this, this.descriptor, this);
     const stats = fstatSync(this.descriptor);

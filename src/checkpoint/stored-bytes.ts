@@ -14,6 +14,10 @@ export interface Place {
   readonly start: number;
   /** Compares the CRC-32 of all the bytes and throws when it differs; absent when nothing is to be compared. */
   readonly confirm?: (crc: number) => void;
+  /** The CRC-32, where it was compared or somebody else does that. */
+  readonly crc?: number;
+  /** Leaves that to the caller: reads do not compare any more. */
+  readonly defer?: () => void;
 }
 
 /** Plain bytes of a file, without a checksum: a range of a safetensors file or of an old `.pth`. */

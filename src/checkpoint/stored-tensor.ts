@@ -2,8 +2,10 @@ import { fmt } from "../errors.ts";
 import {
   type DType,
   dtypes,
+  type FilePlace,
   type Shape,
   sizeOf,
+  stridesOf,
   Tensor,
   type TensorSource,
   tensorBytes,
@@ -85,7 +87,26 @@ export class StoredTensor implements TensorSource {
     if (span === 0 || start > 0 || span !== stored.byteLength || !isContiguous(shape, strides)) return undefined;
     const place = await runAsync(source, stored.place(where));
     const pieces = () => piecesOf(source, place!.start, span, where, unit);
-    return place && { length: span, pieces, confirm: place.confirm };
+    return place && { length: span, pieces, crc: place.crc, confirm: place.confirm };
+  }
+
+  /** Stays a view of the file. */
+  rows(start: number, end: number, shape: Shape): TensorSource | undefined {
+    const { source, key, dtype, strides, stored } = this;
+    const offset = this.start / dtypes[dtype].bytes + start * strides[0];
+    if (!isContiguous(this.shape, strides) || sizeOf(shape) !== (end - start) * strides[0]) return undefined;
+    return new StoredTensor(source, key, { dtype, shape, strides: stridesOf(shape), offset }, stored);
+  }
+
+  async place(): Promise<FilePlace | undefined> {
+    const { source, where, shape, strides, start, span, stored } = this;
+    const { path } = source;
+    if (path === undefined || span === 0 || !isContiguous(shape, strides)) return undefined;
+    const place = await runAsync(source, stored.place(where));
+    if (!place) return undefined;
+    const { confirm, defer } = place;
+    const checksum = confirm && defer && { offset: place.start, length: stored.byteLength, confirm, defer };
+    return { path, offset: place.start + start, ...(checksum && { checksum }) };
   }
 
   /** A checksum that does not agree is told after the last piece. */

@@ -2,6 +2,7 @@ import type { Metadata, SharpOptions } from "sharp";
 import { must, RepmlpError } from "../errors.ts";
 import { decodeBmp, isBmp } from "./bmp.ts";
 import { readNamed, reason } from "./files-node.ts";
+import { isFrame, isJpeg, isPng, jpegSegments } from "./headers.ts";
 import { decodeNetpbm, isNetpbm } from "./netpbm.ts";
 import { type Picture, withChannels } from "./picture.ts";
 
@@ -35,6 +36,7 @@ export async function decodePicture(bytes: Uint8Array, name: string): Promise<Pi
   if (isBmp(bytes)) return decodeBmp(bytes, name);
   if (isNetpbm(bytes)) return withChannels(decodeNetpbm(bytes, name), 3);
   try {
+    if (isPlain(bytes)) return await rgbOf(bytes);
     const metadata = await (await loadSharp())(bytes, options).metadata();
     if (!formats.has(metadata.format)) throw new Error(`${metadata.format} is not one of ${[...formats].join(", ")}`);
     return await withSharp(bytes, metadata);
@@ -44,14 +46,37 @@ export async function decodePicture(bytes: Uint8Array, name: string): Promise<Pi
   }
 }
 
+/**
+ * Whether the file says in its first bytes that it is one of the usual kinds, which need no closer look: a JPEG of grey
+ * or three colours, or a PNG of up to 8 bits per channel.
+ */
+function isPlain(bytes: Uint8Array): boolean {
+  if (isPng(bytes)) return bytes[24] <= 8;
+  const frame = isJpeg(bytes) ? [...jpegSegments(bytes)].find(({ kind }) => isFrame(kind)) : undefined;
+  const channels = frame && bytes[frame.at + 9];
+  return channels === 1 || channels === 3;
+}
+
+let sharpModule: Promise<typeof import("sharp")> | undefined;
+
 /** Loaded at the first picture: it takes longer to load than most of the package. */
-const loadSharp = async () => (await import("sharp")).default;
+async function loadSharp(): Promise<typeof import("sharp").default> {
+  // A promise of our own: each `import` resolves the name anew, which for every picture is too much.
+  sharpModule ??= import("sharp");
+  return (await sharpModule).default;
+}
+
+/** What sharp makes of the file, without alpha. */
+async function rgbOf(bytes: Uint8Array): Promise<Picture> {
+  const sharp = await loadSharp();
+  const { data, info } = await sharp(bytes, options).removeAlpha().raw().toBuffer({ resolveWithObject: true });
+  return withChannels({ width: info.width, height: info.height, data }, 3);
+}
 
 async function withSharp(bytes: Uint8Array, { format, space, depth, hasAlpha }: Metadata): Promise<Picture> {
-  const sharp = await loadSharp();
-  const image = sharp(bytes, options);
   if (space === "cmyk") {
-    const raw = await image
+    const sharp = await loadSharp();
+    const raw = await sharp(bytes, options)
       .pipelineColourspace("cmyk")
       .toColourspace("cmyk")
       .raw()
@@ -61,8 +86,7 @@ async function withSharp(bytes: Uint8Array, { format, space, depth, hasAlpha }: 
   // A transparent brightness in a PNG (colour type 0) is no alpha channel to Pillow.
   const isGrey = !hasAlpha || (format === "png" && bytes[25] === 0);
   if (space === "grey16" && depth === "ushort" && isGrey) return clippedGrey16(bytes);
-  const { data, info } = await image.removeAlpha().raw().toBuffer({ resolveWithObject: true });
-  return withChannels({ width: info.width, height: info.height, data }, 3);
+  return rgbOf(bytes);
 }
 
 /** Pillow keeps 16-bit grey as numbers and clips them at 255 on the way to RGB; 16-bit colour keeps its high byte. */

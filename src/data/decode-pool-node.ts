@@ -1,28 +1,29 @@
 import type { Worker } from "node:worker_threads";
 import { RepmlpError } from "../errors.ts";
-import type { DecodeReply, DecodeRequest, DecodeSettings, DecodeTask } from "./decode-task.ts";
+import type { DecodeFailure, DecodeJob, DecodeReply, DecodeSettings, DecodeTask } from "./decode-task.ts";
+import type { Decoded } from "./prepare-node.ts";
 
-interface Waiting {
-  resolve(values: Float32Array<ArrayBuffer>): void;
-  reject(error: Error): void;
-}
-
-interface Member {
-  readonly worker: Worker;
-  /** Tasks sent and not yet answered, by id. */
-  readonly waiting: Map<number, Waiting>;
+/** A job under way. */
+interface Pending {
+  /** Workers that have not answered yet. */
+  readonly workers: Set<Worker>;
+  readonly failures: DecodeFailure[];
+  done(error?: RepmlpError): void;
 }
 
 /**
- * Worker threads that prepare pictures. They start with the first task and do not keep the process alive while idle.
+ * Worker threads that prepare pictures. They start with the first job and do not keep the process alive while idle.
  *
- * Tasks are handed out at once, to the thread with the fewest: a training step blocks the main thread, which could not
- * feed the others meanwhile.
+ * Every job goes to all of them at once, and they share it out among themselves: a training step blocks the main thread,
+ * which could not feed them meanwhile.
  */
 export class DecodePool {
   readonly #settings: DecodeSettings;
   readonly #size: number;
-  readonly #members: Member[] = [];
+  readonly #workers = new Set<Worker>();
+  readonly #pending = new Map<number, Pending>();
+  /** Memory of earlier jobs, as much as was in use at once. */
+  readonly #spares: SharedArrayBuffer[] = [];
   #nextId = 0;
 
   constructor(settings: DecodeSettings, size: number) {
@@ -30,49 +31,69 @@ export class DecodePool {
     this.#size = size;
   }
 
-  /** Values `[C, H, W]` of one picture. Rejects with the error of the file, or `data/worker` when a thread died. */
-  run(task: DecodeTask): Promise<Float32Array<ArrayBuffer>> {
-    const member = this.#leastBusy();
-    const request: DecodeRequest = { ...task, id: this.#nextId++ };
-    return new Promise((resolve, reject) => {
-      if (member.waiting.size === 0) member.worker.ref();
-      member.waiting.set(request.id, { resolve, reject });
-      member.worker.postMessage(request);
+  /**
+   * Prepares pictures of `size` values each and hands them to `use`, whose memory they are only until it returns. Rejects
+   * with `data/worker` when a thread died.
+   */
+  async run<T>(tasks: readonly DecodeTask[], size: number, use: (decoded: Decoded) => T): Promise<T> {
+    while (this.#workers.size < Math.min(this.#size, tasks.length)) this.#workers.add(this.#start());
+    const id = this.#nextId++;
+    const buffer = this.#memory(tasks.length * size * Float32Array.BYTES_PER_ELEMENT);
+    const values = new Float32Array(buffer, 0, tasks.length * size);
+    const taken = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+    const failures: DecodeFailure[] = [];
+    await new Promise<void>((resolve, reject) => {
+      const done = (error?: RepmlpError): void => {
+        this.#pending.delete(id);
+        if (this.#pending.size === 0) for (const worker of this.#workers) worker.unref();
+        if (error) reject(error);
+        else resolve();
+      };
+      this.#pending.set(id, { workers: new Set(this.#workers), failures, done });
+      for (const worker of this.#workers) {
+        worker.ref();
+        worker.postMessage({ id, tasks, taken, values } satisfies DecodeJob);
+      }
     });
+    const errors = new Map(failures.map(({ task, error: e }) => [task, new RepmlpError(e.code, e.message, e.kind)]));
+    try {
+      return use({ values, errors });
+    } finally {
+      this.#spares.push(buffer);
+    }
   }
 
-  /** Ends the threads; tasks under way are rejected. A later task starts new ones. */
+  /** Ends the threads; jobs under way are rejected. A later job starts new ones. */
   async close(): Promise<void> {
-    const members = this.#members.splice(0);
-    await Promise.all(members.map(({ worker }) => worker.terminate()));
+    this.#spares.length = 0;
+    const workers = [...this.#workers];
+    this.#workers.clear();
+    await Promise.all(workers.map((worker) => worker.terminate()));
   }
 
-  #leastBusy(): Member {
-    if (this.#members.length < this.#size) this.#members.push(this.#start());
-    return this.#members.reduce((best, member) => (member.waiting.size < best.waiting.size ? member : best));
+  #memory(bytes: number): SharedArrayBuffer {
+    const spare = this.#spares.pop();
+    return spare && spare.byteLength >= bytes ? spare : new SharedArrayBuffer(bytes);
   }
 
-  #start(): Member {
+  #start(): Worker {
     const worker = startWorker(this.#settings);
-    const member: Member = { worker, waiting: new Map() };
     worker.unref();
-    worker.on("message", (reply: DecodeReply) => {
-      const task = member.waiting.get(reply.id);
-      member.waiting.delete(reply.id);
-      if (member.waiting.size === 0) worker.unref();
-      if ("values" in reply) task?.resolve(reply.values);
-      else task?.reject(new RepmlpError(reply.error.code, reply.error.message, reply.error.kind));
+    worker.on("message", ({ id, failures }: DecodeReply) => {
+      const job = this.#pending.get(id);
+      job?.failures.push(...failures);
+      job?.workers.delete(worker);
+      if (job?.workers.size === 0) job.done();
     });
     const fail = (message: string, cause?: unknown): void => {
-      const place = this.#members.indexOf(member);
-      if (place >= 0) this.#members.splice(place, 1);
+      this.#workers.delete(worker);
       const error = new RepmlpError("data/worker", `image folder: a decoding thread ${message}`, "runtime", { cause });
-      for (const { reject } of member.waiting.values()) reject(error);
-      member.waiting.clear();
+      // Nobody else does what it had taken.
+      for (const { workers, done } of [...this.#pending.values()]) if (workers.has(worker)) done(error);
     };
     worker.on("error", (cause: unknown) => fail(`failed (${cause instanceof Error ? cause.message : cause})`, cause));
     worker.on("exit", (code) => fail(`ended (code ${code}) before its pictures were ready`));
-    return member;
+    return worker;
   }
 }
 

@@ -17,15 +17,25 @@ export interface DecodeTask {
   readonly draw: Draw;
 }
 
-/** A task sent to a worker. */
-export interface DecodeRequest extends DecodeTask {
+/** Pictures to prepare, sent to every worker: each takes the next one that none has taken yet. */
+export interface DecodeJob {
   readonly id: number;
+  readonly tasks: readonly DecodeTask[];
+  /** One number: how many of the tasks are taken. */
+  readonly taken: Int32Array<SharedArrayBuffer>;
+  /** Where the values go, `[tasks, C, H, W]`. */
+  readonly values: Float32Array<SharedArrayBuffer>;
 }
 
-/** The answer: values `[C, H, W]`, or the parts of an error (classes do not survive the way between threads). */
-export type DecodeReply =
-  | { readonly id: number; readonly values: Float32Array<ArrayBuffer> }
-  | {
-      readonly id: number;
-      readonly error: { readonly code: string; readonly message: string; readonly kind: ErrorKind };
-    };
+/** A worker's answer when nothing of a job is left for it to do. */
+export interface DecodeReply {
+  readonly id: number;
+  readonly failures: readonly DecodeFailure[];
+}
+
+/** A task that could not be done, with the parts of its error: classes do not survive the way between threads. */
+export interface DecodeFailure {
+  /** Place among the tasks. */
+  readonly task: number;
+  readonly error: { readonly code: string; readonly message: string; readonly kind: ErrorKind };
+}

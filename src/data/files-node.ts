@@ -1,4 +1,4 @@
-import type { Stats } from "node:fs";
+import { readFileSync, type Stats } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { listed, must, RepmlpError } from "../errors.ts";
@@ -7,12 +7,28 @@ import type { NamedBytes } from "./idx-dataset.ts";
 /** Reads a whole file. Throws `data/read` naming it. */
 export async function readNamed(path: string): Promise<NamedBytes> {
   try {
-    const bytes = await readFile(path);
-    return { name: path, bytes: new Uint8Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength) };
+    return named(path, await readFile(path));
   } catch (cause) {
-    throw new RepmlpError("data/read", `${path}: cannot be read (${reason(cause)})`, "file", { cause });
+    throw unreadable(path, cause);
   }
 }
+
+/** As {@link readNamed}; takes a fraction of its processor time for small files, but the thread waits for the disk. */
+export function readNamedSync(path: string): NamedBytes {
+  try {
+    return named(path, readFileSync(path));
+  } catch (cause) {
+    throw unreadable(path, cause);
+  }
+}
+
+const named = (name: string, { buffer, byteOffset, byteLength }: Buffer): NamedBytes => ({
+  name,
+  bytes: new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength),
+});
+
+const unreadable = (path: string, cause: unknown): RepmlpError =>
+  new RepmlpError("data/read", `${path}: cannot be read (${reason(cause)})`, "file", { cause });
 
 /** Names in a folder, sorted. Throws `data/folder` naming it. */
 export async function listFolder(folder: string): Promise<string[]> {
@@ -28,7 +44,7 @@ export async function statOf(path: string): Promise<Stats> {
   try {
     return await stat(path);
   } catch (cause) {
-    throw new RepmlpError("data/read", `${path}: cannot be read (${reason(cause)})`, "file", { cause });
+    throw unreadable(path, cause);
   }
 }
 

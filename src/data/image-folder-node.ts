@@ -1,14 +1,14 @@
 import { readdir, realpath } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { extname, join } from "node:path";
-import { listed, must, RepmlpError } from "../errors.ts";
+import { listed, must, type RepmlpError } from "../errors.ts";
 import { sizeOf, Tensor } from "../tensor/index.ts";
 import type { Augmentation } from "./augment/augmentation.ts";
 import { type Batch, checkIndices, type Dataset, type Draw, type ImageShape } from "./dataset.ts";
 import { DecodePool } from "./decode-pool-node.ts";
 import type { DecodeSettings, DecodeTask } from "./decode-task.ts";
 import { listFolder, statOf } from "./files-node.ts";
-import { preparedFile } from "./prepare-node.ts";
+import { type Decoded, decodeHere } from "./prepare-node.ts";
 import { imagenetPreprocessing, type Preprocessing } from "./preprocess.ts";
 
 export interface ImageFolderOptions {
@@ -102,33 +102,30 @@ export class ImageFolder implements Dataset {
   /** Rejects with `picture/decode` naming the file when one cannot be decoded, unless `onUnreadable` takes care of it. */
   async batch(indices: ArrayLike<number>, draw: Draw = { seed: 0, epoch: 0 }): Promise<Batch> {
     checkIndices(indices, this.length);
+    const tasks = Array.from(indices, (index) => ({ path: this.files[index].path, index, draw }));
     const size = sizeOf(this.imageShape);
-    const images = new Float32Array(indices.length * size);
-    const read = await Promise.all(
-      Array.from(indices, async (index, slot) => {
-        const values = await this.#prepared({ path: this.files[index].path, index, draw });
-        if (values) images.set(values, slot * size);
-        return values !== undefined;
-      }),
-    );
-    const slots = [...read.keys()].filter((slot) => read[slot]);
-    for (const [place, slot] of slots.entries())
-      if (place !== slot) images.copyWithin(place * size, slot * size, (slot + 1) * size);
-    return {
-      images: new Tensor("float32", [slots.length, ...this.imageShape], images.subarray(0, slots.length * size)),
-      labels: Int32Array.from(slots, (slot) => this.files[indices[slot]].label),
-    };
+    const use = (decoded: Decoded): Batch => this.#batch(tasks, decoded, size);
+    return this.#pool ? this.#pool.run(tasks, size, use) : use(await decodeHere(tasks, this.#settings, size));
   }
 
-  /** Values of one picture; undefined when it cannot be read and somebody was told. */
-  async #prepared(task: DecodeTask): Promise<Float32Array<ArrayBuffer> | undefined> {
-    try {
-      return await (this.#pool ? this.#pool.run(task) : preparedFile(task, this.#settings));
-    } catch (error) {
-      if (!this.#onUnreadable || !(error instanceof RepmlpError) || error.kind !== "file") throw error;
-      this.#onUnreadable(task.path, error);
-      return undefined;
+  /** Those tasks that could be done. */
+  #batch(tasks: readonly DecodeTask[], { values, errors }: Decoded, size: number): Batch {
+    for (const [i, { path }] of tasks.entries()) {
+      const error = errors.get(i);
+      if (!error) continue;
+      if (!this.#onUnreadable || error.kind !== "file") throw error;
+      this.#onUnreadable(path, error);
     }
+    const read = [...tasks.keys()].filter((i) => !errors.has(i));
+    // All of it is written below.
+    const memory = Buffer.allocUnsafeSlow(read.length * size * Float32Array.BYTES_PER_ELEMENT);
+    const images = new Float32Array(memory.buffer);
+    if (read.length === tasks.length) images.set(values);
+    else for (const [place, i] of read.entries()) images.set(values.subarray(i * size, (i + 1) * size), place * size);
+    return {
+      images: new Tensor("float32", [read.length, ...this.imageShape], images),
+      labels: Int32Array.from(read, (i) => this.files[tasks[i].index].label),
+    };
   }
 
   /** Ends the threads, which otherwise live as long as the process. */

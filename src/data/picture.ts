@@ -35,7 +35,7 @@ export function withChannels(picture: Picture, channels: number): Picture {
   );
   const { width, height, data } = picture;
   const out = new Uint8Array(width * height * channels);
-  if (channels === 3) for (let i = 0; i < data.length; i++) out.fill(data[i], 3 * i, 3 * i + 3);
+  if (channels === 3) for (let i = 0; i < out.length; i += 3) out[i] = out[i + 1] = out[i + 2] = data[i / 3];
   else for (let i = 0; i < out.length; i++) out[i] = luma(data[3 * i], data[3 * i + 1], data[3 * i + 2]);
   return { width, height, data: out };
 }

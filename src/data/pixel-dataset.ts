@@ -89,7 +89,7 @@ export class PixelDataset implements Dataset {
           { height: imageShape[1], width: imageShape[2] },
           random,
         );
-        images.set(throughTables(changed, this.#tables), i * size);
+        throughTables(changed, this.#tables, images.subarray(i * size, (i + 1) * size));
       }
       eraseParts(images.subarray(i * size, (i + 1) * size), imageShape, augment, random);
     }

@@ -1,9 +1,10 @@
-import type { Rng } from "../tensor/index.ts";
+import { type Rng, sizeOf } from "../tensor/index.ts";
 import { augmented } from "./augment/apply.ts";
 import type { Augmentation } from "./augment/augmentation.ts";
 import { eraseParts } from "./augment/erase.ts";
+import { normalizationTables } from "./normalize.ts";
 import { type Picture, withChannels } from "./picture.ts";
-import { normalized, type Preprocessing, preprocess, resizeAndCrop, resizedSize } from "./preprocess.ts";
+import { type Preprocessing, resizeAndCrop, resizedSize, throughTables } from "./preprocess.ts";
 import { resize } from "./resample.ts";
 
 /**
@@ -18,12 +19,26 @@ export function prepare(
   augment: readonly Augmentation[],
   random: Rng,
 ): Float32Array<ArrayBuffer> {
-  if (augment.length === 0) return preprocess(picture, config);
-  const [, height, width] = config.inputSize;
-  const changed = augmented(startOf(picture, config, augment), augment, { height, width }, random);
-  const values = normalized(changed, config);
-  eraseParts(values, config.inputSize, augment, random);
+  const values = new Float32Array(sizeOf(config.inputSize));
+  prepareInto(values, picture, config, augment, random);
   return values;
+}
+
+/** As {@link prepare}, in memory that is there already. */
+export function prepareInto(
+  values: Float32Array,
+  picture: Picture,
+  config: Preprocessing,
+  augment: readonly Augmentation[],
+  random: Rng,
+): void {
+  const [, height, width] = config.inputSize;
+  const changed =
+    augment.length === 0
+      ? resizeAndCrop(picture, config)
+      : augmented(startOf(picture, config, augment), augment, { height, width }, random);
+  throughTables(changed, normalizationTables(config, config.inputSize[0]), values);
+  eraseParts(values, config.inputSize, augment, random);
 }
 
 function startOf(picture: Picture, config: Preprocessing, augment: readonly Augmentation[]): Picture {

@@ -2,6 +2,7 @@ import { must } from "../errors.ts";
 import type { ImageShape } from "./dataset.ts";
 import { imagenetNormalization, type Normalization, normalizationTables } from "./normalize.ts";
 import { channelsOf, crop, type Picture, withChannels } from "./picture.ts";
+import { pictureKernel, places } from "./picture-kernel.ts";
 import { type Interpolation, resizeRegion } from "./resample.ts";
 
 /** How a picture of any size becomes the input of a network; the fields are those of timm. */
@@ -93,19 +94,28 @@ function roundHalfEven(x: number): number {
 }
 
 /** Bytes `[H, W, C]` to normalised float32 `[C, H, W]`. */
-export const normalized = (picture: Picture, normalization: Normalization): Float32Array<ArrayBuffer> =>
-  throughTables(picture, normalizationTables(normalization, channelsOf(picture)));
+export function normalized(picture: Picture, normalization: Normalization): Float32Array<ArrayBuffer> {
+  const values = new Float32Array(picture.data.length);
+  throughTables(picture, normalizationTables(normalization, channelsOf(picture)), values);
+  return values;
+}
 
-/** As {@link normalized}, with the tables of {@link normalizationTables}: for many small pictures. */
+/** As {@link normalized}, with the tables of {@link normalizationTables}, into `out`. */
 export function throughTables(
   { data }: Picture,
   tables: readonly Float32Array<ArrayBuffer>[],
-): Float32Array<ArrayBuffer> {
-  const out = new Float32Array(data.length);
+  out: Float32Array,
+): void {
   const channels = tables.length;
-  const plane = data.length / channels;
-  tables.forEach((table, c) => {
-    for (let i = c * plane, p = c; p < data.length; i++, p += channels) out[i] = table[data[p]];
+  const kernel = pictureKernel();
+  const tableBytes = 256 * 4;
+  const [table, bytes, values] = places(kernel, channels * tableBytes, data.length, data.length * 4);
+  const floats = new Float32Array(kernel.memory.buffer);
+  new Uint8Array(kernel.memory.buffer).set(data, bytes);
+  tables.forEach((numbers, c) => {
+    floats.set(numbers, (table + c * tableBytes) / 4);
+    const plane = values + (c * data.length * 4) / channels;
+    kernel.throughTable(bytes + c, bytes + data.length, channels, table + c * tableBytes, plane);
   });
-  return out;
+  out.set(floats.subarray(values / 4, values / 4 + data.length));
 }

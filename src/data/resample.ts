@@ -1,5 +1,6 @@
 import { must } from "../errors.ts";
 import { channelsOf, type Picture, type Region } from "./picture.ts";
+import { fractionBits, pictureKernel, places, rowTaps } from "./picture-kernel.ts";
 
 export type Interpolation = "bilinear" | "bicubic";
 
@@ -22,26 +23,18 @@ const filters: Readonly<Record<Interpolation, Filter>> = {
   },
 };
 
-/** Fixed point as in Pillow: 32 bits less 8 for the pixel and 2 for the sum. */
-const fractionBits = 22;
-const half = 1 << (fractionBits - 1);
-const mul = Math.imul;
-
-/** Weights are handled four at a time: the unrolled loops below take a quarter of the time of plain ones. */
-const unroll = 4;
-
 /** How each output position of one axis is summed up from neighbouring input positions. */
 interface Taps {
   /** First input position, per output position; never decreases. */
   readonly start: Int32Array;
   /** `[outputs, stride]`, fixed point; those not needed are 0. */
   readonly weights: Int32Array;
-  /** Input positions summed up per output position, a multiple of {@link unroll}. */
+  /** Input positions summed up per output position. */
   readonly stride: number;
 }
 
-/** Weights for the outputs from … to−1 of an axis resized from `size` to `target` pixels. */
-function taps(size: number, target: number, from: number, to: number, { support, weight }: Filter): Taps {
+/** Weights for the outputs from … to−1 of an axis resized from `size` to `target` pixels, in multiples of `step`. */
+function taps(size: number, target: number, from: number, to: number, { support, weight }: Filter, step: number): Taps {
   const scale = size / target;
   // Shrinking widens the filter, so that every input pixel counts (antialiasing).
   const widening = Math.max(scale, 1);
@@ -57,7 +50,7 @@ function taps(size: number, target: number, from: number, to: number, { support,
     last[o] = Math.min(size, Math.trunc(centre + reach + 0.5));
     most = Math.max(most, last[o] - first[o]);
   }
-  const stride = unroll * Math.ceil(most / unroll);
+  const stride = step * Math.ceil(most / step);
   // Further left, with zeros in front, where the unused weights would reach past the end.
   const start = first.map((x) => Math.max(0, Math.min(x, size - stride)));
   const weights = new Int32Array((to - from) * stride);
@@ -107,89 +100,64 @@ export function resizeRegion(
   );
   const channels = channelsOf(picture);
   const filter = filters[interpolation];
-  const columns = taps(picture.width, width, left, left + region.width, filter);
-  const rows = taps(picture.height, height, top, top + region.height, filter);
-  const firstRow = rows.start[0];
-  const lastRow = Math.min(picture.height, rows.start[region.height - 1] + rows.stride);
-  const narrow = new Uint8ClampedArray((lastRow - firstRow) * region.width * channels);
-  (channels === 3 ? alongColourRows : alongGreyRows)(picture, firstRow, columns, narrow);
-  const data = new Uint8ClampedArray(region.width * region.height * channels);
-  alongColumns(narrow, firstRow, rows, region.width * channels, data);
-  return { width: region.width, height: region.height, data };
+  const columns = taps(picture.width, width, left, left + region.width, filter, rowTaps);
+  const rows = taps(picture.height, height, top, top + region.height, filter, 1);
+  return { width: region.width, height: region.height, data: resampled(picture, channels, columns, rows) };
 }
 
 /** The whole picture, resized. See {@link resizeRegion}. */
 export const resize = (picture: Picture, width: number, height: number, interpolation?: Interpolation): Picture =>
   resizeRegion(picture, { width, height }, { top: 0, left: 0, width, height }, interpolation);
 
-// The outputs are clamped arrays: they clip what the negative lobes of the cubic overshoot. In pictures of fewer pixels
-// than `unroll` the loops read past the end, with weight 0.
+/** Source rows are handed to the kernel in bands of about this many bytes, which then stay in the cache. */
+const bandBytes = 1 << 18;
 
-function alongColourRows({ data, width }: Picture, firstRow: number, columns: Taps, out: Uint8ClampedArray): void {
-  const { start, weights, stride } = columns;
-  for (let o = 0, row = firstRow * width; o < out.length; row += width)
-    for (let x = 0; x < start.length; x++, o += 3) {
-      let r = half;
-      let g = half;
-      let b = half;
-      for (let p = 3 * (row + start[x]), k = x * stride, end = k + stride; k < end; k += 4, p += 12) {
-        const w0 = weights[k];
-        const w1 = weights[k + 1];
-        const w2 = weights[k + 2];
-        const w3 = weights[k + 3];
-        r = (r + mul(w0, data[p]) + mul(w1, data[p + 3]) + mul(w2, data[p + 6]) + mul(w3, data[p + 9])) | 0;
-        g = (g + mul(w0, data[p + 1]) + mul(w1, data[p + 4]) + mul(w2, data[p + 7]) + mul(w3, data[p + 10])) | 0;
-        b = (b + mul(w0, data[p + 2]) + mul(w1, data[p + 5]) + mul(w2, data[p + 8]) + mul(w3, data[p + 11])) | 0;
-      }
-      out[o] = r >> fractionBits;
-      out[o + 1] = g >> fractionBits;
-      out[o + 2] = b >> fractionBits;
-    }
-}
-
-function alongGreyRows({ data, width }: Picture, firstRow: number, columns: Taps, out: Uint8ClampedArray): void {
-  const { start, weights, stride } = columns;
-  for (let o = 0, row = firstRow * width; o < out.length; row += width)
-    for (let x = 0; x < start.length; x++, o++) {
-      let sum = half;
-      for (let p = row + start[x], k = x * stride, end = k + stride; k < end; k++, p++)
-        sum = (sum + mul(weights[k], data[p])) | 0;
-      out[o] = sum >> fractionBits;
-    }
-}
-
-function alongColumns(
-  rows: Uint8ClampedArray,
-  firstRow: number,
-  { start, weights, stride }: Taps,
-  width: number,
-  out: Uint8ClampedArray,
-): void {
-  const sums = new Int32Array(width);
-  const [second, third, fourth] = [width, 2 * width, 3 * width];
-  for (let y = 0; y < start.length; y++) {
-    sums.fill(half);
-    for (let t = 0; t < stride; t += 4) {
-      const k = y * stride + t;
-      const w0 = weights[k];
-      const w1 = weights[k + 1];
-      const w2 = weights[k + 2];
-      const w3 = weights[k + 3];
-      const from = (start[y] - firstRow + t) * width;
-      // Nearly always the last step is the only one, so that it writes the result itself.
-      if (t + 4 < stride)
-        for (let x = 0, p = from; x < width; x++, p++)
-          sums[x] +=
-            mul(w0, rows[p]) + mul(w1, rows[p + second]) + mul(w2, rows[p + third]) + mul(w3, rows[p + fourth]);
-      else
-        for (let x = 0, p = from, o = y * width; x < width; x++, p++, o++)
-          out[o] =
-            (sums[x] +
-              mul(w0, rows[p]) +
-              mul(w1, rows[p + second]) +
-              mul(w2, rows[p + third]) +
-              mul(w3, rows[p + fourth])) >>
-            fractionBits;
-    }
+/** All of the region's bytes. In pictures narrower than `rowTaps` the kernel reads past a row's end, with weight 0. */
+function resampled(picture: Picture, channels: 1 | 3, columns: Taps, rows: Taps): Uint8ClampedArray {
+  const kernel = pictureKernel();
+  const alongRows = channels === 3 ? kernel.colourRows : kernel.greyRows;
+  const pitch = picture.width * channels;
+  const width = columns.start.length * channels;
+  const first = rows.start[0];
+  const last = rows.start[rows.start.length - 1] + rows.stride;
+  const band = Math.max(1, Math.floor(bandBytes / pitch));
+  const outBytes = rows.start.length * width;
+  const [columnStarts, columnWeights, rowStarts, rowWeights, source, narrow, out] = places(
+    kernel,
+    columns.start.byteLength,
+    columns.weights.byteLength,
+    rows.start.byteLength,
+    rows.weights.byteLength,
+    band * pitch,
+    (last - first) * width,
+    outBytes,
+  );
+  const numbers = new Int32Array(kernel.memory.buffer);
+  numbers.set(
+    columns.start.map((x) => x * channels),
+    columnStarts / 4,
+  );
+  numbers.set(columns.weights, columnWeights / 4);
+  numbers.set(
+    rows.start.map((y) => (y - first) * width),
+    rowStarts / 4,
+  );
+  numbers.set(rows.weights, rowWeights / 4);
+  const bytes = new Uint8ClampedArray(kernel.memory.buffer);
+  for (let row = first; row < last; row += band) {
+    const end = Math.min(last, row + band);
+    bytes.set(picture.data.subarray(row * pitch, end * pitch), source);
+    alongRows(
+      source,
+      source + (end - row) * pitch,
+      pitch,
+      columnStarts,
+      columnStarts + columns.start.byteLength,
+      columnWeights,
+      4 * columns.stride,
+      narrow + (row - first) * width,
+    );
   }
+  kernel.alongColumns(narrow, width, rowStarts, rowWeights, 4 * rows.stride, out, out + outBytes);
+  return bytes.slice(out, out + outBytes);
 }

@@ -1,3 +1,5 @@
+import { isJpeg, isPng, jpegSegments } from "./headers.ts";
+
 /**
  * A JPEG or PNG file without what makes browsers change pixels: EXIF orientation, colour profile, gamma. Other bytes,
  * and files that are neither or are damaged, come back as they are.
@@ -13,25 +15,19 @@ export function stripMetadata(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayB
   return out;
 }
 
-const isJpeg = (bytes: Uint8Array): boolean => bytes[0] === 0xff && bytes[1] === 0xd8;
-const isPng = (bytes: Uint8Array): boolean => [0x89, 0x50, 0x4e, 0x47].every((v, i) => bytes[i] === v);
-
 const text = (bytes: Uint8Array, from: number, length: number): string =>
   String.fromCharCode(...bytes.subarray(from, from + length));
 
-/** Segments before the first scan: 0xff, kind, 16-bit length that counts itself. */
 function jpegParts(bytes: Uint8Array): Uint8Array[] {
   const parts = [bytes.subarray(0, 2)];
-  let at = 2;
-  while (bytes[at] === 0xff && bytes[at + 1] >= 0xc0 && bytes[at + 1] !== 0xda) {
-    const end = at + 2 + (bytes[at + 2] << 8) + bytes[at + 3];
-    if (!(end <= bytes.length)) break;
-    const isExif = bytes[at + 1] === 0xe1 && text(bytes, at + 4, 4) === "Exif";
-    const isProfile = bytes[at + 1] === 0xe2 && text(bytes, at + 4, 11) === "ICC_PROFILE";
+  let last = 2;
+  for (const { kind, at, end } of jpegSegments(bytes)) {
+    const isExif = kind === 0xe1 && text(bytes, at + 4, 4) === "Exif";
+    const isProfile = kind === 0xe2 && text(bytes, at + 4, 11) === "ICC_PROFILE";
     if (!isExif && !isProfile) parts.push(bytes.subarray(at, end));
-    at = end;
+    last = end;
   }
-  parts.push(bytes.subarray(at));
+  parts.push(bytes.subarray(last));
   return parts;
 }
 

@@ -2,14 +2,16 @@ import { createReadStream } from "node:fs";
 import { openCheckpointFile } from "../checkpoint/node.ts";
 import type { Preprocessing } from "../data/index.ts";
 import { fmt, must, RepmlpError } from "../errors.ts";
+import { lower, targets } from "../graph/index.ts";
 import { createDetected, detectModel, type ModelForm, modelInfo } from "../models/index.ts";
 import { countParameters, type Net, traceModel } from "../nn/index.ts";
 import type { OnnxModel } from "../onnx/index.ts";
-import { type CompileOptions, compileModel } from "../runtime/index.ts";
-import { type Shape, sizeOf, Tensor } from "../tensor/index.ts";
+import type { CompileOptions } from "../runtime/index.ts";
+import { type Shape, sameShape, sizeOf, Tensor } from "../tensor/index.ts";
 import { Predictor } from "../training/index.ts";
 import { type ExportMetadata, readMetadata } from "./metadata.ts";
 import { openOnnx } from "./onnx-file-node.ts";
+import { compilePlaced } from "./placed-weights-node.ts";
 
 export interface OpenModelOptions {
   /** Architecture of a checkpoint. Default: found from its keys. */
@@ -76,7 +78,10 @@ export interface Classifier {
   readonly net: Net | undefined;
   /** Makes it ready to run, for batches up to a size. */
   compile(options?: CompileOptions & { readonly batchSize?: number }): Promise<CompiledClassifier>;
-  /** Lets go of the file. Compiled classifiers do not need it. */
+  /**
+   * Lets go of the file. Compiled classifiers do not need it: it may be deleted or replaced. It must not be written into,
+   * since weights that the runtime does not pack stay mapped from there.
+   */
   close(): void;
 }
 
@@ -111,7 +116,33 @@ async function openCheckpointClassifier(path: string, options: ClassifierOptions
     classes: traceModel(net, [1, ...preprocessing.inputSize]).output.shape[1],
     tensors: [...net.state()].map(([key, { shape }]) => [key, shape]),
     parameters: countParameters(net),
-    compile: (compileOptions) => Predictor.create(net, { ...compileOptions, inputShape: preprocessing.inputSize }),
+    compile: (compileOptions) => compileNet(net, preprocessing.inputSize, compileOptions),
+  };
+}
+
+/** A network whose values are still in its file. */
+async function compileNet(
+  net: Net,
+  inputShape: Shape,
+  { batchSize = 1, ...options }: CompileOptions & { readonly batchSize?: number } = {},
+): Promise<CompiledClassifier> {
+  if ((options.device ?? "cpu") !== "cpu") return Predictor.create(net, { ...options, batchSize, inputShape });
+  net.initialize();
+  const { output, names } = traceModel(net, [batchSize, ...inputShape]);
+  const { model } = lower({ outputs: { output } }, { target: targets.inference, names });
+  const program = await compilePlaced(model, options);
+  const run = async (input: Tensor): Promise<Tensor> => (await program.run({ input })).output;
+  return {
+    async run(images) {
+      must(
+        images.dtype === "float32" && sameShape(images.shape.slice(1), inputShape),
+        "predict/input",
+        () =>
+          `predict: expected float32 pictures [N, ${inputShape.join(", ")}], got ${images.dtype} ${fmt(images.shape)}`,
+      );
+      return inBatches(images, batchSize, run);
+    },
+    dispose: () => program.dispose(),
   };
 }
 
@@ -138,7 +169,7 @@ async function openOnnxClassifier(path: string, options: ClassifierOptions): Pro
     parameters: weights.reduce((n, [, { shape }]) => n + sizeOf(shape), 0),
     close: () => {},
     async compile({ batchSize = 1, ...compileOptions } = {}) {
-      const program = await compileModel(model, compileOptions);
+      const program = await compilePlaced(model, compileOptions);
       const size = typeof batch === "number" ? batch : batchSize;
       const run = async (chunk: Tensor): Promise<Tensor> => (await program.run({ [input]: chunk }))[output];
       return { run: (images) => inBatches(images, size, run), dispose: () => program.dispose() };

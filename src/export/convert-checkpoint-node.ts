@@ -1,6 +1,7 @@
 import { accessSync, constants, realpathSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import { checksumsInThread } from "../checkpoint/crc32-thread-node.ts";
 import { formatOfName, openCheckpointFile, saveCheckpointFile } from "../checkpoint/node.ts";
 import { must, RepmlpError } from "../errors.ts";
 import { createDetected, type DetectedModel, detectModel } from "../models/detect.ts";
@@ -67,8 +68,13 @@ export async function convertCheckpointFile(
   await check?.(training, merged, found);
   const result = [...merged.state()].map(([key, p]) => [key, p.source()] as const);
   const metadata = format === "safetensors" ? metadataFor(checkpoint, found, create) : {};
-  // The checkpoint it was made of is still there, should the power fail.
-  await saveCheckpointFile(save, result, { metadata, onTensor, signal, durable: false });
+  const checksums = await checksumsInThread(entries.values());
+  await saveCheckpointFile(save, result, {
+    ...{ metadata, onTensor, signal },
+    confirm: () => checksums.done,
+    // The checkpoint it was made of is still there, should the power fail.
+    durable: false,
+  });
   return {
     arch: found.name,
     numClasses: found.numClasses,

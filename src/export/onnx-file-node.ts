@@ -1,5 +1,5 @@
-import { readFile } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { readFile, stat } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
 import type { ByteSink } from "../checkpoint/index.ts";
 import { fileSource, writeFileAtomically } from "../checkpoint/node.ts";
 import { RepmlpError } from "../errors.ts";
@@ -11,6 +11,7 @@ import {
   type OnnxModel,
   type OpenExternal,
   onnxByteLength,
+  onnxSkeleton,
 } from "../onnx/index.ts";
 import { dtypes, sizeOf, tensorBytes } from "../tensor/index.ts";
 
@@ -63,21 +64,44 @@ async function writeExternal(sink: ByteSink, { external }: ExternalOnnx): Promis
   }
 }
 
-/** Reads an ONNX file; weights in a second file are read when they are needed. */
+/** From this size on the weights of a file are left in it, as those of a second file always are. */
+const LARGE_BYTES = 2 ** 20;
+
+/** Stands for the file itself; no file has such a name. */
+const SELF = "./";
+
+/** Opens an ONNX file; weights are read when they are needed, from the file as it is now: it may be replaced, not changed. */
 export async function openOnnx(path: string): Promise<OnnxModel> {
-  const bytes = await readFile(path).catch((cause: NodeJS.ErrnoException) => {
-    throw new RepmlpError("export/read", `${path}: cannot be read (${cause.message})`, "file", { cause });
-  });
+  const external = externalOf(path);
+  const skeleton = await largeSkeleton(path);
+  if (skeleton) return decodeOnnx(skeleton, { name: path, external });
+  const bytes = await readFile(path).catch((cause) => Promise.reject(readError(path, cause)));
   return decodeOnnx(new Uint8Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength), {
     name: path,
-    external: externalOf(path),
+    path: resolve(path),
+    external,
   });
 }
+
+/** The description in a large file. */
+async function largeSkeleton(path: string): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  const stats = await stat(path).catch((cause) => Promise.reject(readError(path, cause)));
+  if (!stats.isFile() || stats.size < LARGE_BYTES) return undefined;
+  const file = fileSource(path);
+  try {
+    return onnxSkeleton({ size: file.size, readSync: (offset, length) => file.readSync!(offset, length) }, SELF);
+  } finally {
+    file.close?.();
+  }
+}
+
+const readError = (path: string, cause: NodeJS.ErrnoException): RepmlpError =>
+  new RepmlpError("export/read", `${path}: cannot be read (${cause.message})`, "file", { cause });
 
 const externalOf = (path: string): OpenExternal => {
   const files = new Map<string, ReturnType<typeof fileSource>>();
   return (location, offset, length) => {
-    const file = files.get(location) ?? fileSource(join(dirname(path), location));
+    const file = files.get(location) ?? fileSource(location === SELF ? path : join(dirname(path), location));
     files.set(location, file);
     if (offset + length > file.size)
       throw new RepmlpError(
@@ -85,6 +109,7 @@ const externalOf = (path: string): OpenExternal => {
         `${file.name}: is ${file.size} bytes long, ${path} expects ${length} at ${offset}. Copy both files again.`,
         "file",
       );
-    return { read: () => file.read(offset, length), readSync: () => file.readSync!(offset, length) };
+    const place = file.path === undefined ? undefined : { path: file.path, offset };
+    return { read: () => file.read(offset, length), readSync: () => file.readSync!(offset, length), place };
   };
 };

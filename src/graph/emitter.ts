@@ -147,12 +147,14 @@ export class Emitter {
     const known = this.memo.get(key)?.[0];
     if (known) return known;
     const width = sizeOf(x.shape) / x.shape[0];
-    const rows = derived(
-      x.dtype,
-      shape,
-      [source],
-      (t) => new Tensor(t.dtype, shape, t.data.subarray(start * width, end * width) as TypedArray),
-    );
+    const rows =
+      source.rows?.(start, end, shape) ??
+      derived(
+        x.dtype,
+        shape,
+        [source],
+        (t) => new Tensor(t.dtype, shape, t.data.subarray(start * width, end * width) as TypedArray),
+      );
     const handle = this.addConstant(rows, this.fresh(`${x.name}[${start}:${end}]`));
     this.memo.set(key, [handle]);
     return handle;

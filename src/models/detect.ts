@@ -128,15 +128,24 @@ interface Candidate {
 
 type Options = NonNullable<DetectOptions["options"]>;
 
-const shapesOf = (model: Module): Map<string, Shape> => new Map([...model.state()].map(([key, p]) => [key, p.shape]));
+const built = new Map<string, Module>();
+
+/** A network without values. Kept: it takes long to build and merge, and every file is compared with all of them. */
+function build(name: string, form: Shaping, options: Options): Module {
+  const asked = JSON.stringify([name, form, options]);
+  const model = built.get(asked) ?? shaped(createModel(name, options), form);
+  built.set(asked, model);
+  return model;
+}
+
+const shapesOf = (name: string, form: Shaping, options: Options): Map<string, Shape> =>
+  new Map([...build(name, form, options).state()].map(([key, p]) => [key, p.shape]));
 
 const isCounter = (key: string): boolean => key.endsWith("num_batches_tracked");
 
-const build = (name: string, form: Shaping, options: Options): Module => shaped(createModel(name, options), form);
-
 /** Networks without RepMLP have nothing to put a batch norm after. */
 const hasRepMLP = (name: string, options: Options): boolean =>
-  [...createModel(name, options).modules()].some(([, m]) => m instanceof RepMLP);
+  [...build(name, "train", options).modules()].some(([, m]) => m instanceof RepMLP);
 
 /** Whether the keys are those of an architecture, whatever the shapes. Ends at the first key that is not. */
 function hasKeysOf(entries: StateShapes, name: string, form: Shaping, options: Options): boolean {
@@ -152,12 +161,12 @@ function hasKeysOf(entries: StateShapes, name: string, form: Shaping, options: O
 /** One form of an architecture, with the number of classes that the head in `entries` has. */
 function candidate(name: string, form: Shaping, entries: StateShapes, options: Options): Candidate {
   const numClasses = options.numClasses ?? classesOf(name, entries, options);
-  return { name, form, numClasses, shapes: shapesOf(build(name, form, { ...options, numClasses })) };
+  return { name, form, numClasses, shapes: shapesOf(name, form, { ...options, numClasses }) };
 }
 
 /** The head of an architecture is what changes with the number of classes: keys, and the axis of the classes. */
 function* headOf(name: string, options: Options): Iterable<readonly [key: string, axis: number]> {
-  const [a, b] = [11, 13].map((numClasses) => shapesOf(createModel(name, { ...options, numClasses })));
+  const [a, b] = [11, 13].map((numClasses) => shapesOf(name, "train", { ...options, numClasses }));
   for (const [key, shape] of a) {
     const other = b.get(key);
     const axis = shape.findIndex((d, i) => d === 11 && other?.[i] === 13);

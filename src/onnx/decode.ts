@@ -6,12 +6,14 @@ import { readMessage } from "./message.ts";
 import type { OnnxDim, OnnxModel, OnnxNode, OnnxValueInfo } from "./model.ts";
 import { ProtoReader } from "./protobuf.ts";
 import type { Message } from "./schema.ts";
-import { type OpenExternal, tensorFromProto } from "./tensor-proto.ts";
+import { type OpenExternal, type StoredValues, tensorFromProto } from "./tensor-proto.ts";
 import { checkWire } from "./wire-check.ts";
 
 export interface DecodeOnnxOptions {
   /** Name of the file, for messages; default `"onnx"`. */
   readonly name?: string;
+  /** Absolute path of the file, for who can map its values from there. */
+  readonly path?: string;
   /** Opens external data; without it a model that has some is refused. */
   readonly external?: OpenExternal;
 }
@@ -27,13 +29,14 @@ export interface DecodeOnnxOptions {
  */
 export function decodeOnnx(
   bytes: Uint8Array<ArrayBuffer>,
-  { name = "onnx", external }: DecodeOnnxOptions = {},
+  { name = "onnx", path, external }: DecodeOnnxOptions = {},
 ): OnnxModel {
   const model = parse(bytes, name);
   const { graph } = model;
   must(graph, "onnx/no-graph", () => `${name}: ${noGraph(bytes)}`, "file");
   refuseUnsupported(model, graph, name);
-  const initializers = readInitializers(graph, name, external);
+  const inFile = path === undefined ? undefined : { path, start: bytes.byteOffset };
+  const initializers = readInitializers(graph, name, { inFile, external });
   const { opset, domains } = operatorSets(model, name);
   return {
     nodes: graph.node.map((node, i) => nodeFromProto(node, i, name)),
@@ -105,16 +108,12 @@ function refuseUnsupported(model: Message<"ModelProto">, graph: Message<"GraphPr
   );
 }
 
-function readInitializers(
-  graph: Message<"GraphProto">,
-  name: string,
-  external?: OpenExternal,
-): Map<string, TensorSource> {
+function readInitializers(graph: Message<"GraphProto">, name: string, values: StoredValues): Map<string, TensorSource> {
   const initializers = new Map<string, TensorSource>();
   for (const proto of graph.initializer) {
     const where = `${name}: initializer "${proto.name}"`;
     must(!initializers.has(proto.name), "onnx/duplicate", () => `${where} occurs twice. The file is damaged.`, "file");
-    initializers.set(proto.name, tensorFromProto(proto, where, external));
+    initializers.set(proto.name, tensorFromProto(proto, where, values));
   }
   return initializers;
 }

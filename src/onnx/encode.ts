@@ -2,7 +2,7 @@ import { fmt, must } from "../errors.ts";
 import { type Tensor, type TensorSource, tensorBytes } from "../tensor/index.ts";
 import { writeAttribute } from "./attribute.ts";
 import { elementTypes } from "./element-type.ts";
-import type { OnnxDim, OnnxModel, OnnxNode, OnnxValueInfo } from "./model.ts";
+import type { OnnxDim, OnnxModel, OnnxNode, OnnxPlace, OnnxValueInfo } from "./model.ts";
 import { ProtoWriter, WireType } from "./protobuf.ts";
 import { DataLocation, fieldNumbers } from "./schema.ts";
 import { byteLengthOf, writeInt64, writeMessage, writeRawDataFrame, writeString, writeTensorHeader } from "./wire.ts";
@@ -30,11 +30,11 @@ interface Layout {
   readonly byteLength: number;
 }
 
-/** Where the values of an initializer are: in the model, or at an offset of the external data file. */
-type Placement = ReadonlyMap<string, { readonly location: string; readonly offset: number }>;
+/** Where the values of initializers are that are not in the model. */
+type Placement = NonNullable<OnnxModel["placed"]>;
 
 /**
- * The model as one ONNX file with all values inside.
+ * The model as one ONNX file with all values inside, but for those that are `placed` elsewhere.
  *
  * @throws RepmlpError `onnx/too-large` beyond 2 GB, `onnx/attribute` for values that ONNX cannot hold
  */
@@ -133,7 +133,7 @@ function bytesOf(source: TensorSource, tensor: Tensor): Uint8Array<ArrayBuffer> 
   return tensorBytes(tensor);
 }
 
-function layOut(model: OnnxModel, placement: Placement = new Map()): Layout {
+function layOut(model: OnnxModel, placement: Placement = model.placed ?? new Map()): Layout {
   const weights = [...model.initializers].flatMap(([name, source]) => initializerPieces(name, source, placement));
   const graph = [graphBytes(model), ...weights];
   const graphLength = total(graph);
@@ -224,16 +224,20 @@ function writeDim(writer: ProtoWriter, dim: OnnxDim): void {
   else if (dim !== "") writeString(writer, dimField.dimParam, dim);
 }
 
+/** That the values of a tensor are `length` bytes of another file. */
+export function writePlace(writer: ProtoWriter, place: OnnxPlace, length: number): void {
+  writeEntries(writer, tensorField.externalData, { ...place, length });
+  writer.tag(tensorField.dataLocation, WireType.Varint).int32(DataLocation.EXTERNAL);
+}
+
 /** The header of an initializer, framed, and then its values as a piece of their own. */
 function initializerPieces(name: string, source: TensorSource, placement: Placement): Piece[] {
   const length = byteLengthOf(source);
   const outside = placement.get(name);
   const header = new ProtoWriter();
   writeTensorHeader(header, source.dtype, source.shape, name);
-  if (outside) {
-    writeEntries(header, tensorField.externalData, { ...outside, length });
-    header.tag(tensorField.dataLocation, WireType.Varint).int32(DataLocation.EXTERNAL);
-  } else writeRawDataFrame(header, clamp(length));
+  if (outside) writePlace(header, outside, length);
+  else writeRawDataFrame(header, clamp(length));
   const headerBytes = header.finish();
   const inside = outside ? 0 : length;
   const frame = new ProtoWriter()

@@ -41,12 +41,20 @@ export interface OnnxValueInfo {
   readonly shape?: readonly OnnxDim[];
 }
 
+/** Where an initializer lies: at an offset of a file beside the model. */
+export interface OnnxPlace {
+  readonly location: string;
+  readonly offset: number;
+}
+
 export interface OnnxModel {
   readonly nodes: readonly OnnxNode[];
   /** What a caller feeds; never an initializer. */
   readonly inputs: readonly OnnxValueInfo[];
   readonly outputs: readonly OnnxValueInfo[];
   readonly initializers: ReadonlyMap<string, TensorSource>;
+  /** Initializers that are not written into the file because another one holds them: external data. */
+  readonly placed?: ReadonlyMap<string, OnnxPlace>;
   /** Types of intermediate values, for viewers. */
   readonly valueInfo?: readonly OnnxValueInfo[];
   /** Version of the standard operator set. */

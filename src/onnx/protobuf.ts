@@ -56,6 +56,11 @@ export class ProtoWriter {
     return this;
   }
 
+  /** Bytes with their length before them. */
+  bytes(bytes: Uint8Array): this {
+    return this.uint32(bytes.length).raw(bytes);
+  }
+
   uint32(value: number): this {
     this.#grow(5);
     let rest = value >>> 0;

@@ -1,5 +1,14 @@
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
-import { type DType, dtypes, type Shape, sizeOf, Tensor, type TensorSource, tensorFromBytes } from "../tensor/index.ts";
+import {
+  type DType,
+  dtypes,
+  type FilePlace,
+  type Shape,
+  sizeOf,
+  Tensor,
+  type TensorSource,
+  tensorFromBytes,
+} from "../tensor/index.ts";
 import { dtypeFromElementType } from "./element-type.ts";
 import { DataLocation, type Message } from "./schema.ts";
 
@@ -9,6 +18,8 @@ type TensorProto = Message<"TensorProto">;
 export interface ByteSource {
   read(): Promise<Uint8Array<ArrayBuffer>>;
   readSync(): Uint8Array<ArrayBuffer>;
+  /** Where they lie on disk, if they do. */
+  readonly place?: FilePlace | undefined;
 }
 
 /**
@@ -17,11 +28,22 @@ export interface ByteSource {
  */
 export type OpenExternal = (location: string, offset: number, length: number) => ByteSource;
 
+/** Where the values of tensors come from. */
+export interface StoredValues {
+  /** The file that the messages are views of, and where it begins in their memory. */
+  readonly inFile?: { readonly path: string; readonly start: number } | undefined;
+  readonly external?: OpenExternal | undefined;
+}
+
 /**
  * The tensor of a message. Raw bytes stay where they are and become a tensor when read (a view if they happen to lie
  * aligned), so that opening a large model copies nothing.
  */
-export function tensorFromProto(proto: TensorProto, where: string, external?: OpenExternal): TensorSource {
+export function tensorFromProto(
+  proto: TensorProto,
+  where: string,
+  { inFile, external }: StoredValues = {},
+): TensorSource {
   must(!proto.segment, "onnx/segment", () => `${where}: tensors in segments are not supported. Re-export it.`, "file");
   const dtype = dtypeFromElementType(proto.dataType, where);
   const shape = shapeOf(proto, dtype, where);
@@ -30,7 +52,7 @@ export function tensorFromProto(proto: TensorProto, where: string, external?: Op
   const values = typedValues(proto, dtype);
   return values.length > 0
     ? tensorOfValues(dtype, shape, values, where)
-    : bytesAs(dtype, shape, where, inMemory(proto.rawData));
+    : bytesAs(dtype, shape, where, inMemory(proto.rawData, inFile));
 }
 
 /** Checked before anything is allocated: sizes are natural numbers and the bytes can be counted exactly. */
@@ -45,7 +67,11 @@ function shapeOf(proto: TensorProto, dtype: DType, where: string): Shape {
   return shape;
 }
 
-const inMemory = (bytes: Uint8Array<ArrayBuffer>): ByteSource & { byteLength: number } => ({
+const inMemory = (
+  bytes: Uint8Array<ArrayBuffer>,
+  file: StoredValues["inFile"],
+): ByteSource & { byteLength: number } => ({
+  place: file && { path: file.path, offset: bytes.byteOffset - file.start },
   byteLength: bytes.byteLength,
   read: async () => bytes,
   readSync: () => bytes,
@@ -75,6 +101,7 @@ function bytesAs(
     shape,
     read: async () => build(await source.read()),
     readSync: () => build(source.readSync()),
+    place: async () => source.place,
   };
 }
 

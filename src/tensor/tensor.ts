@@ -42,6 +42,26 @@ export interface TensorSource {
    * `unit` bytes (default 1), each only valid until the next one is asked for.
    */
   pieces?(unit?: number): AsyncIterable<Uint8Array<ArrayBuffer>>;
+  /** Rows `start` … `end`−1 of the first axis under another shape, where they can be read without the others. */
+  rows?(start: number, end: number, shape: Shape): TensorSource | undefined;
+  /** Where the bytes lie in a file, in order and in full; `undefined` where they do not. */
+  place?(): Promise<FilePlace | undefined>;
+}
+
+/** A tensor's bytes in a file on disk. */
+export interface FilePlace {
+  /** Absolute path. */
+  readonly path: string;
+  readonly offset: number;
+  /** A checksum that was not compared yet, of these bytes and perhaps others around them. */
+  readonly checksum?: {
+    readonly offset: number;
+    readonly length: number;
+    /** Throws when the CRC-32 is not that of the file's directory. */
+    readonly confirm: (crc32: number) => void;
+    /** Leaves the comparison to the caller: reading does not make it any more. */
+    readonly defer: () => void;
+  };
 }
 
 /** A dense row-major tensor on the host. Immutable by convention: nothing in the library writes into `data`. */

@@ -23,9 +23,9 @@ export class ZipEntryBytes implements StoredBytes {
   constructor(
     private readonly source: ByteSource,
     private readonly entry: ZipEntry,
-    crc: CrcCheck,
+    private readonly check: CrcCheck,
   ) {
-    this.checked = crc === "ignore";
+    this.checked = check === "ignore";
   }
 
   get byteLength(): number {
@@ -58,7 +58,11 @@ export class ZipEntryBytes implements StoredBytes {
   *place(where: string): Reading<Place | undefined> {
     if (this.entry.method === "deflated") return undefined;
     const start = yield* this.dataStart(where);
-    return this.checked ? { start } : { start, confirm: (crc) => this.settle(where, crc) };
+    if (this.checked) return { start, ...(this.check === "check" && { crc: this.entry.crc }) };
+    const defer = () => {
+      this.checked = true;
+    };
+    return { start, confirm: (crc) => this.settle(where, crc), defer };
   }
 
   private *stored(
@@ -89,13 +93,13 @@ export class ZipEntryBytes implements StoredBytes {
 
   private settle(where: string, found: number): void {
     const { name, crc } = this.entry;
+    this.checked = found === crc;
     demand(
-      found === crc,
+      this.checked,
       "crc",
       () =>
         `${where}: zip entry ${name} has CRC-32 ${hex(found)}, the zip directory says ${hex(crc)}. The file is damaged; get it again.`,
     );
-    this.checked = true;
   }
 }
 

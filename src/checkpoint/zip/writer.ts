@@ -27,20 +27,22 @@ export class ZipWriter {
   constructor(private readonly sink: CollectingSink) {}
 
   /**
-   * Adds one entry; `name` is ASCII. Its header stands before the data and holds the CRC-32: where the sink can go back
-   * it is filled in afterwards, else the data is passed over twice.
+   * Adds one entry; `name` is ASCII. Its header stands before the data and holds the CRC-32: where that is not known and
+   * the sink can go back it is filled in afterwards, else the data is passed over twice.
    */
   async add(name: string, data: Payload): Promise<void> {
     const { sink } = this;
     const entry = { name: new TextEncoder().encode(name), size: data.length, start: sink.length };
-    let crc = 0;
-    if (!sink.patches) for await (const piece of data.pieces()) crc = crc32(piece, crc);
+    let crc = data.crc ?? 0;
+    const known = data.crc !== undefined;
+    if (!known && !sink.patches) for await (const piece of data.pieces()) crc = crc32(piece, crc);
     await sink.write(localHeader({ ...entry, crc }));
+    const later = !known && sink.patches;
     for await (const piece of data.pieces()) {
-      if (sink.patches) crc = crc32(piece, crc);
+      if (later) crc = crc32(piece, crc);
       await sink.write(piece);
     }
-    if (sink.patches) sink.patch(u32(crc), entry.start + CRC_AT);
+    if (later) sink.patch(u32(crc), entry.start + CRC_AT);
     data.confirm?.(crc);
     this.entries.push({ ...entry, crc });
   }
