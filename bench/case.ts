@@ -57,6 +57,8 @@ export interface Case {
   readonly setUp?: () => Promise<void>;
   /** Only run when asked for: it needs much memory or time. */
   readonly large?: boolean;
+  /** Work of several sizes side by side: only contestants with equal options must agree on the result. */
+  readonly sizes?: boolean;
 }
 
 /** What the suites need to know to list their cases. */

@@ -42,7 +42,7 @@ const settled = (): Promise<void> => new Promise((resolve) => setTimeout(resolve
  *
  * @throws what our own contestant fails with; a rival that fails is left out
  */
-export async function race({ contestants, setUp }: Case, options: RaceOptions): Promise<RaceResult> {
+export async function race({ contestants, setUp, sizes = false }: Case, options: RaceOptions): Promise<RaceResult> {
   const { rounds, python, progress } = options;
   const remarks: string[] = [];
   const running: Runs[] = [];
@@ -91,7 +91,7 @@ export async function race({ contestants, setUp }: Case, options: RaceOptions): 
       });
     const outcomes = new Map<string, Outcome>();
     for (const runs of running) outcomes.set(runs.contestant.name, await outcomeOf(runs));
-    return { outcomes, remarks: [...remarks, ...disagreements(running)] };
+    return { outcomes, remarks: [...remarks, ...disagreements(running, sizes)] };
   } finally {
     for (const { runner } of running) await runner.close();
   }
@@ -115,13 +115,18 @@ async function outcomeOf({ contestant, runner, ...runs }: Runs): Promise<Outcome
   };
 }
 
-/** Contestants that say another check value than the first one that says any. */
-function disagreements(running: readonly Runs[]): string[] {
-  const [first, ...others] = running.filter(({ facts }) => facts.check !== undefined);
-  return others
-    .filter(({ facts: { check } }) => !(Math.abs(check - first.facts.check) <= tolerance * Math.abs(first.facts.check)))
-    .map(
-      ({ contestant: { name }, facts: { check } }) =>
-        `${name} does not compute the same: check value ${check}, ${first.contestant.name} has ${first.facts.check}`,
-    );
+/** Contestants that say another check value than the first one that says any; with `sizes`, of those with its options. */
+function disagreements(running: readonly Runs[], sizes: boolean): string[] {
+  const checked = running.filter(({ facts }) => facts.check !== undefined);
+  const optionsOf = ({ contestant: { does } }: Runs): string =>
+    sizes && does.kind !== "program" ? JSON.stringify(does.options) : "";
+  return checked.flatMap((runs) => {
+    const first = checked.find((other) => optionsOf(other) === optionsOf(runs))!;
+    const [mine, wanted] = [runs.facts.check, first.facts.check];
+    return Math.abs(mine - wanted) <= tolerance * Math.abs(wanted)
+      ? []
+      : [
+          `${runs.contestant.name} does not compute the same: check value ${mine}, ${first.contestant.name} has ${wanted}`,
+        ];
+  });
 }

@@ -92,6 +92,7 @@ export const inferCases = (context: Context): readonly Case[] => {
     {
       name: "infer/growth-batch",
       about: `${net}, deploy form, by batch size`,
+      sizes: true,
       contestants: sizes.map(({ size, contestant }) =>
         inNode(contestant, "infer", { net, batch: size, form: "deploy", threads }, { count: size, unit: "images" }),
       ),

@@ -116,6 +116,7 @@ function growthCase(
   return {
     name: `train/${name}`,
     about,
+    sizes: true,
     contestants: all.flatMap((c) => c.contestants),
     figures: [
       growth(
