@@ -18,6 +18,7 @@ import {
   trainStep,
 } from "../src/index.ts";
 import type { OnnxModel } from "../src/onnx/index.ts";
+import { views } from "../src/runtime/in-place.ts";
 import { dtypes, sizeOf } from "../src/tensor/index.ts";
 import { formulaEntries } from "./conformance/formula.ts";
 
@@ -41,9 +42,6 @@ interface Compiled {
   /** Inputs whose next values, `next:<name>`, take their place. */
   readonly inPlace?: ReadonlySet<string>;
 }
-
-/** They give a tensor another shape and write nothing. */
-const views: ReadonlySet<string> = new Set(["Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze"]);
 
 function costsOf({ model: { nodes, outputs, valueInfo = [] }, inPlace = new Set() }: Compiled): Costs {
   const bytes = new Map(

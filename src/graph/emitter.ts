@@ -67,8 +67,13 @@ export class Emitter {
    * of shapes that it foresees it keeps the memory for a later tensor of the same shape.
    */
   hideShapes(input: Handle): void {
-    const size = this.node("Size", [input], {}, [], "int64");
-    this.one = this.node("Min", [size, this.int64([1])], {}, [1], "int64");
+    this.one = this.oneAfter([input]);
+  }
+
+  /** An int64 `[1]` of value 1, there once these tensors are; none of them may be empty. */
+  oneAfter(tensors: readonly Handle[]): Handle {
+    const sizes = tensors.map((x) => this.node("Size", [x], {}, [], "int64"));
+    return this.node("Min", [...sizes, this.int64([1])], {}, [1], "int64");
   }
 
   /** A node with any number of outputs. `unique` nodes are never shared. */
@@ -179,7 +184,7 @@ export class Emitter {
     return this.view(x, shape, this.one);
   }
 
-  /** `x`, there once `one` has been computed: an int64 `[1]` whose value is 1. */
+  /** `x`, there once `one` is: see {@link oneAfter}. */
   delayed(x: Handle, one: Handle): Handle {
     const view = this.views.get(x.name);
     return this.view(view && !view.perm && !view.one ? view.from : x, x.shape, one);

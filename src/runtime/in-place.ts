@@ -1,7 +1,7 @@
 import type { OnnxModel, OnnxNode } from "../onnx/index.ts";
 
 /** They give a tensor another shape and share its memory. */
-const views: ReadonlySet<string> = new Set(["Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze"]);
+export const views: ReadonlySet<string> = new Set(["Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze"]);
 
 /** They read each value of an operand right before they write the result's value of the same place. */
 const valueByValue: ReadonlySet<string> = new Set(["Add", "Sub", "Mul", "Div"]);

@@ -5,8 +5,8 @@ import type { OnnxNode } from "../../src/onnx/index.ts";
 import { writtenInPlace } from "../../src/runtime/in-place.ts";
 import { lowerStep } from "../../src/runtime/index.ts";
 import { registerNode } from "../../src/runtime/platform-node.ts";
-import { rng, Tensor } from "../../src/tensor/index.ts";
 import { adamW, Learner, type Optimizer, oneHotTargets, sgd, trainStep } from "../../src/training/index.ts";
+import { normals } from "./small-step.ts";
 
 registerNode();
 
@@ -47,14 +47,6 @@ describe("an input is overwritten where every other reader comes before the writ
     expect(overwritten(["v = Reshape(w, s)", "W = Sub(w, x)"], ["W", "v"])).toEqual([]);
   });
 });
-
-const images = (shape: readonly number[]): Tensor => {
-  const random = rng(3, "images");
-  return Tensor.float32(
-    shape,
-    Array.from({ length: shape.reduce((a, b) => a * b) }, () => random.normal()),
-  );
-};
 
 const networks: readonly [name: string, make: () => Net, inputShape: readonly number[]][] = [
   ["a pure MLP", () => createModel("RepMLP-CIFAR10-pure-MLP", { channels: [4, 8, 8] }), [4, 3, 32, 32]],
@@ -115,7 +107,8 @@ test("an update that waits for nothing keeps two buffers, with the same result",
   const trained = async (optimizer: Optimizer): Promise<Record<string, number[]>> => {
     const model = new Twice().initialize(1);
     const learner = new Learner(model, { optimizer, threads: 1 });
-    for (let step = 0; step < 3; step++) await learner.train(images(inputShape), oneHotTargets([0, 1, 2], 3), 0.1);
+    for (let step = 0; step < 3; step++)
+      await learner.train(normals(inputShape, 3, "images"), oneHotTargets([0, 1, 2], 3), 0.1);
     await learner.sync();
     await learner.dispose();
     return Object.fromEntries([...model.stateDict()].map(([key, t]) => [key, Array.from(t.readSync().data, Number)]));

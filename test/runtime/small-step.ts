@@ -22,6 +22,15 @@ import { rng, type Shape, sizeOf, Tensor } from "../../src/tensor/index.ts";
 
 registerNode();
 
+/** Standard normal values. */
+export function normals(shape: Shape, seed: number, name: string): Tensor {
+  const random = rng(seed, name);
+  return Tensor.float32(
+    shape,
+    Array.from({ length: sizeOf(shape) }, () => random.normal()),
+  );
+}
+
 /** A parameter with random values around `centre`. */
 export function randomRef(name: string, shape: Shape, centre = 0): ParameterRef {
   const random = rng(1, name);

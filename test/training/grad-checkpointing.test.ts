@@ -2,9 +2,10 @@ import { describe, expect, test } from "vitest";
 import { createModel, type Net, nn } from "../../src/index.ts";
 import { lowerStep } from "../../src/runtime/index.ts";
 import { registerNode } from "../../src/runtime/platform-node.ts";
-import { rng, sizeOf, Tensor } from "../../src/tensor/index.ts";
+import type { Tensor } from "../../src/tensor/index.ts";
 import { Learner, oneHotTargets, sgd, trainStep } from "../../src/training/index.ts";
 import { difference } from "../graph/harness.ts";
+import { normals } from "../runtime/small-step.ts";
 
 registerNode();
 
@@ -46,11 +47,7 @@ const networks: readonly [name: string, make: () => Net, inputShape: readonly nu
 ];
 
 describe.each(networks)("%s with gradient checkpointing", (_, make, inputShape, classes) => {
-  const random = rng(7, "images");
-  const images = Tensor.float32(
-    inputShape,
-    Array.from({ length: sizeOf(inputShape) }, () => random.normal()),
-  );
+  const images = normals(inputShape, 7, "images");
   const targets = oneHotTargets(
     Array.from({ length: inputShape[0] }, (__, i) => i % classes),
     classes,

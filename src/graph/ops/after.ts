@@ -20,8 +20,7 @@ const afterOp = defineOp<None>({
     const handle = lowering.read(x, layout);
     // Only where the host's memory is written in place does the order matter.
     if (target.device !== "cpu" || target.parameters !== "inputs") return { handle, layout };
-    const sizes = others.map((v) => emit.node("Size", [lowering.read(v, lowering.layoutOf(v))], {}, [], "int64"));
-    const one = emit.node("Min", [...sizes, emit.int64([1])], {}, [1], "int64");
+    const one = emit.oneAfter(others.map((v) => lowering.read(v, lowering.layoutOf(v))));
     return { handle: emit.delayed(handle, one), layout };
   },
 });
