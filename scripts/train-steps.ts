@@ -1,7 +1,8 @@
 /**
  * Takes some training steps of a recipe and keeps all that another framework needs to take the same ones:
- * `npx tsx scripts/train-steps.ts DATA FOLDER [--recipe cifar10-pure-mlp] [--steps 200] [--seed 0] [--lr RATE]`. FOLDER gets the
- * weights before and after, every batch as it went in, and losses and learning rates. Used by compare_train_torch.py.
+ * `npx tsx scripts/train-steps.ts DATA FOLDER [--recipe cifar10-pure-mlp] [--steps 200] [--seed 0] [--lr RATE]
+ * [--noise SEED]`. FOLDER gets the weights before and after, every batch as it went in, and losses and learning rates. Used
+ * by compare_train_torch.py. With --noise the initial weights get 1e-7 of relative noise after they are written.
  */
 import { mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
@@ -14,8 +15,10 @@ import {
   oneHotTargets,
   openTrainingData,
   readRecipe,
+  rng,
   saveCheckpointFile,
   scheduleOf,
+  Tensor,
   tensorBytes,
 } from "../src/node.ts";
 
@@ -27,6 +30,7 @@ const { positionals, values } = parseArgs({
     seed: { type: "string", default: "0" },
     // At the recipe's rate of 0.2 rounding alone moves the pure MLP's losses by more than 1 % within seven steps.
     lr: { type: "string" },
+    noise: { type: "string" },
   },
 });
 const [folder, out] = positionals;
@@ -41,6 +45,13 @@ const { train } = await openTrainingData(folder, {
 });
 const model = createModel(arch, { numClasses: train.classes.length }).initialize(seed);
 await saveCheckpointFile(join(out, "before.pth"), model.stateDict());
+if (values.noise !== undefined) {
+  const random = rng(Number(values.noise), "noise");
+  for (const [, p] of model.parameters()) {
+    const noisy = Float32Array.from(p.data.data as Float32Array, (v) => v * (1 + 1e-7 * random.normal()));
+    p.set(new Tensor("float32", p.shape, noisy));
+  }
+}
 const loader = new DataLoader(train, { batchSize, shuffle: true, seed, dropLast: true });
 const epochs = Math.ceil(steps / loader.length);
 const schedule = scheduleOf(recipe.schedule, { lr, epochs, stepsPerEpoch: loader.length });

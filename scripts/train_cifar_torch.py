@@ -1,10 +1,11 @@
 """Trains a CIFAR-10 network of the paper in PyTorch by the recipe cifar10-pure-mlp, with shuffling of its own, to set its
 test accuracy beside that of `repmlp experiment cifar10`.
 
-Usage: python3 scripts/train_cifar_torch.py DATA [--arch RepMLP-CIFAR10-pure-MLP] [--epochs 8] [--seed 0]
+Usage: python3 scripts/train_cifar_torch.py DATA [--arch RepMLP-CIFAR10-pure-MLP] [--epochs 8] [--seed 0] [--init FILE]
 
 DATA holds train*.bin and test*.bin in CIFAR-10's binary layout. Prints the test accuracy after each epoch. Grouped
-convolutions are computed as dense ones (bench/pytorch/ungrouped.py).
+convolutions are computed as dense ones (bench/pytorch/ungrouped.py). --init starts from given weights, such as the
+before.pth of scripts/train-steps.ts, which are those of `repmlp experiment` with the same seed; --stop-after ends early.
 """
 import argparse
 import glob
@@ -51,8 +52,11 @@ def main():
     args.add_argument("--arch", default="RepMLP-CIFAR10-pure-MLP", choices=list(NETWORKS))
     args.add_argument("--epochs", type=int, default=8)
     args.add_argument("--seed", type=int, default=0)
+    args.add_argument("--init")
+    args.add_argument("--stop-after", type=int)
+    args.add_argument("--threads", type=int, default=os.cpu_count())
     args = args.parse_args()
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     random = np.random.default_rng(args.seed)
     images, labels = read(args.data, "train")
@@ -61,10 +65,12 @@ def main():
     for name, module in net.named_modules():
         if name.endswith("fc3"):
             torch.nn.init.orthogonal_(module.weight)
+    if args.init:
+        net.load_state_dict(torch.load(args.init, map_location="cpu"), strict=True)
     sgd = torch.optim.SGD(net.parameters(), RATE, momentum=0.9, weight_decay=1e-4)
     steps = len(images) // BATCH
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, args.epochs * steps)
-    for epoch in range(args.epochs):
+    for epoch in range(args.stop_after or args.epochs):
         started, total = time.time(), 0.0
         net.train()
         order = random.permutation(len(images))
