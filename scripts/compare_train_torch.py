@@ -85,7 +85,7 @@ def main():
     print("\nstep   ours      PyTorch   difference" + "".join(f"   noise {i + 1}" for i in range(len(noisy))))
     for i in sorted({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 19, 29, 39, 49, 74, 99, 124, 149, 174, 199, steps - 1}):
         if i < steps:
-            rest = "".join(f"   {n[i]:.1e}" for n in noisy)
+            rest = "".join(f"   {n[i] / theirs[i]:.1e}" for n in noisy)
             print(f"{i + 1:4d}   {ours[i]:.6f}  {theirs[i]:.6f}  {relative[i]:.1e}" + rest)
     first = relative[:50].max()
     print(f"\nlargest relative difference in the first {min(50, steps)} steps: {first:.2e} (at most 1e-2)")

@@ -47,10 +47,8 @@ const model = createModel(arch, { numClasses: train.classes.length }).initialize
 await saveCheckpointFile(join(out, "before.pth"), model.stateDict());
 if (values.noise !== undefined) {
   const random = rng(Number(values.noise), "noise");
-  for (const [, p] of model.parameters()) {
-    const noisy = Float32Array.from(p.data.data as Float32Array, (v) => v * (1 + 1e-7 * random.normal()));
-    p.set(new Tensor("float32", p.shape, noisy));
-  }
+  for (const [, p] of model.parameters())
+    p.set(Tensor.float32(p.shape, Array.from(p.data.data, (v) => Number(v) * (1 + 1e-7 * random.normal()))));
 }
 const loader = new DataLoader(train, { batchSize, shuffle: true, seed, dropLast: true });
 const epochs = Math.ceil(steps / loader.length);

@@ -5,7 +5,7 @@ Usage: python3 scripts/train_cifar_torch.py DATA [--arch RepMLP-CIFAR10-pure-MLP
 
 DATA holds train*.bin and test*.bin in CIFAR-10's binary layout. Prints the test accuracy after each epoch. Grouped
 convolutions are computed as dense ones (bench/pytorch/ungrouped.py). --init starts from given weights, such as the
-before.pth of scripts/train-steps.ts, which are those of `repmlp experiment` with the same seed; --stop-after ends early.
+before.pth of scripts/train-steps.ts, which are those of `repmlp experiment` with the same seed.
 """
 import argparse
 import glob
@@ -53,7 +53,6 @@ def main():
     args.add_argument("--epochs", type=int, default=8)
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--init")
-    args.add_argument("--stop-after", type=int)
     args.add_argument("--threads", type=int, default=os.cpu_count())
     args = args.parse_args()
     torch.set_num_threads(args.threads)
@@ -70,7 +69,7 @@ def main():
     sgd = torch.optim.SGD(net.parameters(), RATE, momentum=0.9, weight_decay=1e-4)
     steps = len(images) // BATCH
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, args.epochs * steps)
-    for epoch in range(args.stop_after or args.epochs):
+    for epoch in range(args.epochs):
         started, total = time.time(), 0.0
         net.train()
         order = random.permutation(len(images))
