@@ -48,7 +48,12 @@ await saveCheckpointFile(join(out, "before.pth"), model.stateDict());
 if (values.noise !== undefined) {
   const random = rng(Number(values.noise), "noise");
   for (const [, p] of model.parameters())
-    p.set(Tensor.float32(p.shape, Array.from(p.data.data, (v) => Number(v) * (1 + 1e-7 * random.normal()))));
+    p.set(
+      Tensor.float32(
+        p.shape,
+        (p.data.data as Float32Array).map((v) => v * (1 + 1e-7 * random.normal())),
+      ),
+    );
 }
 const loader = new DataLoader(train, { batchSize, shuffle: true, seed, dropLast: true });
 const epochs = Math.ceil(steps / loader.length);
