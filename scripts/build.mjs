@@ -57,7 +57,7 @@ async function forNode() {
   const node = source("node.ts");
   const input = {
     "node/index": node,
-    "node/decode-worker-node": source("data", "decode-worker-node.ts"),
+    "node/decode-worker": source("data", "node", "decode-worker.ts"),
     "cli/main": source("cli", "main.ts"),
   };
   let library;

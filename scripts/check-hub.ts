@@ -10,11 +10,12 @@ import { readdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { AutoModel, env, Tensor as HubTensor, pipeline } from "@huggingface/transformers";
-import { openCheckpointFile } from "../src/checkpoint/node.ts";
+import { openCheckpointFile } from "../src/checkpoint/node/index.ts";
 import { imagenetPreprocessing, preprocess } from "../src/data/index.ts";
-import { readPicture } from "../src/data/node.ts";
-import { exportHub, openClassifier } from "../src/export/node.ts";
-import { registerNode } from "../src/runtime/platform-node.ts";
+import { readPicture } from "../src/data/node/index.ts";
+import { exportHub } from "../src/export/node/index.ts";
+import { openClassifier } from "../src/inference/node/index.ts";
+import { registerNode } from "../src/runtime/node/platform.ts";
 import { Tensor } from "../src/tensor/index.ts";
 import { MobileOneS0 } from "./checkpoint-networks.ts";
 

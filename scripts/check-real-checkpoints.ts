@@ -6,15 +6,15 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { brotliDecompressSync } from "node:zlib";
-import { openCheckpointFile } from "../src/checkpoint/node.ts";
+import { openCheckpointFile } from "../src/checkpoint/node/index.ts";
 import { cifar10FromBytes, type Dataset, imagenetNormalization, preprocess, sampleDataset } from "../src/data/index.ts";
-import { decodePicture } from "../src/data/node.ts";
+import { decodePicture } from "../src/data/node/index.ts";
 import { exportOnnx } from "../src/export/index.ts";
+import { evaluate, Predictor } from "../src/inference/index.ts";
 import type { Net } from "../src/nn/index.ts";
 import { compileModel } from "../src/runtime/index.ts";
-import { registerNode } from "../src/runtime/platform-node.ts";
+import { registerNode } from "../src/runtime/node/platform.ts";
 import { Tensor } from "../src/tensor/index.ts";
-import { evaluate, Predictor } from "../src/training/index.ts";
 import { MobileOneS0, ResNet20 } from "./checkpoint-networks.ts";
 import { tarFiles } from "./tar.ts";
 

@@ -15,10 +15,14 @@ const floors = [
   ["reparam"],
   ["blocks"],
   ["models"],
+  ["inference"],
+  ["tasks"],
   ["training"],
   ["quantize", "prune", "distributed", "report"],
   ["export"],
+  ["convert"],
   ["recipes"],
+  ["studies"],
   ["index.ts", "node.ts", "web.ts"],
   ["cli"],
 ];
@@ -27,7 +31,7 @@ const floors = [
 const browserEntries = ["index.ts", "web.ts"];
 
 /** Files with parts only Node has; the browser entry points must not reach them. */
-const isNodeOnly = (file) => /(^|\/)node(\/|\.ts$)|-node\.ts$/.test(file);
+const isNodeOnly = (file) => /^node\.ts$|(^|\/)node\//.test(file);
 
 const root = resolve(process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), "..", "src"));
 const offences = [];
@@ -124,9 +128,9 @@ function checkDirection(file, from, found) {
   }
 }
 
-/** Cycles matter where modules are loaded, so type-only and dynamic imports do not count. */
-function loads(file) {
-  return (files.get(file) ?? []).filter((found) => found.file && files.has(found.file) && !found.typeOnly);
+/** What a file needs: types too, since files that need each other's types are one thing in two places. */
+function needs(file) {
+  return (files.get(file) ?? []).filter((found) => found.file && files.has(found.file));
 }
 
 /** Depth-first: an import of a file that is still open closes a cycle. */
@@ -136,7 +140,7 @@ function checkCycles() {
   const visit = (file) => {
     state.set(file, "open");
     path.push(file);
-    for (const found of loads(file).filter((f) => !f.dynamic)) {
+    for (const found of needs(file).filter((f) => !f.dynamic)) {
       if (state.get(found.file) === "open") {
         const cycle = [...path.slice(path.indexOf(found.file)), found.file];
         report(file, found, `import cycle ${cycle.join(" -> ")}. Move the shared part to a file of its own.`);
@@ -157,7 +161,7 @@ function checkBrowser(entry) {
         report(
           file,
           found,
-          `${what} is for Node only, but ${chain(via, file)} is for browsers. Export it from a *-node.ts file and src/node.ts.`,
+          `${what} is for Node only, but ${chain(via, file)} is for browsers. Move it to a node/ folder and export it from src/node.ts.`,
         );
       } else if (found.file && !via.has(found.file)) via.set(found.file, file);
     }

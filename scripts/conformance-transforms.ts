@@ -4,8 +4,8 @@
  *   npx tsx scripts/conformance-transforms.ts <folder with transforms.json>
  */
 import { openCheckpoint } from "../src/checkpoint/index.ts";
-import { fileSource } from "../src/checkpoint/node.ts";
-import { checkTransforms } from "../src/data/node.ts";
+import { fileSource } from "../src/checkpoint/node/index.ts";
+import { checkTransforms } from "./conformance/transforms.ts";
 
 const [folder] = process.argv.slice(2);
 if (folder === undefined) throw new Error("usage: conformance-transforms.ts <folder with transforms.json>");

@@ -6,7 +6,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { fashionMnist, type Split } from "../src/data/node.ts";
+import { fashionMnist, type Split } from "../src/data/node/index.ts";
 import { permutation, rng } from "../src/tensor/index.ts";
 
 const [source, target = "data/fashion-mnist-small"] = process.argv.slice(2);

@@ -3,7 +3,7 @@
  * that large files need not be kept: `npx tsx scripts/make-formula-checkpoint.ts ARCH FILE [FILE …]`. The ending of FILE
  * chooses the format.
  */
-import { saveCheckpointFile } from "../src/checkpoint/node.ts";
+import { saveCheckpointFile } from "../src/checkpoint/node/index.ts";
 import { createModel } from "../src/models/index.ts";
 import { formulaEntries } from "./conformance/formula.ts";
 

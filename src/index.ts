@@ -10,6 +10,7 @@ export { type ErrorKind, RepmlpError } from "./errors.ts";
 export * from "./export/index.ts";
 export * as ops from "./graph/index.ts";
 export { grad, type Value } from "./graph/index.ts";
+export * from "./inference/index.ts";
 export * from "./models/index.ts";
 export * as nn from "./nn/index.ts";
 export { Module, type Net } from "./nn/index.ts";

@@ -3,14 +3,16 @@
  *
  * @packageDocumentation
  */
-import { registerNode } from "./runtime/platform-node.ts";
+import { registerNode } from "./runtime/node/platform.ts";
 
-export * from "./checkpoint/node.ts";
-export * from "./data/node.ts";
-export * from "./export/node.ts";
+export * from "./checkpoint/node/index.ts";
+export * from "./data/node/index.ts";
+export * from "./export/node/index.ts";
 export * from "./index.ts";
-export * from "./recipes/node.ts";
-export * from "./training/checkpoint-store-node.ts";
-export * from "./training/logs-node.ts";
+export * from "./inference/node/index.ts";
+export * from "./recipes/node/index.ts";
+export * from "./studies/node/cifar10-experiment.ts";
+export * from "./training/node/checkpoint-store.ts";
+export * from "./training/node/logs.ts";
 
 registerNode();

@@ -5,7 +5,7 @@
  */
 import { registerWeb } from "./runtime/platform-web.ts";
 
-export { decodePictureWeb } from "./data/decode-web.ts";
+export { decodePictureWeb } from "./data/preprocessing/decode-web.ts";
 export * from "./index.ts";
 
 registerWeb();

@@ -1,8 +1,8 @@
+import { Predictor } from "../../src/inference/index.ts";
 import { createModel, listModels } from "../../src/models/index.ts";
 import { countMacs, countParameters } from "../../src/nn/index.ts";
 import { convertToDeploy } from "../../src/reparam/index.ts";
 import type { Shape, TensorSource } from "../../src/tensor/index.ts";
-import { Predictor } from "../../src/training/index.ts";
 import { fillByFormula, formulaInput } from "./formula.ts";
 import { type CaseResult, runCase } from "./report.ts";
 

@@ -8,13 +8,14 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { checkTransforms, openCheckpointFile } from "../../src/node.ts";
+import { openCheckpointFile } from "../../src/node.ts";
 import type { TensorSource } from "../../src/tensor/index.ts";
 import { type BlockCase, checkBlock } from "./blocks.ts";
 import { type CheckpointCase, checkCheckpoint } from "./checkpoints.ts";
 import { checkFullsize, type FullsizeModel } from "./fullsize.ts";
 import { type CaseResult, messageOf, readCase, runCase } from "./report.ts";
 import { checkTraining, type TrainingCase } from "./training.ts";
+import { checkTransforms } from "./transforms.ts";
 
 const args = process.argv.slice(2).filter((a) => a !== "--");
 const json = args.includes("--json");

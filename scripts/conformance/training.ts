@@ -1,5 +1,6 @@
 import { BaseBlock, BottleneckBlock, ConvBnRelu, LightBlock, RepMLP } from "../../src/blocks/index.ts";
 import { globalAvgPool, maxPool2d, relu, type Value } from "../../src/graph/index.ts";
+import { Predictor } from "../../src/inference/index.ts";
 import { Linear, Module, type Net } from "../../src/nn/index.ts";
 import { convertToDeploy } from "../../src/reparam/index.ts";
 import { sizeOf, Tensor, type TensorSource } from "../../src/tensor/index.ts";
@@ -9,7 +10,6 @@ import {
   Learner,
   type Optimizer,
   oneHotTargets,
-  Predictor,
   type Schedule,
   sgd,
   warmupCosine,

@@ -1,4 +1,3 @@
 export * from "./conv-bn.ts";
 export * from "./repmlp.ts";
 export * from "./residual.ts";
-export * from "./self-check.ts";

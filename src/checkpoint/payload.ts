@@ -1,7 +1,3 @@
-import { fmt, must } from "../errors.ts";
-import { dtypes, sameShape, sizeOf, type Tensor, type TensorSource, tensorBytes } from "../tensor/index.ts";
-import { StoredTensor } from "./stored-tensor.ts";
-
 /** A tensor's bytes on their way into a file. */
 export interface Payload {
   readonly length: number;
@@ -11,34 +7,4 @@ export interface Payload {
   readonly crc?: number | undefined;
   /** To be told the CRC-32 of all pieces; throws when the file they come from says otherwise. Absent: not needed. */
   readonly confirm?: (crc: number) => void;
-}
-
-/** From here on a tensor is worth taking in pieces. */
-const LARGE = 2 ** 18;
-
-/** Whether an entry is better taken in pieces than read whole. */
-export const inPieces = (source: TensorSource): boolean =>
-  source.pieces !== undefined && sizeOf(source.shape) * dtypes[source.dtype].bytes >= LARGE;
-
-/**
- * The bytes of an entry. Those that lie in another file as they are wanted, and large ones that can be made in pieces,
- * come in small pieces, which is several times as fast as reading the tensor (fresh memory costs more than the copy);
- * everything else is read whole.
- */
-export async function payloadOf(key: string, source: TensorSource, ahead?: Promise<Tensor>): Promise<Payload> {
-  const direct = source instanceof StoredTensor ? await source.payload() : undefined;
-  if (direct) return direct;
-  if (inPieces(source))
-    return { length: sizeOf(source.shape) * dtypes[source.dtype].bytes, pieces: () => source.pieces!() };
-  const tensor = await (ahead ?? source.read());
-  must(
-    tensor.dtype === source.dtype && sameShape(tensor.shape, source.shape),
-    "checkpoint/save-changed",
-    () =>
-      `internal: tensor "${key}" was announced as ${source.dtype} ${fmt(source.shape)}, ` +
-      `reading it gave ${tensor.dtype} ${fmt(tensor.shape)}.`,
-    "model",
-  );
-  const bytes = tensorBytes(tensor);
-  return { length: bytes.length, pieces: () => [bytes] };
 }

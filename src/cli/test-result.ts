@@ -1,9 +1,9 @@
 import { appendFile, stat } from "node:fs/promises";
-import { writeFileAtomically } from "../checkpoint/node.ts";
+import { writeFileAtomically } from "../checkpoint/node/index.ts";
 import { listed, RepmlpError } from "../errors.ts";
-import { averages } from "../export/evaluation/counts.ts";
-import { readCounts, type TestRecord, testCsvHeader, testCsvRow } from "../export/evaluation/record.ts";
-import { finalLine } from "../export/evaluation/report.ts";
+import { averages } from "../inference/counts.ts";
+import { readCounts, type TestRecord, testCsvHeader, testCsvRow } from "../inference/record.ts";
+import { finalLine } from "../inference/report.ts";
 import type { Io } from "./io.ts";
 import { readText } from "./read-text.ts";
 

@@ -1,7 +1,7 @@
 import { fmt, must } from "../errors.ts";
 import { permutation, rng, sameShape } from "../tensor/index.ts";
 import { checkMixOptions, type MixOptions, mixed } from "./augment/mix.ts";
-import { type Batch, checkLabel, type Dataset } from "./dataset.ts";
+import { type Batch, checkLabel, type Dataset } from "./sets/dataset.ts";
 
 export interface LoaderOptions {
   /** Pictures per batch. */

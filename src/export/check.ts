@@ -1,10 +1,9 @@
 import { must } from "../errors.ts";
+import { Predictor, randomInputs } from "../inference/index.ts";
 import type { Net } from "../nn/index.ts";
 import type { OnnxModel } from "../onnx/index.ts";
-import { randomInputs } from "../reparam/index.ts";
 import { type CompileOptions, compileModel } from "../runtime/index.ts";
 import { type Shape, sizeOf, Tensor } from "../tensor/index.ts";
-import { Predictor } from "../training/index.ts";
 import { type ExportDType, ioNames } from "./graph.ts";
 
 /** How an exported model compares with the network it was made of. */

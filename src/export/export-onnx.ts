@@ -1,4 +1,5 @@
 import { must } from "../errors.ts";
+import { type ExportMetadata, writeMetadata } from "../inference/metadata.ts";
 import type { Net } from "../nn/index.ts";
 import type { OnnxModel } from "../onnx/index.ts";
 import { type ConversionEntry, convertToDeploy, isReparameterizable } from "../reparam/index.ts";
@@ -6,7 +7,6 @@ import type { CompileOptions } from "../runtime/index.ts";
 import type { Shape } from "../tensor/index.ts";
 import { checkExport, type ExportCheck } from "./check.ts";
 import { type ExportDType, inferenceGraph } from "./graph.ts";
-import { type ExportMetadata, writeMetadata } from "./metadata.ts";
 import { opsets } from "./opset.ts";
 
 export interface ExportOnnxOptions {

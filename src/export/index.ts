@@ -1,11 +1,8 @@
 export type { ExportCheck } from "./check.ts";
-export { parseClassMap, parseClassNames } from "./class-names.ts";
 export { type FixedBatch, openBatch } from "./dynamic-batch.ts";
-export * from "./evaluation/index.ts";
 export { type ExportOnnxOptions, exportOnnx, type OnnxExport } from "./export-onnx.ts";
 export { type ExportDType, ioNames } from "./graph.ts";
 export { type HubConfigOptions, hubConfig, hubModelFile, hubPreprocessor } from "./hub.ts";
-export { type ExportMetadata, type ExportSource, readMetadata, writeMetadata } from "./metadata.ts";
-export { type CardEvaluation, type CardOptions, describePreprocessing, modelCard } from "./model-card.ts";
+export { type CardEvaluation, type CardOptions, modelCard } from "./model-card.ts";
 export { onnxWeights } from "./onnx-weights.ts";
 export { opsets, withOpset } from "./opset.ts";

@@ -1,4 +1,4 @@
-import type { Preprocessing } from "../data/index.ts";
+import { describePreprocessing, type Preprocessing } from "../data/index.ts";
 import { fmtBytes } from "../tensor/index.ts";
 
 /** Accuracy of the exported weights, as found by an evaluation of the very file. */
@@ -101,18 +101,6 @@ ${describePreprocessing(preprocessing)}.
 transformers.js resizes with other filters than Pillow (without antialiasing in Node, by the browser's canvas in a page),
 so its scores differ slightly from those of the evaluation below and of PyTorch.
 `;
-}
-
-/** Preprocessing in one line, as it is printed beside every accuracy. */
-export function describePreprocessing(config: Preprocessing): string {
-  const { inputSize, cropPct = 0.875, cropMode = "center", interpolation = "bilinear", resize, mean, std } = config;
-  const [channels, height, width] = inputSize;
-  const size =
-    resize === undefined ? `${Math.floor(height / cropPct)}` : typeof resize === "number" ? resize : resize.join(" x ");
-  const how =
-    typeof resize === "object" || cropMode === "squash" ? `resize to ${size}` : `resize the shorter side to ${size}`;
-  const colours = channels === 3 ? "RGB" : "grey";
-  return `${colours}, ${how} (${interpolation}, antialiased), centre crop ${height} x ${width}, scale to 0..1, mean ${mean.join(", ")}, std ${std.join(", ")}`;
 }
 
 function results({ evaluation }: CardOptions): string {

@@ -2,6 +2,8 @@ import { must } from "../errors.ts";
 import type { OnnxModel, OnnxNode } from "../onnx/index.ts";
 import { sizeOf, Tensor } from "../tensor/index.ts";
 import { Emitter, type Handle } from "./emitter.ts";
+import { type Layout, toBatchLast, toNatural } from "./layout.ts";
+import type { Lowering, Physical, Target } from "./op.ts";
 import {
   asConstant,
   asInput,
@@ -13,21 +15,6 @@ import {
   type Value,
 } from "./value.ts";
 
-/**
- * How a value lies in memory. `natural` is the logical order ([N, C, H, W]); `batchLast` moves axis 0 to the end
- * ([C, H, W, N]), which turns 1×1 convolutions into plain matrix products and partitions into long copies.
- */
-export type Layout = "natural" | "batchLast";
-
-/** What the ONNX graph is written for; the fastest and the supported formulations differ. */
-export interface Target {
-  readonly device: "cpu" | "webgpu";
-  /** Layout preferred for activations. */
-  readonly layout: Layout;
-  /** Parameters are constants of the graph (inference), or 1-D inputs of it (training). */
-  readonly parameters: "initializers" | "inputs";
-}
-
 /** The targets that the library compiles for. */
 export const targets = {
   cpuTraining: { device: "cpu", layout: "batchLast", parameters: "inputs" },
@@ -35,20 +22,6 @@ export const targets = {
   inference: { device: "cpu", layout: "natural", parameters: "initializers" },
   webgpuInference: { device: "webgpu", layout: "natural", parameters: "initializers" },
 } as const satisfies Record<string, Target>;
-
-/** A lowered value. */
-export interface Physical {
-  readonly handle: Handle;
-  readonly layout: Layout;
-}
-
-/** Permutation from the natural order to batch-last order. */
-export const toBatchLast = (rank: number): number[] => [...Array.from({ length: rank - 1 }, (_, i) => i + 1), 0];
-const toNatural = (rank: number): number[] => [rank - 1, ...Array.from({ length: rank - 1 }, (_, i) => i)];
-
-/** Physical axis of a logical axis. */
-export const physicalAxis = (axis: number, rank: number, layout: Layout): number =>
-  layout === "natural" ? axis : (axis + rank - 1) % rank;
 
 /** A function of named inputs: what a compiled session computes. */
 export interface Graph {
@@ -88,7 +61,7 @@ export const OPSET = 17;
 const FOLD_LIMIT = 4096;
 
 /** The state of one lowering: what ops use to write themselves. */
-export class Lowering {
+export class GraphLowering implements Lowering {
   readonly emit = new Emitter();
   readonly inputs: Handle[] = [];
   readonly randoms: RandomInput[] = [];
@@ -102,7 +75,6 @@ export class Lowering {
     private readonly names: ReadonlyMap<ParameterRef, string>,
   ) {}
 
-  /** The handle of a lowered value in the wanted layout; converted once where it lies otherwise. */
   read(value: Value, layout: Layout = "natural"): Handle {
     const forms = this.physical.get(value);
     must(forms, "internal/lower", () => `internal: ${value.node.op.name} was read before it was lowered`, "model");
@@ -116,19 +88,16 @@ export class Lowering {
     return handle;
   }
 
-  /** The layout in which a value was produced. */
   layoutOf(value: Value): Layout {
     return this.physical.get(value)?.[0].layout ?? "natural";
   }
 
-  /** Layout in which a layout-free op best runs: batch-last as soon as one activation lies so. */
   layoutFor(values: readonly Value[]): Layout {
     return values.some((v) => v.shape.length >= 2 && this.layoutOf(v) === "batchLast") ? "batchLast" : "natural";
   }
 
   private privates = 0;
 
-  /** A number that no other call returns, for nodes that must stay unequal to all others. */
   nextPrivate(): number {
     return ++this.privates;
   }
@@ -222,7 +191,7 @@ export function lower(
   graph: Graph,
   { target, names = new Map(), metadata, valueInfo, shapesFrom }: LowerOptions,
 ): Lowered {
-  const lowering = new Lowering(target, names);
+  const lowering = new GraphLowering(target, names);
   const outputs = Object.entries(graph.outputs);
   const graphNodes = reachable(outputs.map(([, v]) => v));
   const { emit } = lowering;

@@ -1,10 +1,10 @@
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import type { OnnxDim, OnnxModel, OnnxNode } from "../onnx/index.ts";
 import { isFloating, type Shape, type TensorSource } from "../tensor/index.ts";
+import { inLayer } from "./path.ts";
 import { type BatchNormNode, describe, NodeContext, simplified, type Tensors } from "./read/context.ts";
 import { readers } from "./read/readers.ts";
 import { widened, widenedSource } from "./read/widen.ts";
-import { inLayer } from "./trace.ts";
 import { constant, input, type ParameterRef, parameter, type Value } from "./value.ts";
 
 export interface ReadOnnxOptions {

@@ -1,5 +1,6 @@
 import { must } from "../errors.ts";
-import type { ParameterRef, Value } from "./value.ts";
+import type { ParameterRef, Value } from "./op.ts";
+import { currentPath } from "./path.ts";
 
 /** What running a forward function records beside its result. */
 export interface Trace {
@@ -10,22 +11,6 @@ export interface Trace {
 }
 
 let current: Trace | undefined;
-let path = "";
-
-/** Path of the layer whose forward is being traced; empty outside. */
-export const currentPath = (): string => path;
-
-/** Runs `body` with nodes named after `layer`. */
-export function inLayer<T>(layer: string, body: () => T): T {
-  const outer = path;
-  path = layer;
-  try {
-    return body();
-  } finally {
-    path = outer;
-  }
-}
-
 /** Runs `body` and records the buffer updates that it asks for. */
 export function trace<T>(body: () => T): {
   readonly result: T;
@@ -51,7 +36,7 @@ export function updateBuffer(ref: ParameterRef, next: Value): void {
     current,
     "trace/outside",
     () =>
-      `trace: a layer in training mode${path && ` (${path})`} was run outside trace(). ` +
+      `trace: a layer in training mode${currentPath() && ` (${currentPath()})`} was run outside trace(). ` +
       "Call model.eval() first, or run it through trace() or a Trainer.",
     "model",
   );

@@ -1,14 +1,4 @@
 export { type Device, fromOrt, type Platform, platform, registerPlatform, toOrt } from "./ort.ts";
-export {
-  type CompileOptions,
-  compile,
-  compileModel,
-  compileStep,
-  type Feeds,
-  lowerStep,
-  Program,
-  type State,
-  type StepGraph,
-  StepProgram,
-  StepState,
-} from "./program.ts";
+export { compile, compileModel, Program } from "./program.ts";
+export type { CompileOptions, Feeds } from "./session.ts";
+export { compileStep, lowerStep, type State, type StepGraph, StepProgram, StepState } from "./step.ts";

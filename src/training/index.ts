@@ -1,7 +1,6 @@
 export { type CheckpointStore, memoryStore, splitCheckpoint, type TrainingCheckpoint } from "./checkpoint-store.ts";
 export type { ClipOptions } from "./clipping.ts";
 export type { EmaOptions } from "./ema.ts";
-export * from "./evaluate.ts";
 export * from "./events.ts";
 export * from "./gradients.ts";
 export * from "./groups.ts";

@@ -1,9 +1,9 @@
 import { DataLoader, type LoadedBatch } from "../data/index.ts";
 import { fmt, must, RepmlpError } from "../errors.ts";
+import { countCorrect, evaluate } from "../inference/predictor.ts";
 import { cloneModule, countParameters, type Net } from "../nn/index.ts";
 import { dtypes, isFloating, rng, sameShape, sizeOf, type Tensor, type TensorSource } from "../tensor/index.ts";
 import { splitCheckpoint } from "./checkpoint-store.ts";
-import { countCorrect, evaluate } from "./evaluate.ts";
 import type { EpochRecord, TrainingEvent } from "./events.ts";
 import { Learner, oneHotTargets } from "./learner.ts";
 import { type Optimizer, sgd } from "./optimizer.ts";

@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { RepMLP, withFc3BatchNorm } from "../../src/blocks/index.ts";
-import { convertToDeploy, verifyEquivalence } from "../../src/reparam/index.ts";
+import { verifyEquivalence } from "../../src/inference/index.ts";
+import { convertToDeploy } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
 import "../../src/node.ts";
 

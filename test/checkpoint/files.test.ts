@@ -17,7 +17,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { TensorEntry } from "../../src/checkpoint/index.ts";
-import { fileSource, openCheckpointFile, saveCheckpointFile } from "../../src/checkpoint/node.ts";
+import { fileSource, openCheckpointFile, saveCheckpointFile } from "../../src/checkpoint/node/index.ts";
 import { derived, Tensor } from "../../src/tensor/index.ts";
 import { fixture, fixtures } from "./support.ts";
 

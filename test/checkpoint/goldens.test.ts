@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { memorySource, openCheckpoint } from "../../src/checkpoint/index.ts";
-import { openCheckpointFile } from "../../src/checkpoint/node.ts";
+import { openCheckpointFile } from "../../src/checkpoint/node/index.ts";
 import { RepmlpError } from "../../src/errors.ts";
 import { type TensorSource, tensorBytes } from "../../src/tensor/index.ts";
 import { fixture, fixtures } from "./support.ts";

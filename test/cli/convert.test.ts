@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { convertCheckpointFile } from "../../src/export/convert-checkpoint-node.ts";
+import { convertCheckpointFile } from "../../src/convert/node/checkpoint-file.ts";
 import {
   createModel,
   modelInfo,

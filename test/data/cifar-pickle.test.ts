@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { cifar10FromBytes, type PixelDataset } from "../../src/data/index.ts";
-import { cifar10 } from "../../src/data/node.ts";
+import { cifar10 } from "../../src/data/node/index.ts";
 
 const path = (name: string): string => fileURLToPath(new URL(`../fixtures/cifar/${name}`, import.meta.url));
 const bytesOf = (name: string): Uint8Array<ArrayBuffer> => Uint8Array.from(readFileSync(path(name)));

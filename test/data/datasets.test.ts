@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { cifar10FromBytes, PixelDataset, readIdx, sampleDataset, subset } from "../../src/data/index.ts";
-import { cifar10, fashionMnist, fashionMnistSmall } from "../../src/data/node.ts";
+import { cifar10, fashionMnist, fashionMnistSmall } from "../../src/data/node/index.ts";
 
 const idx = (shape: readonly number[], data: Iterable<number>): Uint8Array<ArrayBuffer> => {
   const header = new Uint8Array(4 + 4 * shape.length);

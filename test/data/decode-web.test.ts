@@ -5,9 +5,9 @@ import { type Browser, chromium, type Page } from "playwright-core";
 import sharp from "sharp";
 import { build, type Rolldown } from "vite";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { decodePictureWeb } from "../../src/data/decode-web.ts";
-import { readPicture } from "../../src/data/node.ts";
-import { stripMetadata } from "../../src/data/strip-metadata.ts";
+import { readPicture } from "../../src/data/node/index.ts";
+import type { decodePictureWeb } from "../../src/data/preprocessing/decode-web.ts";
+import { stripMetadata } from "../../src/data/preprocessing/strip-metadata.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures/transforms/", import.meta.url));
 const read = (name: string): Uint8Array<ArrayBuffer> => Uint8Array.from(readFileSync(fixtures + name));
@@ -59,7 +59,7 @@ describe.runIf(executable)("in a browser", () => {
   let browser: Browser;
   let page: Page;
   beforeAll(async () => {
-    const entry = fileURLToPath(new URL("../../src/data/decode-web.ts", import.meta.url));
+    const entry = fileURLToPath(new URL("../../src/data/preprocessing/decode-web.ts", import.meta.url));
     const bundle = (await build({
       configFile: false,
       logLevel: "error",

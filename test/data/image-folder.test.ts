@@ -18,7 +18,7 @@ import {
   randomErasing,
   randomResizedCrop,
 } from "../../src/data/index.ts";
-import { type ImageFolder, type ImageFolderOptions, imageFolder, readPicture } from "../../src/data/node.ts";
+import { type ImageFolder, type ImageFolderOptions, imageFolder, readPicture } from "../../src/data/node/index.ts";
 
 const fixtures = fileURLToPath(new URL("../fixtures/transforms/", import.meta.url));
 const preprocessing: Preprocessing = { inputSize: [3, 24, 20], cropPct: 0.8, ...imagenetNormalization };

@@ -3,8 +3,9 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { checkTransforms } from "../../scripts/conformance/transforms.ts";
 import { openCheckpoint } from "../../src/checkpoint/index.ts";
-import { fileSource } from "../../src/checkpoint/node.ts";
+import { fileSource } from "../../src/checkpoint/node/index.ts";
 import {
   type Interpolation,
   imagenetNormalization,
@@ -18,7 +19,7 @@ import {
   resizedSize,
   resizeRegion,
 } from "../../src/data/index.ts";
-import { checkTransforms, decodePicture, readPicture } from "../../src/data/node.ts";
+import { decodePicture, readPicture } from "../../src/data/node/index.ts";
 
 // Made by Pillow and torchvision: see make_references.py there.
 const folder = fileURLToPath(new URL("../fixtures/transforms/", import.meta.url));

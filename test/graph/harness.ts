@@ -17,7 +17,7 @@ import {
 } from "../../src/graph/index.ts";
 import type { OnnxModel } from "../../src/onnx/index.ts";
 import { compileModel, type Program } from "../../src/runtime/index.ts";
-import { registerNode } from "../../src/runtime/platform-node.ts";
+import { registerNode } from "../../src/runtime/node/platform.ts";
 import {
   type DType,
   isFloating,

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
+import { verifyEquivalence } from "../../src/inference/index.ts";
 import { createModel, detectModel, listModels } from "../../src/models/index.ts";
 import { countMacs, countParameters, type Net } from "../../src/nn/index.ts";
-import { convertToDeploy, deployForm, verifyEquivalence } from "../../src/reparam/index.ts";
+import { convertToDeploy, deployForm } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
 import "../../src/node.ts";
 

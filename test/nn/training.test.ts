@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { globalAvgPool, relu, type Value } from "../../src/graph/index.ts";
 import { BatchNorm2d, Conv2d, Dropout, Linear, Module, type Net } from "../../src/nn/index.ts";
-import { registerNode } from "../../src/runtime/platform-node.ts";
+import { registerNode } from "../../src/runtime/node/platform.ts";
 import { rng, type Shape, sizeOf, Tensor } from "../../src/tensor/index.ts";
 import { Learner, oneHotTargets, type StepResult, sgd } from "../../src/training/index.ts";
 

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { RepMLPCifar } from "../../src/models/index.ts";
+import { readRecipe, recipeNames, trainerOptions } from "../../src/recipes/node/train.ts";
 import { fitsPattern, mustFitSome, parseRecipe } from "../../src/recipes/recipe.ts";
-import { readRecipe, recipeNames, trainerOptions } from "../../src/recipes/train-node.ts";
 import { tinyRecipe } from "./support.ts";
 
 const parsed = (changes: object): ReturnType<typeof parseRecipe> =>

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ConvBn, RepMLP } from "../../src/blocks/index.ts";
-import { openCheckpointFile, saveCheckpointFile } from "../../src/checkpoint/node.ts";
+import { openCheckpointFile, saveCheckpointFile } from "../../src/checkpoint/node/index.ts";
 import type { Module } from "../../src/nn/index.ts";
 import { deployForm, scaledColumns, scaledRows } from "../../src/reparam/index.ts";
 import { type DType, Tensor, tensorBytes } from "../../src/tensor/index.ts";

@@ -1,7 +1,7 @@
 import type { Value } from "../../src/graph/index.ts";
 import { BatchNorm, type Module, type Net, traceModel } from "../../src/nn/index.ts";
 import { compile } from "../../src/runtime/index.ts";
-import { registerNode } from "../../src/runtime/platform-node.ts";
+import { registerNode } from "../../src/runtime/node/platform.ts";
 import { rng, type Shape, sizeOf, Tensor } from "../../src/tensor/index.ts";
 
 registerNode();

@@ -2,9 +2,9 @@ import { parseHTML } from "linkedom";
 import sharp from "sharp";
 import { beforeAll, describe, expect, test, vi } from "vitest";
 import { convToFc } from "../../src/reparam/index.ts";
-import { lineChart } from "../../src/report/chart-node.ts";
-import { fcKernelPicture, pngUri } from "../../src/report/picture-node.ts";
-import { type TrainingReport, trainingReport } from "../../src/report/training-report-node.ts";
+import { lineChart } from "../../src/report/node/chart.ts";
+import { fcKernelPicture, pngUri } from "../../src/report/node/picture.ts";
+import { type TrainingReport, trainingReport } from "../../src/report/node/training-report.ts";
 import type { EpochRecord } from "../../src/training/index.ts";
 
 const elements = (markup: string, selector: string): Element[] => [

@@ -4,7 +4,7 @@ import { createModel, type Net, nn } from "../../src/index.ts";
 import type { OnnxNode } from "../../src/onnx/index.ts";
 import { writtenInPlace } from "../../src/runtime/in-place.ts";
 import { lowerStep } from "../../src/runtime/index.ts";
-import { registerNode } from "../../src/runtime/platform-node.ts";
+import { registerNode } from "../../src/runtime/node/platform.ts";
 import { adamW, Learner, type Optimizer, oneHotTargets, sgd, trainStep } from "../../src/training/index.ts";
 import { normals } from "./small-step.ts";
 

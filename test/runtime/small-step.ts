@@ -17,7 +17,7 @@ import {
   type Value,
 } from "../../src/graph/index.ts";
 import type { StepGraph } from "../../src/runtime/index.ts";
-import { registerNode } from "../../src/runtime/platform-node.ts";
+import { registerNode } from "../../src/runtime/node/platform.ts";
 import { rng, type Shape, sizeOf, Tensor } from "../../src/tensor/index.ts";
 
 registerNode();

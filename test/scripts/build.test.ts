@@ -99,7 +99,7 @@ test("nothing is left of a build that does not compile", () => {
   write("tsconfig.build.json", JSON.stringify({ compilerOptions, include: ["src"] }));
   symlinkSync(join(root, "node_modules"), join(folder, "node_modules"), "junction");
   write("package.json", '{ "type": "module" }');
-  for (const path of ["src/node.ts", "src/web.ts", "src/cli/main.ts", "src/data/decode-worker-node.ts"])
+  for (const path of ["src/node.ts", "src/web.ts", "src/cli/main.ts", "src/data/node/decode-worker.ts"])
     write(path, 'export const a: number = "x";\n');
   write("dist/old.js", "");
   const { status, stdout } = spawnSync(process.execPath, ["scripts/build.mjs"], { cwd: folder, encoding: "utf8" });

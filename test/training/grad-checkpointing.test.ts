@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { createModel, type Net, nn } from "../../src/index.ts";
 import { lowerStep } from "../../src/runtime/index.ts";
-import { registerNode } from "../../src/runtime/platform-node.ts";
+import { registerNode } from "../../src/runtime/node/platform.ts";
 import type { Tensor } from "../../src/tensor/index.ts";
 import { Learner, oneHotTargets, sgd, trainStep } from "../../src/training/index.ts";
 import { difference } from "../graph/harness.ts";

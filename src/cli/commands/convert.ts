@@ -1,9 +1,9 @@
 import { freemem } from "node:os";
+import { type CheckpointConversion, convertCheckpointFile, stateBytes } from "../../convert/node/checkpoint-file.ts";
 import { must, RepmlpError } from "../../errors.ts";
-import { type CheckpointConversion, convertCheckpointFile, stateBytes } from "../../export/convert-checkpoint-node.ts";
+import type { Equivalence } from "../../inference/index.ts";
 import { type DetectedModel, modelInfo } from "../../models/index.ts";
 import type { Net } from "../../nn/index.ts";
-import type { Equivalence } from "../../reparam/index.ts";
 import { fmtBytes } from "../../tensor/index.ts";
 import type { Io } from "../io.ts";
 import type { Call, Run } from "../table.ts";
@@ -100,8 +100,8 @@ async function verified(
   io: Io,
 ): Promise<Verification> {
   const [{ verifyEquivalence }, { registerNode }] = await Promise.all([
-    import("../../reparam/index.ts"),
-    import("../../runtime/platform-node.ts"),
+    import("../../inference/index.ts"),
+    import("../../runtime/node/platform.ts"),
   ]);
   registerNode();
   io.note(`comparing both forms on ${SAMPLES} random inputs`);

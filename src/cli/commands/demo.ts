@@ -1,6 +1,6 @@
 import { resolve } from "node:path";
-import { runDemo } from "../../export/demo-node.ts";
-import { registerNode } from "../../runtime/platform-node.ts";
+import { registerNode } from "../../runtime/node/platform.ts";
+import { runDemo } from "../../studies/node/demo.ts";
 import { reexec } from "../reexec.ts";
 import type { Run } from "../table.ts";
 import { textTable } from "../text-table.ts";

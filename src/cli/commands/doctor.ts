@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { platform } from "../../runtime/index.ts";
-import { registerNode } from "../../runtime/platform-node.ts";
+import { registerNode } from "../../runtime/node/platform.ts";
 import { fmtBytes } from "../../tensor/index.ts";
 import { wantsReexec } from "../reexec.ts";
 import type { Run } from "../table.ts";

@@ -1,6 +1,6 @@
 import { RepmlpError } from "../../errors.ts";
-import { cifar10Experiment, tableOf } from "../../recipes/experiment-node.ts";
-import { registerNode } from "../../runtime/platform-node.ts";
+import { registerNode } from "../../runtime/node/platform.ts";
+import { cifar10Experiment, tableOf } from "../../studies/node/cifar10-experiment.ts";
 import { reexec } from "../reexec.ts";
 import type { Run } from "../table.ts";
 import { textTable } from "../text-table.ts";

@@ -1,4 +1,4 @@
-import { mergeTestRecords, parseTestRecord } from "../../export/evaluation/record.ts";
+import { mergeTestRecords, parseTestRecord } from "../../inference/record.ts";
 import { readText } from "../read-text.ts";
 import type { Run } from "../table.ts";
 import { reportTest } from "../test-result.ts";

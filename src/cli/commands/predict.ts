@@ -1,11 +1,11 @@
 import { preprocess } from "../../data/index.ts";
-import { readPicture } from "../../data/node.ts";
+import { readPicture } from "../../data/node/index.ts";
+import { describePreprocessing } from "../../data/preprocessing/preprocess.ts";
 import { must } from "../../errors.ts";
-import { parseClassNames } from "../../export/class-names.ts";
-import { openClassifier } from "../../export/classifier-node.ts";
-import { describePreprocessing } from "../../export/model-card.ts";
-import { rankClasses } from "../../export/rank.ts";
-import { registerNode } from "../../runtime/platform-node.ts";
+import { parseClassNames } from "../../inference/class-names.ts";
+import { openClassifier } from "../../inference/node/classifier.ts";
+import { rankClasses } from "../../inference/rank.ts";
+import { registerNode } from "../../runtime/node/platform.ts";
 import { Tensor } from "../../tensor/index.ts";
 import { readText } from "../read-text.ts";
 import type { Run } from "../table.ts";

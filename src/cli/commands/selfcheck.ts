@@ -1,5 +1,5 @@
-import { selfCheck } from "../../blocks/index.ts";
-import { registerNode } from "../../runtime/platform-node.ts";
+import { registerNode } from "../../runtime/node/platform.ts";
+import { selfCheck } from "../../studies/self-check.ts";
 import type { Run } from "../table.ts";
 
 /** The check of the paper's code on one random block. */

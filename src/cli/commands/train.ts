@@ -1,7 +1,7 @@
+import { describePreprocessing } from "../../data/preprocessing/preprocess.ts";
 import { RepmlpError } from "../../errors.ts";
-import { describePreprocessing } from "../../export/model-card.ts";
-import { readRecipe, type TrainingPlan, type TrainResult, train } from "../../recipes/train-node.ts";
-import { registerNode } from "../../runtime/platform-node.ts";
+import { readRecipe, type TrainingPlan, type TrainResult, train } from "../../recipes/node/train.ts";
+import { registerNode } from "../../runtime/node/platform.ts";
 import type { Io } from "../io.ts";
 import { reexec } from "../reexec.ts";
 import type { Run } from "../table.ts";

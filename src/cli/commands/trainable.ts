@@ -1,4 +1,4 @@
-import { onnxTrainable } from "../../recipes/trainable-node.ts";
+import { onnxTrainable } from "../../recipes/node/trainable.ts";
 import { describeGaps } from "../../training/index.ts";
 import type { Run } from "../table.ts";
 import { grouped } from "../text-table.ts";

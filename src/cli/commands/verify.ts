@@ -1,9 +1,10 @@
-import { openCheckpointFile } from "../../checkpoint/node.ts";
+import { openCheckpointFile } from "../../checkpoint/node/index.ts";
 import { must } from "../../errors.ts";
+import { type Equivalence, verifyEquivalence } from "../../inference/index.ts";
 import { createDetected, type DetectedModel, detectModel, modelInfo } from "../../models/index.ts";
 import type { Net } from "../../nn/index.ts";
-import { deployForm, type Equivalence, verifyEquivalence } from "../../reparam/index.ts";
-import { registerNode } from "../../runtime/platform-node.ts";
+import { deployForm } from "../../reparam/index.ts";
+import { registerNode } from "../../runtime/node/platform.ts";
 import type { Call, Run } from "../table.ts";
 import { scientific, textTable } from "../text-table.ts";
 

@@ -1,4 +1,4 @@
-import { channelsOf, type Picture } from "../picture.ts";
+import { channelsOf, type Picture } from "../preprocessing/picture.ts";
 
 /** Where output pixels come from: input x = a·x + b·y + c, input y = d·x + e·y + f. */
 export type AffineMap = readonly [a: number, b: number, c: number, d: number, e: number, f: number];

@@ -1,5 +1,5 @@
 import type { Rng } from "../../tensor/index.ts";
-import type { Picture } from "../picture.ts";
+import type { Picture } from "../preprocessing/picture.ts";
 import type { Augmentation } from "./augmentation.ts";
 import { applyColorJitter } from "./color.ts";
 import { applyRandomCrop, applyRandomResizedCrop, mirrored } from "./crops.ts";

@@ -1,7 +1,7 @@
 import { must } from "../../errors.ts";
 import { type Rng, rng } from "../../tensor/index.ts";
-import type { Draw } from "../dataset.ts";
-import type { Interpolation } from "../resample.ts";
+import type { Interpolation } from "../preprocessing/resample.ts";
+import type { Draw } from "../sets/dataset.ts";
 
 /** Zero-pads by `padding` pixels on each side, then cuts the input size out at a random place. */
 export interface RandomCrop {

@@ -1,5 +1,5 @@
 import { permutation, type Rng } from "../../tensor/index.ts";
-import { channelsOf, luma, type Picture } from "../picture.ts";
+import { channelsOf, luma, type Picture } from "../preprocessing/picture.ts";
 import type { ColorJitter } from "./augmentation.ts";
 import { between } from "./crops.ts";
 

@@ -1,6 +1,6 @@
 import type { Rng } from "../../tensor/index.ts";
-import { channelsOf, crop, type Picture, type Region } from "../picture.ts";
-import { resize } from "../resample.ts";
+import { channelsOf, crop, type Picture, type Region } from "../preprocessing/picture.ts";
+import { resize } from "../preprocessing/resample.ts";
 import type { RandomCrop, RandomResizedCrop } from "./augmentation.ts";
 
 /** Uniform in [least, greatest). */

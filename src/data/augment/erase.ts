@@ -1,6 +1,6 @@
 import type { Rng } from "../../tensor/index.ts";
-import type { ImageShape } from "../dataset.ts";
-import type { Region } from "../picture.ts";
+import type { Region } from "../preprocessing/picture.ts";
+import type { ImageShape } from "../sets/dataset.ts";
 import type { Augmentation, Cutout, RandomErasing } from "./augmentation.ts";
 import { between } from "./crops.ts";
 

@@ -1,6 +1,6 @@
 import { must } from "../../errors.ts";
 import { type Rng, rng, sizeOf, Tensor } from "../../tensor/index.ts";
-import type { Batch, Draw } from "../dataset.ts";
+import type { Batch, Draw } from "../sets/dataset.ts";
 
 /** Blends the pictures of a batch with one another, and their labels alike. At least one of the two strengths is needed. */
 export interface MixOptions {

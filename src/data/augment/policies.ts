@@ -1,5 +1,5 @@
 import type { Rng } from "../../tensor/index.ts";
-import type { Picture } from "../picture.ts";
+import type { Picture } from "../preprocessing/picture.ts";
 import { movedX, movedY, rotated, shearedX, shearedY } from "./affine.ts";
 import type { AutoAugment, RandAugment } from "./augmentation.ts";
 import {

@@ -1,5 +1,5 @@
 import type { Rng } from "../../tensor/index.ts";
-import type { ImageShape } from "../dataset.ts";
+import type { ImageShape } from "../sets/dataset.ts";
 import type { Augmentation } from "./augmentation.ts";
 import { drawOffset } from "./crops.ts";
 

@@ -1,5 +1,5 @@
 import { fmt, must } from "../../errors.ts";
-import { type Layout, toBatchLast } from "../lower.ts";
+import { type Layout, toBatchLast } from "../layout.ts";
 
 /** Negative axes counted from the end, sorted, checked; none means all. */
 export function normalizeAxes(op: string, rank: number, axes?: readonly number[] | number): number[] {

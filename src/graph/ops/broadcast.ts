@@ -1,7 +1,8 @@
 import { fmt, must } from "../../errors.ts";
 import { type Shape, sameShape, sizeOf } from "../../tensor/index.ts";
 import { broadcastShapes, type Handle } from "../emitter.ts";
-import { type Layout, type Lowering, type Physical, physicalAxis } from "../lower.ts";
+import { type Layout, physicalAxis } from "../layout.ts";
+import type { Lowering, Physical } from "../op.ts";
 import { defineOp, type Node, type Op, type Value } from "../value.ts";
 import { normalizeAxes, permuteEntries } from "./axes.ts";
 import { expandTensor } from "./fold.ts";

@@ -1,7 +1,7 @@
 import type { Shape } from "../../tensor/index.ts";
 import type { Emitter, Handle } from "../emitter.ts";
-import type { Target } from "../lower.ts";
-import type { ConvAttrs, Pair } from "./conv.ts";
+import type { Target } from "../op.ts";
+import type { ConvAttrs, Pair } from "./conv-options.ts";
 
 /*
  * The formulations of a convolution and its two gradients in ONNX. Names end in what they take: `…Native`,

@@ -1,7 +1,7 @@
 import { type Shape, Tensor } from "../../tensor/index.ts";
 import type { Emitter, Handle } from "../emitter.ts";
-import type { Pair } from "./conv.ts";
 import { type Form, gradInputPadding, reverseKernel } from "./conv-forms.ts";
+import type { Pair } from "./conv-options.ts";
 
 /*
  * Convolutions of small images with few channels per group, as the Local Perceptron has them. Their products have as few

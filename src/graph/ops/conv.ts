@@ -1,7 +1,7 @@
 import { fmt, must } from "../../errors.ts";
 import type { Shape } from "../../tensor/index.ts";
 import type { Emitter, Handle } from "../emitter.ts";
-import type { Lowering, Physical, Target } from "../lower.ts";
+import type { Lowering, Physical, Target } from "../op.ts";
 import { defineOp, mustRank, type TensorType, type Value } from "../value.ts";
 import { reshape } from "./broadcast.ts";
 import {
@@ -21,6 +21,7 @@ import {
   gradWeightPointwise,
   gradWeightRowsColumns,
 } from "./conv-forms.ts";
+import { type ConvAttrs, type ConvOptions, type Pair, pair } from "./conv-options.ts";
 import {
   convByRows,
   convPaysByRows,
@@ -32,29 +33,6 @@ import {
 import { mul } from "./elementwise.ts";
 import { splitChannelScale } from "./norm.ts";
 import { pad, slice } from "./shape.ts";
-
-export type Pair = readonly [vertical: number, horizontal: number];
-
-export interface ConvAttrs {
-  readonly stride: Pair;
-  readonly padding: Pair;
-  readonly dilation: Pair;
-  readonly groups: number;
-}
-
-export interface ConvOptions {
-  /** Default 1. */
-  readonly stride?: number | Pair;
-  /** Zeros added on both sides. Default 0. */
-  readonly padding?: number | Pair;
-  /** Distance between taps. Default 1. */
-  readonly dilation?: number | Pair;
-  /** Default 1; must divide both channel counts. */
-  readonly groups?: number;
-}
-
-/** A pair from a number or a pair. */
-export const pair = (v: number | Pair): Pair => (typeof v === "number" ? [v, v] : v);
 
 const withDefaults = ({ stride = 1, padding = 0, dilation = 1, groups = 1 }: ConvOptions): ConvAttrs => ({
   stride: pair(stride),

@@ -1,7 +1,8 @@
 import { fmt, must } from "../../errors.ts";
 import { type DType, isFloating, type Shape, Tensor } from "../../tensor/index.ts";
 import { broadcastShapes, broadcastsTo, type Emitter, type Handle } from "../emitter.ts";
-import { type Layout, type Lowering, type Physical, toBatchLast } from "../lower.ts";
+import { type Layout, toBatchLast } from "../layout.ts";
+import type { Lowering, Physical } from "../op.ts";
 import { asConstant, constant, defineOp, type Op, type TensorType, type Value } from "../value.ts";
 import { unbroadcast } from "./broadcast.ts";
 import { erfFloat64 } from "./erf.ts";

@@ -1,7 +1,8 @@
 import { fmt, must } from "../../errors.ts";
 import { type Shape, sizeOf } from "../../tensor/index.ts";
 import type { Handle } from "../emitter.ts";
-import type { Layout, Lowering, Physical } from "../lower.ts";
+import type { Layout } from "../layout.ts";
+import type { Lowering, Physical } from "../op.ts";
 import { defineOp, type TensorType, type Value } from "../value.ts";
 import { reduceSum, reshape } from "./broadcast.ts";
 import { add, div, mul, neg, sqrt, sub } from "./elementwise.ts";

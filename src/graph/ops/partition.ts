@@ -1,6 +1,6 @@
 import { fmt, must } from "../../errors.ts";
 import { defineOp, mustRank, type Value } from "../value.ts";
-import type { Pair } from "./conv.ts";
+import type { Pair } from "./conv-options.ts";
 
 interface PartitionAttrs {
   /** Height and width of one partition, in pixels. */

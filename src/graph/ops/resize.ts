@@ -1,7 +1,7 @@
 import { must } from "../../errors.ts";
 import { type DType, Tensor } from "../../tensor/index.ts";
 import { constant, defineOp, mustRank, type Value } from "../value.ts";
-import { type Pair, pair } from "./conv.ts";
+import { type Pair, pair } from "./conv-options.ts";
 import { separable } from "./pool.ts";
 import { nearestSources, runtimeAgrees } from "./sampling.ts";
 

@@ -1,6 +1,6 @@
 import { fmt, must } from "../../errors.ts";
 import { type Shape, sizeOf, stridesOf, Tensor } from "../../tensor/index.ts";
-import { physicalAxis } from "../lower.ts";
+import { physicalAxis } from "../layout.ts";
 import { constant, defineOp, type Value } from "../value.ts";
 import { normalizeAxes, permuteEntries } from "./axes.ts";
 import { reshape } from "./broadcast.ts";

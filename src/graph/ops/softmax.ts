@@ -1,6 +1,6 @@
 import { fmt, must } from "../../errors.ts";
 import { Tensor } from "../../tensor/index.ts";
-import { physicalAxis } from "../lower.ts";
+import { physicalAxis } from "../layout.ts";
 import { constant, defineOp, mustRank, type Value } from "../value.ts";
 import { normalizeAxes } from "./axes.ts";
 import { reduceSum, reshape } from "./broadcast.ts";

@@ -1,4 +1,5 @@
-import { conv2d, convTranspose2d, type Pair } from "../ops/conv.ts";
+import { conv2d, convTranspose2d } from "../ops/conv.ts";
+import type { Pair } from "../ops/conv-options.ts";
 import { add } from "../ops/elementwise.ts";
 import { asChannelShape } from "../ops/norm.ts";
 import { pad, slice } from "../ops/shape.ts";

@@ -1,5 +1,5 @@
 import { sizeOf, Tensor } from "../../tensor/index.ts";
-import type { Pair } from "../ops/conv.ts";
+import type { Pair } from "../ops/conv-options.ts";
 import { mul } from "../ops/elementwise.ts";
 import { avgPool2d, maxPool2d } from "../ops/pool.ts";
 import { reduceMax, reduceMean } from "../ops/reduce.ts";

@@ -1,5 +1,5 @@
 import { Tensor } from "../../tensor/index.ts";
-import type { Pair } from "../ops/conv.ts";
+import type { Pair } from "../ops/conv-options.ts";
 import { matmul } from "../ops/matmul.ts";
 import { resize2d } from "../ops/resize.ts";
 import { nearestSources } from "../ops/sampling.ts";

@@ -1,5 +1,5 @@
 import { reshape } from "../ops/broadcast.ts";
-import type { Pair } from "../ops/conv.ts";
+import type { Pair } from "../ops/conv-options.ts";
 import type { Value } from "../value.ts";
 import type { NodeContext } from "./context.ts";
 

@@ -1,0 +1,3 @@
+export { writeFileAtomically } from "./atomic-file.ts";
+export { formatOfName, openCheckpointFile, type SaveFileOptions, saveCheckpointFile } from "./checkpoint-file.ts";
+export { fileSource } from "./file-source.ts";

@@ -1,0 +1,218 @@
+import { accessSync, constants, realpathSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import type { Checkpoint } from "../../checkpoint/checkpoint.ts";
+import { checksumsInThread } from "../../checkpoint/node/crc32-thread.ts";
+import { formatOfName, openCheckpointFile, saveCheckpointFile } from "../../checkpoint/node/index.ts";
+import { must, RepmlpError } from "../../errors.ts";
+import { createDetected, type DetectedModel, detectModel } from "../../models/detect.ts";
+import { type CreateOptions, modelInfo } from "../../models/registry.ts";
+import { firstNames, mapModules, type Net } from "../../nn/module.ts";
+import { type ConversionEntry, deployForm } from "../../reparam/convert.ts";
+import { type DType, derived, dtypes, isFloating, sizeOf, type TensorSource } from "../../tensor/index.ts";
+
+export interface ConvertCheckpointOptions extends CreateOptions {
+  /** Architecture. Default: found from the keys and shapes. */
+  readonly arch?: string;
+  /** Element type of the result. Default: that of the checkpoint, tensor by tensor. */
+  readonly dtype?: "float32" | "float64" | "float16" | "bfloat16";
+  /** Is given both forms, with the values of the file behind them, before anything is written; may throw to stop. */
+  readonly check?: (training: Net, deploy: Net, found: DetectedModel) => Promise<void>;
+  /** Told before each tensor is written. */
+  readonly onTensor?: (key: string, index: number, count: number) => void;
+  /** Stops the conversion between two tensors; nothing is left behind. */
+  readonly signal?: AbortSignal;
+}
+
+export interface CheckpointConversion {
+  /** Name in the registry. */
+  readonly arch: string;
+  readonly numClasses: number | undefined;
+  /** What became of each block, in tree order. */
+  readonly blocks: readonly ConversionEntry[];
+  /** Number of tensors and of values, before and after. */
+  readonly tensors: readonly [before: number, after: number];
+  readonly values: readonly [before: number, after: number];
+  /** Metadata that the written file carries; `.pth` has no place for any. */
+  readonly metadata: Readonly<Record<string, string>>;
+  /** What was not taken over, in words: a wrapper, a prefix, an optimizer's state, metadata. */
+  readonly remarks: readonly string[];
+}
+
+/**
+ * Converts a training checkpoint to the deploy form as a stream: each tensor of the result is merged from the few that
+ * it needs when its turn comes to be written, so that memory holds one block, whatever the size of the model. No network
+ * is initialized. Formats are told by content (reading) and file name (writing); the file appears whole or not at all.
+ *
+ * Everything is computed in float64 and rounded once to the result's type.
+ *
+ * @throws RepmlpError `convert/already-deploy`, `convert/same-file`, `convert/dtype`, `detect/unknown`,
+ *   `detect/ambiguous`, `convert/unwritable`, and what reading and writing checkpoints throws
+ */
+export async function convertCheckpointFile(
+  load: string,
+  save: string,
+  { check, onTensor, signal, ...options }: ConvertCheckpointOptions = {},
+): Promise<CheckpointConversion> {
+  const format = formatOfName(save);
+  mustDiffer(load, save);
+  mustBeWritable(save);
+  using checkpoint = await openCheckpointFile(load);
+  const entries = withoutOptimizer(checkpoint);
+  const { found, training, create } = bindTraining(load, entries, options, checkpoint.metadata.arch);
+  const blocks: ConversionEntry[] = [];
+  const { dtype } = options;
+  const merged = mapModules(
+    deployForm(training, (entry) => blocks.push(entry)),
+    { parameter: (p) => (dtype && dtype !== p.dtype && isFloating(p.dtype) ? p.to(dtype) : p) },
+  );
+  await check?.(training, merged, found);
+  const result = [...merged.state()].map(([key, p]) => [key, p.source()] as const);
+  const metadata = format === "safetensors" ? metadataFor(checkpoint, found, create) : {};
+  const checksums = await checksumsInThread(entries.values());
+  await saveCheckpointFile(save, result, {
+    ...{ metadata, onTensor, signal },
+    confirm: () => checksums.done,
+    // The checkpoint it was made of is still there, should the power fail.
+    durable: false,
+  });
+  return {
+    arch: found.name,
+    numClasses: found.numClasses,
+    blocks,
+    tensors: [entries.size, result.length],
+    values: [valuesOf(entries.values()), valuesOf(result.map(([, source]) => source))],
+    metadata,
+    remarks: remarksOn(checkpoint, entries, format === "pth"),
+  };
+}
+
+/** Resolves links; a file that does not exist yet is no other one. */
+function mustDiffer(load: string, save: string): void {
+  const real = (path: string): string | undefined => {
+    try {
+      return realpathSync(path);
+    } catch {
+      return undefined;
+    }
+  };
+  const [a, b] = [real(load), real(save)];
+  must(
+    a === undefined || a !== b,
+    "convert/same-file",
+    () => `convert: ${save} is the training checkpoint itself, which would be lost. Write to another file.`,
+    "usage",
+  );
+}
+
+/** Told before any work is done; what still goes wrong then is told by the writer. */
+function mustBeWritable(path: string): void {
+  const folder = dirname(path);
+  const refuse = (reason: string): never => {
+    throw new RepmlpError("convert/unwritable", `${path}: cannot be written: ${reason}.`, "file");
+  };
+  if (statSync(path, { throwIfNoEntry: false })?.isDirectory()) refuse("it is a folder. Name a file in it");
+  const found = statSync(folder, { throwIfNoEntry: false });
+  if (!found) refuse(`folder ${folder} does not exist. Create it`);
+  if (!found?.isDirectory()) refuse(`${folder} is not a folder. Choose another path`);
+  try {
+    accessSync(folder, constants.W_OK);
+  } catch {
+    refuse(`no permission for folder ${folder}. Choose another path`);
+  }
+}
+
+/** The state dict proper; training runs keep the optimizer's state beside it. */
+const withoutOptimizer = ({ entries }: Checkpoint): Map<string, TensorSource> =>
+  new Map([...entries].filter(([key]) => !key.startsWith("optimizer.")));
+
+interface Bound {
+  readonly found: DetectedModel;
+  /** In evaluation mode. */
+  readonly training: Net;
+  readonly create: CreateOptions;
+}
+
+/** The training form with a file's tensors behind its parameters; none is read. */
+function bindTraining(
+  where: string,
+  entries: ReadonlyMap<string, TensorSource>,
+  { arch, dtype, numClasses, imageSize }: ConvertCheckpointOptions,
+  prefer: string | undefined,
+): Bound {
+  const found = detectModel(entries, {
+    where,
+    options: { numClasses, imageSize },
+    prefer,
+    ...(arch !== undefined && { arch }),
+  });
+  must(
+    found.form === "train",
+    "convert/already-deploy",
+    () =>
+      `${where}: holds the deploy form of ${found.name}, which is converted already. Use it as it is, or give the training checkpoint.`,
+    "file",
+  );
+  const create = { numClasses: found.numClasses, imageSize };
+  const model = createDetected(found, { imageSize });
+  // With another type wanted, float64 lies between: it holds every value, and the only rounding is the last one.
+  const typeOf = (source: TensorSource): DType =>
+    dtype === undefined || dtype === source.dtype || !isFloating(source.dtype) ? source.dtype : "float64";
+  const keys = firstNames([...model.state()]);
+  const training = mapModules(model, {
+    parameter: (p) => {
+      const key = keys.get(p) ?? "";
+      const source = entries.get(key);
+      if (source) mustBeFloating(where, key, p.dtype, source.dtype);
+      return source && isFloating(p.dtype) ? p.to(typeOf(source)) : p.copy();
+    },
+  });
+  training.loadStateDict(new Map([...entries].map(([key, source]) => [key, cast(source, typeOf(source))])));
+  return { found, training: training.initialize(), create };
+}
+
+function mustBeFloating(where: string, key: string, wanted: DType, found: DType): void {
+  must(
+    !isFloating(wanted) || isFloating(found),
+    "convert/dtype",
+    () => `${where}: tensor "${key}" is ${found}; weights must be floating-point. Give the unquantized checkpoint.`,
+    "file",
+  );
+}
+
+/** A tensor in another type when it is read. */
+const cast = (source: TensorSource, dtype: DType): TensorSource =>
+  dtype === source.dtype ? source : derived(dtype, source.shape, [source], (t) => t.cast(dtype));
+
+const valuesOf = (sources: Iterable<TensorSource>): number => {
+  let sum = 0;
+  for (const { shape } of sources) sum += sizeOf(shape);
+  return sum;
+};
+
+/** Keeps what the checkpoint says of itself, but for the state of its training run. */
+function metadataFor({ metadata }: Checkpoint, { name }: DetectedModel, create: CreateOptions): Record<string, string> {
+  const { "repmlp.training": _, ...kept } = metadata;
+  const preprocessing = JSON.stringify(modelInfo(name).preprocessing(create));
+  // Other readers of safetensors ask for "format".
+  return { format: "pt", preprocessing, ...kept, arch: name, form: "deploy" };
+}
+
+function remarksOn(
+  checkpoint: Checkpoint,
+  entries: ReadonlyMap<string, TensorSource>,
+  dropsMetadata: boolean,
+): string[] {
+  const { wrapper, strippedPrefix, metadata } = checkpoint;
+  const optimizer = checkpoint.entries.size - entries.size;
+  const names = Object.keys(metadata).filter((name) => name !== "format");
+  return [
+    ...(wrapper === undefined ? [] : [`the state dict was under "${wrapper}"`]),
+    ...(strippedPrefix ? ['a leading "module." was taken off the keys'] : []),
+    ...(optimizer ? [`${optimizer} tensors of the optimizer were left out`] : []),
+    ...(dropsMetadata && names.length ? [`metadata (${names.join(", ")}) was dropped: .pth has no place for it`] : []),
+  ];
+}
+
+/** Bytes that a network's values take. */
+export const stateBytes = (model: Net): number =>
+  [...model.state()].reduce((sum, [, p]) => sum + sizeOf(p.shape) * dtypes[p.dtype].bytes, 0);

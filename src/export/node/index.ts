@@ -1,0 +1,1 @@
+export { type ExportHubOptions, exportHub, type HubFolder } from "./hub.ts";

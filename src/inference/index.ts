@@ -1,0 +1,14 @@
+export { parseClassMap, parseClassNames } from "./class-names.ts";
+export { type Averages, averages as evaluationAverages, type Counts as EvaluationCounts } from "./counts.ts";
+export {
+  type BatchResult,
+  type EvaluateDataOptions,
+  type EvaluationResult,
+  evaluateData,
+  type Predict,
+} from "./evaluate.ts";
+export { type ExportMetadata, type ExportSource, readMetadata, writeMetadata } from "./metadata.ts";
+export * from "./predictor.ts";
+export { mergeTestRecords, type NamedRecord, parseTestRecord, readCounts, type TestRecord } from "./record.ts";
+export { parseShard, type Shard, shardRange } from "./shard.ts";
+export * from "./verify.ts";

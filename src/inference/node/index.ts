@@ -1,0 +1,15 @@
+export {
+  type Classifier,
+  type ClassifierOptions,
+  type CompiledClassifier,
+  fileSha256,
+  type OpenedModel,
+  type OpenModelOptions,
+  openClassifier,
+  openModelFile,
+} from "./classifier.ts";
+export { openTestData, type TestData, type TestDataOptions } from "./folder.ts";
+export { openOnnx, type SavedOnnx, type SaveOnnxOptions, saveOnnx } from "./onnx-file.ts";
+export type { TestHeader, TestOptions } from "./open-test.ts";
+export { type FormsCheck, runCheck } from "./run-check.ts";
+export { type RunTestOptions, runTest } from "./run-test.ts";

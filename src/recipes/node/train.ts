@@ -1,0 +1,218 @@
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/index.ts";
+import type { Dataset, Preprocessing } from "../../data/index.ts";
+import { packageFile } from "../../data/node/index.ts";
+import { listed, must, nearest, RepmlpError } from "../../errors.ts";
+import type { LoadReport, Net, Parameter } from "../../nn/index.ts";
+import { chartsSvg, learningCurves } from "../../report/node/curves.ts";
+import {
+  noDecayOnNormAndBias,
+  type ParameterGroup,
+  Trainer,
+  type TrainerOptions,
+  type TrainingCallback,
+  type TrainingSummary,
+} from "../../training/index.ts";
+import { folderStore } from "../../training/node/checkpoint-store.ts";
+import { eventsFile, fileLogs, loggedLosses, tensorBoardLog } from "../../training/node/logs.ts";
+import { fitsPattern, mustFitSome, parseRecipe, type Recipe } from "../recipe.ts";
+import type { StartOptions } from "../start.ts";
+import { onnxStart } from "./onnx-start.ts";
+import { registryStart } from "./registry-start.ts";
+import { type DataKind, openTrainingData } from "./training-data.ts";
+
+/** The recipes of the package, by name: files to read, copy and change. */
+export const recipeNames = ["cifar10-pure-mlp", "cifar10-conv", "imagenet-repmlp-res50", "fine-tune"] as const;
+
+/**
+ * A recipe of the package by name, or from a file.
+ *
+ * @throws `recipe/unknown`, and what {@link parseRecipe} throws
+ */
+export async function readRecipe(nameOrFile: string): Promise<Recipe> {
+  const named = recipeNames.some((name) => name === nameOrFile);
+  const path = named ? packageFile("recipes", `${nameOrFile}.json`) : nameOrFile;
+  const text = await readFile(path, "utf8").catch((cause) => {
+    throw new RepmlpError(
+      "recipe/unknown",
+      `recipe: "${nameOrFile}" is neither a file nor a recipe of the package. Did you mean ${nearest(nameOrFile, [...recipeNames], 1)}? There are ${listed(recipeNames, 9)}.`,
+      "usage",
+      { cause },
+    );
+  });
+  return parseRecipe(text, nameOrFile);
+}
+
+export interface TrainOptions extends StartOptions {
+  /** Folder of the data set; see {@link openTrainingData}. */
+  readonly data: string;
+  readonly kind?: DataKind;
+  /** Folder of everything that is written. */
+  readonly folder: string;
+  /** Goes on from the folder's last checkpoint. */
+  readonly resume?: boolean;
+  readonly threads?: number;
+  /** Threads that decode picture files. */
+  readonly workers?: number;
+  readonly signal?: AbortSignal;
+  readonly onEvent?: TrainingCallback;
+  /** Told before the first step what is trained, and on which pictures. */
+  readonly onStart?: (plan: TrainingPlan) => void;
+}
+
+/** What a run will do, as far as it is not said by its recipe. */
+export interface TrainingPlan {
+  /** What of `init` was not taken over. */
+  readonly loaded?: LoadReport;
+  /** Keys that get a new head's initial values. */
+  readonly newHead: readonly string[];
+  readonly preprocessing: Preprocessing;
+  /** Where the preprocessing is from, where that is a question. */
+  readonly from?: string;
+  /** Keys of the parameters that are trained, and of those that are not. */
+  readonly trained: readonly string[];
+  readonly frozen: readonly string[];
+}
+
+export interface TrainResult {
+  /** Architecture, or the name of the ONNX file that was trained. */
+  readonly name: string;
+  /** Architecture in the registry, if it is one. */
+  readonly arch?: string;
+  readonly summary: TrainingSummary;
+  /** Final weights, training form; absent when the run was stopped. */
+  readonly weights?: string;
+  /** The ONNX model with the final weights, where the run started from one. */
+  readonly onnx?: string;
+  /** Their average, under the key `model_ema` as timm writes it; with `ema`, when the run was not stopped. */
+  readonly averaged?: string;
+  /** Log for TensorBoard. */
+  readonly events?: string;
+  /** Learning curves. */
+  readonly curves?: string;
+  readonly folder: string;
+  /** In evaluation mode. */
+  readonly model: Net;
+  /** The pictures that it was validated on. */
+  readonly test: Dataset;
+}
+
+/**
+ * Trains a network on a folder of pictures by a recipe. Writes into `folder`: `last.safetensors` (to resume from),
+ * `best.safetensors`, `log.csv`, `log.jsonl`, `events.out.tfevents.repmlp`, and at the end `train.pth`, `curves.svg`,
+ * with `ema` `ema.pth` and, from an ONNX model, `model.onnx`.
+ *
+ * @throws `train/arch` when nothing names an architecture, `train/classes` when a new head is asked for with another
+ *   number of classes than the data has; what reading data, weights and training throw
+ */
+export async function train(options: TrainOptions): Promise<TrainResult> {
+  const { recipe, folder, init, numClasses, resume = false, seed = 0, threads, signal, workers } = options;
+  const start = await (init !== undefined && /\.onnx$/i.test(init) ? onnxStart(init, options) : registryStart(options));
+  const data = await openTrainingData(options.data, {
+    ...{ augment: recipe.augment, preprocessing: start.preprocessing, normalization: start.normalization, workers },
+    ...(options.kind && { kind: options.kind }),
+  });
+  try {
+    const { classes, imageShape } = data.train;
+    mustBeSize(imageShape, start.preprocessing.inputSize, start.name, options.data);
+    mustBeClasses(classes.length, numClasses, options.data);
+    const isReady = data.kind !== "image-folder";
+    const resuming = resume && existsSync(join(folder, "last.safetensors"));
+    const { net, head, loaded, check, save } = await start.build(classes, !resuming);
+    const settings = trainerOptions(recipe, net, head);
+    const [trained, frozen] = split([...net.parameters()], ([key, p]) => !settings.group?.(key, p)?.frozen);
+    options.onStart?.({
+      ...(loaded && { loaded }),
+      newHead: numClasses === undefined || resuming ? [] : head,
+      preprocessing: data.preprocessing,
+      ...(start.from !== undefined && {
+        from: isReady && !start.normalization ? "as usual for this data set" : start.from,
+      }),
+      ...{ trained: trained.map(([key]) => key), frozen: frozen.map(([key]) => key) },
+    });
+    const keys = new Set(trained.map(([key]) => key));
+    check?.([2, ...imageShape], (key) => keys.has(key));
+    const store = folderStore(folder);
+    await store.prepare();
+    const trainer = new Trainer(net, {
+      ...settings,
+      data,
+      ...{ seed, threads, store, resume, signal },
+      metadata: { ...(start.arch && { arch: start.arch }), classes: JSON.stringify(classes) },
+      callbacks: [fileLogs(folder), tensorBoardLog(folder)],
+      ...(options.onEvent && { onEvent: options.onEvent }),
+    });
+    const summary = await trainer.run();
+    const { name, arch } = start;
+    const done = { name, ...(arch && { arch }), summary, folder, model: net, test: data.validation };
+    if (!summary.finished) return done;
+    const files = {
+      weights: join(folder, "train.pth"),
+      curves: join(folder, "curves.svg"),
+      events: join(folder, eventsFile),
+      ...(summary.averaged && { averaged: join(folder, "ema.pth") }),
+    };
+    await saveCheckpointFile(files.weights, net.stateDict());
+    if (summary.averaged && files.averaged)
+      await saveCheckpointFile(files.averaged, summary.averaged.stateDict(), { wrapper: "model_ema" });
+    const svg = await chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
+    await writeFileAtomically(files.curves, async (sink) => {
+      await sink.write(new TextEncoder().encode(svg));
+    });
+    const onnx = await save?.(folder, data.preprocessing, classes);
+    return { ...done, ...files, ...(onnx !== undefined && { onnx }) };
+  } finally {
+    await data.close();
+  }
+}
+
+function split<T>(all: readonly T[], first: (item: T) => boolean): readonly [T[], T[]] {
+  return [all.filter(first), all.filter((item) => !first(item))];
+}
+
+/** What a recipe says, as the trainer takes it. */
+export function trainerOptions(recipe: Recipe, model: Net, head: readonly string[] = []): Omit<TrainerOptions, "data"> {
+  const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix } = recipe;
+  const { accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm } = recipe;
+  const keys = [...model.parameters()].map(([key]) => key);
+  mustFitSome(recipe.train, keys, "recipe: train");
+  mustFitSome(recipe.freeze, keys, "recipe: freeze");
+  mustFitSome(Object.keys(recipe.lrScale), keys, "recipe: lrScale");
+  return {
+    ...{ epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix, group: groupOf(recipe, head) },
+    ...{ accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm },
+  };
+}
+
+const groupOf =
+  ({ train, freeze, lrScale, headLrScale, decayNormAndBias }: Recipe, head: readonly string[]) =>
+  (key: string, parameter: Parameter): ParameterGroup => {
+    const fits = (pattern: string): boolean => fitsPattern(key, pattern);
+    return {
+      ...(decayNormAndBias ? undefined : noDecayOnNormAndBias(key, parameter)),
+      frozen: !train.some(fits) || freeze.some(fits),
+      lrScale:
+        Object.entries(lrScale).find(([pattern]) => fits(pattern))?.[1] ?? (head.includes(key) ? headLrScale : 1),
+    };
+  };
+
+function mustBeSize(found: readonly number[], wanted: readonly number[], arch: string, data: string): void {
+  must(
+    `${found}` === `${wanted}`,
+    "train/size",
+    () =>
+      `${data}: its pictures are ${found.join(" x ")}, ${arch} takes ${wanted.join(" x ")}. Choose another architecture, or say "model": { "imageSize": … } in the recipe.`,
+    "file",
+  );
+}
+
+function mustBeClasses(found: number, wanted: number | undefined, data: string): void {
+  must(
+    wanted === undefined || wanted === found,
+    "train/classes",
+    () => `${data}: has ${found} classes, not ${wanted}. The head is for as many as there are: --num-classes ${found}.`,
+    "usage",
+  );
+}
