@@ -61,6 +61,18 @@ export interface Case {
   readonly sizes?: boolean;
 }
 
+/** The cases whose name contains one of the patterns, in their own order, and the patterns that fit none. */
+export function matching<T extends { readonly name: string }>(
+  cases: readonly T[],
+  patterns: readonly string[],
+): { readonly cases: readonly T[]; readonly unmatched: readonly string[] } {
+  const fits = ({ name }: T, pattern: string): boolean => name.includes(pattern);
+  return {
+    cases: patterns.length ? cases.filter((one) => patterns.some((p) => fits(one, p))) : cases,
+    unmatched: patterns.filter((p) => !cases.some((one) => fits(one, p))),
+  };
+}
+
 /** What the suites need to know to list their cases. */
 export interface Context {
   readonly threads: number;

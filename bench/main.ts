@@ -4,7 +4,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { chromiumPath } from "../test/browser/harness.ts";
-import type { Case, Context } from "./case.ts";
+import { type Case, type Context, matching } from "./case.ts";
 import { findPython, machine, versions } from "./machine.ts";
 import { race } from "./race.ts";
 import { type CaseResult, caseText, joined, type Results, writeResults } from "./report.ts";
@@ -28,7 +28,7 @@ const help = `usage: npm run bench -- [${Object.keys(suites).join("] [")}] [opti
 Runs all suites, or those named. The contestants of a case take turns; each is a process of its own that stays warm.
 Prints medians, quartiles and ratios; how good they are does not change the exit code.
 
-  --case PATTERN     only cases whose name contains PATTERN
+  --case PATTERN     only cases whose name contains PATTERN; several add up
   --list             name the cases and stop
   --rounds N         turns of each contestant (default 7)
   --large            also the cases that need much memory (batch 32)
@@ -44,7 +44,7 @@ Prints medians, quartiles and ratios; how good they are does not change the exit
 
 examples:
   npm run bench -- --list
-  npm run bench -- train --case repmlp-block
+  npm run bench -- train --case repmlp-block --case resnet50
   npm run bench -- infer load --rounds 15 --json infer.json
   npm run bench -- --from train.json --from infer.json --write-results`;
 
@@ -57,7 +57,7 @@ function parse(args: readonly string[]) {
       allowPositionals: true,
       allowNegative: true,
       options: {
-        case: { type: "string" },
+        case: { type: "string", multiple: true, default: [] },
         list: { type: "boolean", default: false },
         rounds: { type: "string", default: "7" },
         large: { type: "boolean", default: false },
@@ -96,10 +96,12 @@ function wanted(names: readonly string[], options: Options, context: Context): r
     if (!(name in suites))
       throw new UsageError(`there is no suite ${name}. There are ${Object.keys(suites).join(", ")}`);
   const chosen = names.length ? (names as readonly Suite[]) : (Object.keys(suites) as Suite[]);
-  const cases = chosen.flatMap((name) => suites[name](context));
-  const matching = cases.filter(({ name }) => name.includes(options.case ?? ""));
-  if (!matching.length) throw new UsageError(`no case contains "${options.case}". See --list`);
-  return matching.filter(({ large }) => options.large || options.list || !large);
+  const { cases, unmatched } = matching(
+    chosen.flatMap((name) => suites[name](context)),
+    options.case,
+  );
+  if (unmatched.length) throw new UsageError(`no case contains "${unmatched.join('", "')}". See --list`);
+  return cases.filter(({ large }) => options.large || options.list || !large);
 }
 
 /** One line that is overwritten on a terminal; elsewhere one per case. */

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { type Case, type Contestant, timesFaster } from "../../bench/case.ts";
+import { type Case, type Contestant, matching, timesFaster } from "../../bench/case.ts";
 import { race } from "../../bench/race.ts";
 import { type CaseResult, joined, type Results, resultsDocument, withSummary } from "../../bench/report.ts";
 import { growthExponent, quantile } from "../../bench/stats.ts";
@@ -47,6 +47,28 @@ describe("a race", () => {
 
   test("does not go on without us", async () => {
     await expect(run([program("A", "process.exit(3)"), turn("B")])).rejects.toThrow("A ended with 3");
+  });
+});
+
+describe("several --case", () => {
+  const cases = ["train/light-b8", "train/resnet50", "infer/light-b1", "load/pth"].map((name) => ({ name }));
+  const found = (...patterns: string[]): string[] => matching(cases, patterns).cases.map(({ name }) => name);
+
+  test("add up, in the order of the suites, none twice", () => {
+    expect(found("resnet", "light", "train/light")).toEqual(["train/light-b8", "train/resnet50", "infer/light-b1"]);
+    expect(found("pth")).toEqual(["load/pth"]);
+    expect(found()).toEqual(cases.map(({ name }) => name));
+  });
+
+  test("must each fit a case", () => {
+    expect(matching(cases, ["light", "resnet51", "pht"]).unmatched).toEqual(["resnet51", "pht"]);
+    const args = ["--import", "tsx", "bench/main.ts", "--list", "--no-pytorch", "--case", "resnet50", "--case", "x51"];
+    const { status, stderr } = spawnSync(process.execPath, args, {
+      cwd: join(import.meta.dirname, "../.."),
+      encoding: "utf8",
+    });
+    expect(stderr).toContain('no case contains "x51". See --list');
+    expect(status).toBe(2);
   });
 });
 
