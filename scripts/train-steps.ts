@@ -1,8 +1,8 @@
 /**
  * Takes some training steps of a recipe and keeps all that another framework needs to take the same ones:
- * `npx tsx scripts/train-steps.ts DATA FOLDER [--recipe cifar10-pure-mlp] [--steps 200] [--seed 0] [--lr RATE]
- * [--noise SEED]`. FOLDER gets the weights before and after, every batch as it went in, and losses and learning rates. Used
- * by compare_train_torch.py. With --noise the initial weights get 1e-7 of relative noise after they are written.
+ * `npx tsx scripts/train-steps.ts DATA FOLDER [--recipe cifar10-pure-mlp] [--channels 8,16,32] [--steps 200] [--seed 0]
+ * [--lr RATE] [--noise SEED]`. FOLDER gets the weights before and after, every batch as it went in and which pictures it
+ * was made of, losses and learning rates. Used by compare_train_torch.py. With --noise the initial weights get 1e-7 of relative noise after they are written.
  */
 import { mkdirSync, openSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
@@ -26,6 +26,7 @@ const { positionals, values } = parseArgs({
   allowPositionals: true,
   options: {
     recipe: { type: "string", default: "cifar10-pure-mlp" },
+    channels: { type: "string" },
     steps: { type: "string", default: "200" },
     seed: { type: "string", default: "0" },
     // At the recipe's rate of 0.2 rounding alone moves the pure MLP's losses by more than 1 % within seven steps.
@@ -43,7 +44,8 @@ const { train } = await openTrainingData(folder, {
   augment: recipe.augment,
   preprocessing: modelInfo(arch).preprocessing({}),
 });
-const model = createModel(arch, { numClasses: train.classes.length }).initialize(seed);
+const channels = values.channels?.split(",").map(Number);
+const model = createModel(arch, { numClasses: train.classes.length, channels }).initialize(seed);
 await saveCheckpointFile(join(out, "before.pth"), model.stateDict());
 if (values.noise !== undefined) {
   const random = rng(Number(values.noise), "noise");
@@ -59,7 +61,9 @@ const loader = new DataLoader(train, { batchSize, shuffle: true, seed, dropLast:
 const epochs = Math.ceil(steps / loader.length);
 const schedule = scheduleOf(recipe.schedule, { lr, epochs, stepsPerEpoch: loader.length });
 const learner = new Learner(model, { optimizer });
-const [images, labels] = ["images.f32", "labels.i32"].map((name) => openSync(join(out, name), "w"));
+const [images, labels, indices] = ["images.f32", "labels.i32", "indices.u32"].map((name) =>
+  openSync(join(out, name), "w"),
+);
 const losses: number[] = [];
 const rates: number[] = [];
 while (losses.length < steps)
@@ -69,6 +73,7 @@ while (losses.length < steps)
     const targets = oneHotTargets(batch.labels, train.classes.length);
     writeSync(images, tensorBytes(batch.images));
     writeSync(labels, new Uint8Array(batch.labels.buffer));
+    writeSync(indices, new Uint8Array(batch.indices.buffer));
     losses.push((await learner.train(batch.images, targets, rate)).loss);
     rates.push(rate);
     if (losses.length % 10 === 0) console.log(`step ${losses.length}: loss ${losses[losses.length - 1].toFixed(5)}`);
@@ -77,4 +82,7 @@ await learner.sync();
 await learner.dispose();
 await saveCheckpointFile(join(out, "after.pth"), model.stateDict());
 const { settings } = optimizer;
-writeFileSync(join(out, "steps.json"), JSON.stringify({ arch, batchSize, losses, rates, optimizer: settings }));
+writeFileSync(
+  join(out, "steps.json"),
+  JSON.stringify({ arch, channels, batchSize, losses, rates, optimizer: settings }),
+);

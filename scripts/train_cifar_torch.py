@@ -2,13 +2,16 @@
 test accuracy beside that of `repmlp experiment cifar10`.
 
 Usage: python3 scripts/train_cifar_torch.py DATA [--arch RepMLP-CIFAR10-pure-MLP] [--epochs 8] [--seed 0] [--init FILE]
+                                            [--channels 8 16 32] [--files 1] [--json FILE]
 
 DATA holds train*.bin and test*.bin in CIFAR-10's binary layout. Prints the test accuracy after each epoch. Grouped
 convolutions are computed as dense ones (bench/pytorch/ungrouped.py). --init starts from given weights, such as the
-before.pth of scripts/train-steps.ts, which are those of `repmlp experiment` with the same seed.
+before.pth of scripts/train-steps.ts, which are those of `repmlp experiment` with the same seed. --channels and --files
+(that many training files, the first ones) make a smaller run; --json writes its results, for scripts/train-seeds.ts.
 """
 import argparse
 import glob
+import json
 import os
 import sys
 import time
@@ -22,12 +25,13 @@ sys.path.insert(0, os.path.join(ROOT, "bench", "pytorch"))
 from repmlp_cifar import NETWORKS, RepMLPCifar  # noqa: E402
 from ungrouped import ungroup  # noqa: E402
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+MEAN, STD = (0.4914, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)
+BLACK = (-torch.tensor(MEAN) / torch.tensor(STD)).view(3, 1, 1)
 BATCH, RATE = 128, 0.2
 
 
-def read(folder, split):
-    files = sorted(glob.glob(os.path.join(folder, split + "*.bin")))
+def read(folder, split, count=None):
+    files = sorted(glob.glob(os.path.join(folder, split + "*.bin")))[:count]
     records = np.concatenate([np.fromfile(f, np.uint8).reshape(-1, 3073) for f in files])
     images = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy()).float() / 255
     images = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
@@ -36,8 +40,7 @@ def read(folder, split):
 
 def augmented(images, random):
     """Random crops after padding by 4 black pixels, and flips."""
-    black = (-torch.tensor(MEAN) / torch.tensor(STD)).view(1, 3, 1, 1)
-    padded = F.pad(images - black, (4, 4, 4, 4)) + black
+    padded = F.pad(images - BLACK, (4, 4, 4, 4)) + BLACK
     out = torch.empty_like(images)
     for i in range(len(images)):
         top, left = random.integers(0, 9, 2)
@@ -54,13 +57,16 @@ def main():
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--init")
     args.add_argument("--threads", type=int, default=os.cpu_count())
+    args.add_argument("--channels", type=int, nargs=3)
+    args.add_argument("--files", type=int)
+    args.add_argument("--json")
     args = args.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     random = np.random.default_rng(args.seed)
-    images, labels = read(args.data, "train")
+    images, labels = read(args.data, "train", args.files)
     test_images, test_labels = read(args.data, "test")
-    net = ungroup(RepMLPCifar(args.arch))
+    net = ungroup(RepMLPCifar(args.arch, channels=args.channels))
     for name, module in net.named_modules():
         if name.endswith("fc3"):
             torch.nn.init.orthogonal_(module.weight)
@@ -69,6 +75,7 @@ def main():
     sgd = torch.optim.SGD(net.parameters(), RATE, momentum=0.9, weight_decay=1e-4)
     steps = len(images) // BATCH
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, args.epochs * steps)
+    losses, top1 = [], []
     for epoch in range(args.epochs):
         started, total = time.time(), 0.0
         net.train()
@@ -89,7 +96,13 @@ def main():
                 (net(x).argmax(1) == y).sum().item() for x, y in zip(test_images.split(250), test_labels.split(250))
             )
         accuracy, seconds = 100 * right / len(test_labels), time.time() - started
+        losses.append(total / steps)
+        top1.append(accuracy / 100)
         print(f"epoch {epoch + 1}/{args.epochs}  loss {total / steps:.4f}  top-1 {accuracy:.2f} %  {seconds:.0f} s", flush=True)
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump({"seed": args.seed, "torch": torch.__version__, "losses": losses, "top1": top1}, f)
 
 
-main()
+if __name__ == "__main__":
+    main()

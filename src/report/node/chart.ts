@@ -12,6 +12,8 @@ export interface LineChartOptions {
   readonly yLabel: string;
   /** Ends of the x axis, whole numbers; only whole numbers are marked. */
   readonly xRange: readonly [from: number, to: number];
+  /** Powers of ten on the y axis; all values must be positive. Default false. */
+  readonly yLog?: boolean;
 }
 
 /** Colours of the series in order; readable on white and on black. */
@@ -31,7 +33,7 @@ function wholeTicks([from, to]: readonly [number, number]): number[] {
 export async function lineChart(series: readonly Series[], options: LineChartOptions): Promise<string> {
   // Loaded here: they take longer to load than the rest of the package.
   const [Plot, { parseHTML }] = await Promise.all([import("@observablehq/plot"), import("linkedom")]);
-  const { title, xLabel, yLabel, xRange } = options;
+  const { title, xLabel, yLabel, xRange, yLog = false } = options;
   const { document } = parseHTML("<html><body></body></html>");
   const rows = series.flatMap(({ name, points, dots }) => points.map(([x, y]) => ({ name, x, y, dots })));
   const chart = Plot.plot({
@@ -43,7 +45,7 @@ export async function lineChart(series: readonly Series[], options: LineChartOpt
     ariaLabel: title,
     style: { background: "none", color: "currentColor", fontSize: "12px" },
     x: { label: xLabel, labelOffset: 38, domain: [...xRange], tickFormat: "d", ticks: wholeTicks(xRange) },
-    y: { label: yLabel, grid: true },
+    y: { label: yLabel, grid: true, ...(yLog && { type: "log", tickFormat: "~e" }) },
     color: { domain: series.map((s) => s.name), range: [...seriesColors] },
     marks: [
       Plot.line(rows, { x: "x", y: "y", z: "name", stroke: "name", strokeWidth: 2 }),
