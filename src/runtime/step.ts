@@ -154,6 +154,19 @@ export class StepProgram extends SessionOwner {
     );
   }
 
+  /** Replaces values between two runs, of any program that shares the state; names that none of them holds are left out. */
+  writeState(values: ReadonlyMap<string, Tensor>): void {
+    const { current } = this.state;
+    for (const [name, { dtype, size, data }] of values) {
+      const old = current.get(name);
+      if (!old) continue;
+      const copy = new Tensor(dtype, [size], data.slice() as Tensor["data"]);
+      // On a device, the next run takes the host's values there.
+      current.set(name, toOrt(this.platform.ort, copy));
+      if (old.location === "gpu-buffer") old.dispose();
+    }
+  }
+
   private async download(names: readonly string[]): Promise<State> {
     const { current } = this.state;
     if (this.platform.canReadDevice) {

@@ -1,14 +1,13 @@
 export { type CheckpointStore, memoryStore, splitCheckpoint, type TrainingCheckpoint } from "./checkpoint-store.ts";
-export type { ClipOptions } from "./clipping.ts";
-export type { EmaOptions } from "./ema.ts";
 export * from "./events.ts";
 export * from "./gradients.ts";
 export * from "./groups.ts";
 export * from "./learner.ts";
 export { csvHeader, csvLine, csvUntil, epochLine, jsonLinesUntil } from "./logs.ts";
-export * from "./optimizer.ts";
 export * from "./precise-batch-norm.ts";
 export * from "./schedule.ts";
 export * from "./train-step.ts";
 export * from "./trainer.ts";
 export * from "./trainer-options.ts";
+export * from "./transforms/index.ts";
+export type { UpdateOptions } from "./update.ts";

@@ -1,18 +1,11 @@
-import { must, RepmlpError } from "../errors.ts";
+import { fmt, listed, must, nearest, RepmlpError } from "../errors.ts";
 import type { ParameterRef } from "../graph/index.ts";
-import { cloneModule, type Net, parameterNames } from "../nn/index.ts";
+import { cloneModule, type Net, Parameter, parameterNames } from "../nn/index.ts";
 import { type CompileOptions, compileStep, type StepProgram, StepState } from "../runtime/index.ts";
-import { rng, sizeOf, Tensor } from "../tensor/index.ts";
-import { emaScalars } from "./ema.ts";
-import {
-  emaName,
-  gradientStep,
-  type Slots,
-  type TrainStep,
-  type TrainStepOptions,
-  trainStep,
-  updateStep,
-} from "./train-step.ts";
+import { rng, sameShape, sizeOf, Tensor } from "../tensor/index.ts";
+import { gradientStep, type TrainStep, type TrainStepOptions, trainStep, updateStep } from "./train-step.ts";
+import { averageOf, type StateAccess, type UpdateRule } from "./transforms/index.ts";
+import { ruleOf, type Slots, slotName, slotsOf, trainedOf } from "./update.ts";
 
 export interface LearnerOptions extends Omit<TrainStepOptions, "inputShape">, CompileOptions {
   /**
@@ -66,9 +59,10 @@ interface Compiled {
  * for (const { images, targets } of parts) await learner.accumulate(images, targets);
  * await learner.update(0.1);
  */
-export class Learner {
+export class Learner implements StateAccess {
   /** Steps done. */
   step = 0;
+  private readonly rule: UpdateRule;
   private readonly state = new StepState();
   private readonly slots: Slots = new Map();
   private readonly sums: Slots = new Map();
@@ -77,7 +71,7 @@ export class Learner {
   /** Pictures whose gradients wait for the update. */
   private waiting = 0;
 
-  /** @throws `learner/accumulate` unless `accumulate` is a positive integer */
+  /** @throws `learner/accumulate` unless `accumulate` is a positive integer; what options of an update do not fit */
   constructor(
     readonly model: Net,
     private readonly options: LearnerOptions,
@@ -89,6 +83,7 @@ export class Learner {
       () => `learner: accumulate must be a positive integer, got ${accumulate}`,
       "usage",
     );
+    this.rule = ruleOf(options);
   }
 
   /**
@@ -161,7 +156,7 @@ export class Learner {
     if (accumulate > 1) return this.trainInParts(images, targets, lr, seed);
     const step = await this.wholeStep(images.shape);
     const outputs = await this.run(step, { input: images, targets }, this.scalars(lr), seed);
-    this.step++;
+    await this.finishStep();
     return this.result(outputs, lr);
   }
 
@@ -217,15 +212,19 @@ export class Learner {
     const scalars = { ...this.scalars(lr), perPicture: 1 / this.waiting };
     const outputs = await this.run(await this.updateOnly(), {}, scalars);
     this.waiting = 0;
-    this.step++;
+    await this.finishStep();
     return outputs;
+  }
+
+  private async finishStep(): Promise<void> {
+    this.step++;
+    await this.rule.afterStep?.(this);
   }
 
   /** Of the step to come. */
   private scalars(lr: number): Record<string, number> {
-    const { optimizer, ema } = this.options;
-    const step = this.step + 1;
-    return { ...optimizer.scalars(lr, step), ...(ema && emaScalars(ema, step)) };
+    const at = { lr, step: this.step + 1 };
+    return Object.fromEntries(Object.entries(this.rule.scalars ?? {}).map(([name, of]) => [name, of(at)]));
   }
 
   private result(outputs: Record<string, Tensor>, lr: number): StepResult {
@@ -263,33 +262,104 @@ export class Learner {
     must(this.options.ema, "learner/ema", () => "learner: averaged() needs the option ema, such as { decay: 0.999 }");
     await this.sync();
     const net = cloneModule(this.model);
-    const parameters = [...parameterNames(net)].filter(([, key]) => this.slots.has(emaName(key)));
-    const values = await this.stateOf(parameters.map(([, key]) => emaName(key)));
-    for (const [p, key] of parameters) p.set(values.get(emaName(key))!);
+    const parameters = [...parameterNames(net)].filter(([, key]) => this.slots.has(slotName(averageOf(key))));
+    const values = await this.stateOf(parameters.map(([, key]) => slotName(averageOf(key))));
+    for (const [p, key] of parameters) p.set(values.get(slotName(averageOf(key)))!);
     return net;
   }
 
-  /** State beside the model's own by name, e.g. `optimizer.momentum:linear.weight`, `optimizer.ema:linear.weight`. */
+  /**
+   * State that rules keep beside the model's own, by name: `optimizer.momentum:linear.weight`,
+   * `optimizer.ema:linear.weight`.
+   */
+  get optimizerTensors(): ReadonlyMap<string, ParameterRef> {
+    slotsOf(this.rule, trainedOf(this.model, this.options.group), this.slots);
+    return this.slots;
+  }
+
+  /** Values of {@link optimizerTensors}. */
   optimizerState(): Promise<Map<string, Tensor>> {
-    return this.stateOf([...this.slots.keys()]);
+    return this.stateOf([...this.optimizerTensors.keys()]);
+  }
+
+  /**
+   * Present values by name: of parameters and statistics by their keys, of what rules keep as `optimizer.<name>`.
+   *
+   * @throws `learner/state` for a name that there is not
+   */
+  async readState(names: Iterable<string>): Promise<Map<string, Tensor>> {
+    const wanted = [...names];
+    this.mustKnow(wanted);
+    return this.stateOf(wanted);
+  }
+
+  /**
+   * Replaces values between two steps; the next one goes on from them. Names as of {@link readState}.
+   *
+   * @throws `learner/state` for a name that there is not, or a value of another shape or type
+   */
+  async writeState(values: ReadonlyMap<string, Tensor>): Promise<void> {
+    const refs = this.mustKnow(values.keys());
+    for (const [name, { dtype, shape }] of refs) {
+      const value = values.get(name)!;
+      must(
+        value.dtype === dtype && sameShape(value.shape, shape),
+        "learner/state",
+        () =>
+          `learner: ${name} is ${dtype} ${fmt(shape)}, the value to be written is ${value.dtype} ${fmt(value.shape)}.`,
+        "usage",
+      );
+    }
+    for (const [name, ref] of refs) {
+      const value = values.get(name)!;
+      if (ref instanceof Parameter) ref.set(value.clone());
+      else this.slots.set(name, { ...ref, source: () => value.clone() });
+    }
+    this.anyProgram?.writeState(values);
+  }
+
+  private mustKnow(names: Iterable<string>): Map<string, ParameterRef> {
+    const known = new Map<string, ParameterRef>([...this.model.state(), ...this.optimizerTensors]);
+    const found = [...names].map((name): [string, ParameterRef] => {
+      const ref = known.get(name);
+      must(
+        ref,
+        "learner/state",
+        () => `learner: there is no state "${name}". Did you mean ${listed(nearest(name, [...known.keys()]), 3)}?`,
+        "usage",
+      );
+      return [name, ref];
+    });
+    return new Map(found);
   }
 
   private async stateOf(names: readonly string[]): Promise<Map<string, Tensor>> {
     const present = this.state.current;
     const running =
       (await this.anyProgram?.readState(names.filter((name) => present.has(name)))) ?? new Map<string, Tensor>();
-    const restored = names.map(
-      async (name) => [name, running.get(name) ?? (await this.slots.get(name)!.source().read())] as const,
-    );
+    const model = new Map<string, ParameterRef>(this.model.state());
+    const restored = names.map(async (name) => {
+      const ref = this.slots.get(name) ?? model.get(name)!;
+      return [name, running.get(name) ?? (await ref.source().read())] as const;
+    });
     return new Map(await Promise.all(restored));
   }
 
-  /** Goes on from saved state: to be called before the first step, after the model has its values. */
-  restore(step: number, optimizerState: ReadonlyMap<string, Tensor>): void {
+  /**
+   * Goes on from saved state: to be called before the first step, after the model has its values. What the rules do not
+   * keep any more is forgotten.
+   *
+   * @returns names of the state that was not saved: it starts anew
+   */
+  restore(step: number, optimizerState: ReadonlyMap<string, Tensor>): readonly string[] {
     must(!this.programs.size, "internal/restore", () => "internal: restore() after the first step", "training");
     this.step = step;
-    for (const [name, tensor] of optimizerState)
-      this.slots.set(name, { dtype: tensor.dtype, shape: tensor.shape, source: () => tensor });
+    const names = [...this.optimizerTensors.keys()];
+    for (const name of names) {
+      const tensor = optimizerState.get(name);
+      if (tensor) this.slots.set(name, { dtype: tensor.dtype, shape: tensor.shape, source: () => tensor });
+    }
+    return names.filter((name) => !optimizerState.has(name));
   }
 
   /** Frees the sessions, and what lies on a device. */

@@ -4,8 +4,8 @@ import type { CompileOptions } from "../runtime/index.ts";
 import type { CheckpointStore } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingCallback } from "./events.ts";
 import type { LearnerOptions } from "./learner.ts";
-import type { Optimizer } from "./optimizer.ts";
 import type { Schedule, ScheduleSpec } from "./schedule.ts";
+import type { Optimizer } from "./transforms/index.ts";
 
 /** What the trainer hands on to its {@link Learner}. */
 type StepOptions = Pick<

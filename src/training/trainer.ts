@@ -1,16 +1,16 @@
 import { DataLoader, type LoadedBatch } from "../data/index.ts";
-import { fmt, must, RepmlpError } from "../errors.ts";
+import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import { countCorrect, evaluate } from "../inference/predictor.ts";
 import { cloneModule, countParameters, type Net } from "../nn/index.ts";
 import { dtypes, isFloating, rng, sameShape, sizeOf, type Tensor, type TensorSource } from "../tensor/index.ts";
 import { splitCheckpoint } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingEvent } from "./events.ts";
 import { Learner, oneHotTargets } from "./learner.ts";
-import { type Optimizer, sgd } from "./optimizer.ts";
 import { preciseBatchNorm } from "./precise-batch-norm.ts";
 import { changedSettings, type RunState, readState, type Settings, stateMetadata } from "./run-state.ts";
 import { type Schedule, scheduleOf } from "./schedule.ts";
 import type { TrainerOptions, TrainingSummary } from "./trainer-options.ts";
+import { type Optimizer, sgd } from "./transforms/index.ts";
 
 const noSums = (): RunState["sums"] => ({ loss: 0, correct: 0, images: 0, seconds: 0, waited: 0 });
 
@@ -178,8 +178,7 @@ export class Trainer {
     const bytes = ({ dtype, shape }: Pick<TensorSource, "dtype" | "shape">): number =>
       sizeOf(shape) * dtypes[dtype].bytes;
     const state = [...this.model.state()].reduce((n, [, p]) => n + bytes(p), 0);
-    const trained = [...this.model.parameters()].reduce((n, [, p]) => n + bytes(p), 0);
-    return state + this.optimizer.slots.length * trained + (this.options.ema ? state : 0);
+    return [...this.learner.optimizerTensors.values()].reduce((n, ref) => n + bytes(ref), state);
   }
 
   /** Trains to the end of the epoch; false when the signal stopped it before. */
@@ -408,7 +407,8 @@ export class Trainer {
       throw new RepmlpError(error.code, message, "file", { cause: error });
     }
     const slots = await Promise.all([...optimizer].map(async ([key, source]) => [key, await source.read()] as const));
-    this.learner.restore(state.step, new Map(slots));
+    const anew = this.learner.restore(state.step, new Map(slots));
+    if (anew.length) changed.push(`without saved state, starting anew: ${listed(anew, 3)}`);
     this.history.push(...state.history);
     this.sums = { ...state.sums };
     this.bestTop1 = state.bestTop1;

@@ -97,7 +97,9 @@ test("an update that waits for nothing keeps two buffers, with the same result",
   /** Gradient descent that does not use the scalars which make it wait. */
   const impatient: Optimizer = {
     ...sgd(),
-    update: ({ parameter, gradient }) => ({ parameter: sub(parameter, mul(gradient, 0.1)), slots: {} }),
+    apply: ({ parameters, gradients }) => ({
+      parameters: parameters.map(({ value }, i) => sub(value, mul(gradients[i], 0.1))),
+    }),
   };
   const inputShape = [3, 4, 6, 6];
   const { changed, inPlace } = lowerStep(
