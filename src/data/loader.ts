@@ -1,7 +1,7 @@
 import { fmt, must } from "../errors.ts";
 import { permutation, rng, sameShape } from "../tensor/index.ts";
 import { checkMixOptions, type MixOptions, mixed } from "./augment/mix.ts";
-import { type Batch, checkLabel, type Dataset } from "./sets/dataset.ts";
+import { type Batch, checkLabel, isLabelled, type PictureBatch, type PictureSet } from "./sets/dataset.ts";
 
 export interface LoaderOptions {
   /** Pictures per batch. */
@@ -14,7 +14,7 @@ export interface LoaderOptions {
   readonly dropLast?: boolean;
   /** Batches prepared ahead of the one in use; default 2. */
   readonly prefetch?: number;
-  /** Blends pictures and labels within each batch (mixup, CutMix); default not. */
+  /** Blends pictures and class labels within each batch (mixup, CutMix); default not. */
   readonly mix?: MixOptions;
 }
 
@@ -28,7 +28,10 @@ export interface LoaderState {
   readonly length: number;
 }
 
-export interface LoadedBatch extends Batch {
+export type LoadedBatch<B extends PictureBatch = Batch> = B & Place;
+
+/** Where a batch is from. */
+interface Place {
   readonly epoch: number;
   /** Position in the epoch, from 0. */
   readonly batch: number;
@@ -48,7 +51,7 @@ export interface LoadedBatch extends Batch {
  * for await (const { images, labels } of loader) …   // epoch 0
  * for await (const { images, labels } of loader) …   // epoch 1
  */
-export class DataLoader implements AsyncIterable<LoadedBatch> {
+export class DataLoader<B extends PictureBatch = Batch> implements AsyncIterable<LoadedBatch<B>> {
   /** Batches in one epoch. */
   readonly length: number;
   readonly #options: Required<Omit<LoaderOptions, "mix">> & Pick<LoaderOptions, "mix">;
@@ -58,7 +61,7 @@ export class DataLoader implements AsyncIterable<LoadedBatch> {
 
   /** @throws `loader/options` for a batch size that is no positive integer, or when no batch is left */
   constructor(
-    readonly dataset: Dataset,
+    readonly dataset: PictureSet<B>,
     options: LoaderOptions,
   ) {
     this.#options = { shuffle: false, seed: 0, dropLast: false, prefetch: 2, ...options };
@@ -68,6 +71,10 @@ export class DataLoader implements AsyncIterable<LoadedBatch> {
     usage(Number.isInteger(batchSize) && batchSize > 0, () => `batchSize must be a positive integer, got ${batchSize}`);
     usage(Number.isInteger(prefetch) && prefetch >= 0, () => `prefetch must be an integer from 0, got ${prefetch}`);
     if (options.mix) checkMixOptions(options.mix);
+    usage(
+      !options.mix || isLabelled(dataset),
+      () => "mix blends class labels, but these pictures have none. Leave mix out",
+    );
     this.length = Math[dropLast ? "floor" : "ceil"](dataset.length / batchSize);
     usage(
       this.length > 0,
@@ -124,9 +131,9 @@ export class DataLoader implements AsyncIterable<LoadedBatch> {
     return this.#order.indices.slice(batch * batchSize, (batch + 1) * batchSize);
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<LoadedBatch, void, undefined> {
+  async *[Symbol.asyncIterator](): AsyncGenerator<LoadedBatch<B>, void, undefined> {
     const epoch = this.#epoch;
-    const pending: Promise<LoadedBatch>[] = [];
+    const pending: Promise<LoadedBatch<B>>[] = [];
     let ahead = this.#batch;
     for (let batch = ahead; batch < this.length; batch++) {
       for (; ahead < this.length && ahead <= batch + this.#options.prefetch; ahead++) {
@@ -143,25 +150,40 @@ export class DataLoader implements AsyncIterable<LoadedBatch> {
     }
   }
 
-  async #load(epoch: number, batch: number): Promise<LoadedBatch> {
+  async #load(epoch: number, batch: number): Promise<LoadedBatch<B>> {
     const indices = this.indicesOf(epoch, batch);
-    const { seed, mix } = this.#options;
+    const { seed } = this.#options;
     const loaded = await this.dataset.batch(indices, { seed, epoch });
     checkBatch(loaded, indices, this.dataset);
-    const ready = mix ? mixed(loaded, this.dataset.classes.length, mix, { seed, epoch }, batch) : loaded;
-    return { ...ready, epoch, batch, indices };
+    return { ...this.#mixed(loaded, epoch, batch), epoch, batch, indices };
+  }
+
+  #mixed(loaded: B, epoch: number, batch: number): B {
+    const { dataset } = this;
+    const { seed, mix } = this.#options;
+    if (!mix || !isLabelled(dataset)) return loaded;
+    const labelled: PictureBatch = loaded;
+    return mixed(labelled as B & Batch, dataset.classes.length, mix, { seed, epoch }, batch);
   }
 }
 
 /** What a data set of one's own gets wrong would otherwise be trained on: a label beyond its row marks the next picture. */
-function checkBatch({ images, labels }: Batch, indices: Uint32Array, { classes, imageShape }: Dataset): void {
-  const expected = [indices.length, ...imageShape];
+function checkBatch(
+  { images, labels = new Int32Array(), targets }: PictureBatch & Partial<Batch>,
+  indices: Uint32Array,
+  data: PictureSet,
+): void {
+  const expected = [indices.length, ...data.imageShape];
+  const labelled = isLabelled(data);
+  const beside = labelled ? labels.length : (targets?.shape[0] ?? indices.length);
   must(
-    sameShape(images.shape, expected) && labels.length === indices.length,
+    sameShape(images.shape, expected) && beside === indices.length,
     "data/batch",
     () =>
-      `dataset: the batch of pictures ${indices[0]}, … must be ${fmt(expected)} with ${indices.length} labels, got ${fmt(images.shape)} with ${labels.length}. Give every picture the size of imageShape.`,
+      `dataset: the batch of pictures ${indices[0]}, … must be ${fmt(expected)} with ${indices.length} ${labelled ? "labels" : "targets"}, got ${fmt(images.shape)} with ${beside}. Give every picture the size of imageShape.`,
     "file",
   );
-  for (const [i, label] of labels.entries()) checkLabel(label, classes.length, () => `dataset: picture ${indices[i]}`);
+  if (!labelled) return;
+  for (const [i, label] of labels.entries())
+    checkLabel(label, data.classes.length, () => `dataset: picture ${indices[i]}`);
 }

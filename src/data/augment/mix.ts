@@ -34,7 +34,13 @@ export function checkMixOptions({ mixup = 0, cutmix = 0, probability = 1, switch
  * Mixes each picture with the one at the mirrored place of the batch (the first with the last, …), all with one weight.
  * Returns the batch with `targets` `[N, classes]` whether or not it was drawn to be mixed.
  */
-export function mixed(batch: Batch, classes: number, options: MixOptions, draw: Draw, batchNumber: number): Batch {
+export function mixed<B extends Batch>(
+  batch: B,
+  classes: number,
+  options: MixOptions,
+  draw: Draw,
+  batchNumber: number,
+): B {
   const { mixup = 0, cutmix = 0, probability = 1, switchProbability = 0.5 } = options;
   const random = rng(draw.seed, `mix/${draw.epoch}/${batchNumber}`);
   if (random.next() >= probability) return { ...batch, targets: softTargets(batch.labels, classes, 1) };
