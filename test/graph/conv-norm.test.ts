@@ -70,7 +70,7 @@ describe("a 1×1 convolution trained in one with its batch norm", () => {
         shape,
       ).output.node.op.name;
     };
-    expect(opsOf(convolution(64, 256), [8, 64, 28, 28])).toBe("conv2d");
+    expect(opsOf(convolution(64, 256), [8, 64, 28, 28])).toBe("pointwiseNorm");
     expect(opsOf(convolution(256, 64), [8, 256, 28, 28])).toBe("batchNormTrain");
     expect(opsOf(convolution(4, 8), [2, 4, 3, 3])).toBe("batchNormTrain");
   });

@@ -10,7 +10,6 @@ import {
   cast,
   ceil,
   channelAffine,
-  channelGram,
   channelScale,
   clip,
   concat,
@@ -420,16 +419,33 @@ const convolutions: OpCase[] = [
   }),
 ];
 
-const pointwiseNorms = variants("channelGram", {
-  images: [{ x: image }, ({ x }) => channelGram(x)],
-  "a 1x1 convolution with its norm": [
+const pointwiseNorm: Record<string, [Inputs, Build]> = {
+  "output and statistics": [
     { x: [3, 4, 5, 2], w: [6, 4, 1, 1], g: { shape: [6], range: positiveRange }, b: [6] },
-    ({ x, w, g, b }) => {
-      const { y, mean, variance } = pointwiseNormTrain(x, w, g, b);
-      return [y, mean, variance];
-    },
+    ({ x, w, g, b }) => Object.values(pointwiseNormTrain(x, w, g, b)),
   ],
-});
+  "only the output": [
+    { x: [3, 4, 5, 2], w: [6, 4, 1, 1], g: { shape: [6], range: positiveRange }, b: [6] },
+    ({ x, w, g, b }) => pointwiseNormTrain(x, w, g, b).y,
+  ],
+  "only the mean": [
+    { x: [3, 4, 5, 2], w: [6, 4, 1, 1], g: [6], b: [6] },
+    ({ x, w, g, b }) => pointwiseNormTrain(x, w, g, b).mean,
+  ],
+  "only the variance": [
+    { x: [3, 4, 5, 2], w: [6, 4, 1, 1], g: [6], b: [6] },
+    ({ x, w, g, b }) => pointwiseNormTrain(x, w, g, b).variance,
+  ],
+};
+const pointwiseNorms: OpCase[] = [
+  ...variants("pointwiseNorm", pointwiseNorm),
+  ...variants("outputInputCovariance", {
+    "the gradient of a variance": [
+      { x: [3, 4, 5, 2], w: [6, 4, 1, 1], g: [6], b: [6], d: [6] },
+      ({ x, w, g, b, d }) => grad(reduceSum(mul(pointwiseNormTrain(x, w, g, b).variance, d)), [w]),
+    ],
+  }),
+];
 
 // --- pools, resizing, norms ----------------------------------------------------------------------------------------
 
@@ -540,6 +556,12 @@ const norms: OpCase[] = [
       ],
     }),
   ),
+  ...variants("centreChannels", {
+    "before a norm, far from 0": [
+      { x: { shape: image, range: [20, 22] }, w: [3], b: [3] },
+      ({ x, w, b }) => Object.values(batchNormTrain(x, w, b)),
+    ],
+  }),
   ...variants("channelAffine", {
     images: [{ x: image, s: [3], t: [3] }, ({ x, s, t }) => channelAffine(x, s, t)],
     rows: [{ x: [5, 3], s: [3], t: [3] }, ({ x, s, t }) => channelAffine(x, s, t)],

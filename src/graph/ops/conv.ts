@@ -248,7 +248,8 @@ const gradWeightOp = defineOp<GradWeightAttrs>({
 
 const gradInput = (dy: Value, w: Value, inputShape: Shape, attrs: ConvAttrs): Value =>
   gradInputOp([dy, w], { ...attrs, inputShape });
-const gradWeight = (x: Value, dy: Value, weightShape: Shape, attrs: ConvAttrs): Value =>
+/** Gradient of {@link conv2d} for its weights. */
+export const gradWeight = (x: Value, dy: Value, weightShape: Shape, attrs: ConvAttrs): Value =>
   gradWeightOp([x, dy], { ...attrs, weightShape });
 
 /** Convolution: `[N, C, H, W]` ∗ `[O, C/groups, kH, kW]` → `[N, O, H', W']` (no bias). */

@@ -1,6 +1,6 @@
 import { fmt, must } from "../../errors.ts";
 import { type Shape, sizeOf } from "../../tensor/index.ts";
-import type { Handle } from "../emitter.ts";
+import type { Emitter, Handle } from "../emitter.ts";
 import type { Layout } from "../layout.ts";
 import type { Lowering, Physical } from "../op.ts";
 import { defineOp, type TensorType, type Value } from "../value.ts";
@@ -48,8 +48,8 @@ interface NormAttrs {
  * ONNX's inference batch norm. The CPU kernel accepts exactly eps; scale and shift alone are the case of mean 0,
  * variance 1, eps 0.
  */
-const affine = (lowering: Lowering, x: Handle, vectors: readonly Handle[], eps: number): Handle =>
-  lowering.emit.node("BatchNormalization", [x, ...vectors], { epsilon: { float: eps } }, x.shape);
+const affine = (emit: Emitter, x: Handle, vectors: readonly Handle[], eps: number): Handle =>
+  emit.node("BatchNormalization", [x, ...vectors], { epsilon: { float: eps } }, x.shape);
 
 const batchNormOp = defineOp<NormAttrs>({
   name: "batchNorm",
@@ -62,19 +62,21 @@ const batchNormOp = defineOp<NormAttrs>({
     const deviation = sqrt(add(variance, eps));
     const scale = div(weight, deviation);
     const sum = channelSum(dy);
-    const centred = div(sub(channelSum(mul(dy, x)), mul(mean, sum)), deviation);
+    // Centred before it is summed: Σ dy·x − mean·Σ dy would lose what the two have in common.
+    const centred = sub(x, asChannelShape(mean, x.shape.length));
+    const dweight = div(channelSum(mul(dy, centred)), deviation);
     return [
       channelScale(dy, scale),
-      centred,
+      dweight,
       sum,
       neg(mul(scale, sum)),
-      mul(mul(centred, weight), div(-0.5, add(variance, eps))),
+      mul(mul(dweight, weight), div(-0.5, add(variance, eps))),
     ];
   },
   lower: (lowering, { inputs: [x, ...vectors] }, { eps }) => {
     const { handle, layout } = asChannels(lowering, x);
     const y = affine(
-      lowering,
+      lowering.emit,
       handle,
       vectors.map((v) => lowering.read(v)),
       eps,
@@ -100,7 +102,7 @@ const channelAffineOp = defineOp<Record<string, never>>({
     const { handle, layout } = asChannels(lowering, x);
     const c = x.shape[1];
     const [zero, one] = [0, 1].map((v) => emit.constantVector(v, c, x.dtype));
-    const y = affine(lowering, handle, [lowering.read(scale), lowering.read(shift), zero, one], 0);
+    const y = affine(emit, handle, [lowering.read(scale), lowering.read(shift), zero, one], 0);
     return fromChannels(lowering, y, x.shape, layout);
   },
 });
@@ -137,6 +139,48 @@ export function splitChannelScale(v: Value): { readonly x: Value; readonly scale
   return { x: v.node.inputs[0], scale: v.node.inputs[1] };
 }
 
+const centreOp = defineOp<Record<string, never>>({
+  name: "centreChannels",
+  inputs: ["x"],
+  infer: ([x]) => {
+    must(x.shape.length >= 2, "centreChannels/rank", () => `centreChannels: x must be [N, C, …], got ${fmt(x.shape)}`);
+    return [x, { dtype: x.dtype, shape: [x.shape[1]] }];
+  },
+  // The shift counts as a constant; see below.
+  vjp: ({ grads: [dcentred] }) => [dcentred],
+  lower: (lowering, { inputs: [x] }) => {
+    const { emit } = lowering;
+    const layout = lowering.layoutOf(x);
+    const [n, c, ...rest] = x.shape;
+    const { axes, column, view } =
+      layout === "batchLast"
+        ? { view: [c, perChannel(x.shape)], axes: [1], column: [c, 1] }
+        : { view: [n, c, sizeOf(rest)], axes: [0, 2], column: [1, c, 1] };
+    const handle = emit.reshape(lowering.read(x, layout), view);
+    const shift = emit.reduce("ReduceMean", handle, axes, false);
+    const centred = emit.sub(handle, emit.reshape(shift, column));
+    return [fromChannels(lowering, centred, x.shape, layout), { handle: shift, layout: "natural" }];
+  },
+});
+
+/**
+ * x minus a shift per channel (axis 1), and the shift `[C]`: the channel's mean, but for rounding. Where a mean is large
+ * beside the deviation, float32 has few digits left for what varies; the difference to a number so close is exact.
+ *
+ * To be used only where the result is the same for any shift, as that of a batch norm is: the gradient takes the shift
+ * for a constant.
+ */
+export function centreChannels(x: Value): { readonly centred: Value; readonly shift: Value } {
+  const [centred, shift] = centreOp.all([x], {});
+  return { centred, shift };
+}
+
+/** Axes of a handle from {@link asChannels} that its channels are reduced over, and the shape that broadcasts back. */
+const channelAxes = ({ shape }: Handle): { readonly axes: number[]; readonly column: Shape } => ({
+  axes: shape.map((_, i) => i).filter((i) => i !== 1),
+  column: shape.map((d, i) => (i === 1 ? d : 1)),
+});
+
 const batchNormTrainOp = defineOp<NormAttrs>({
   name: "batchNormTrain",
   inputs: ["x", "weight", "bias"],
@@ -155,6 +199,7 @@ const batchNormTrainOp = defineOp<NormAttrs>({
    *   dbias = s1, dweight = inv·(s2 − mean·s1), dx = weight·inv·(D + b·x + c),
    *   b = −inv·dweight/m, c = −s1/m − b·mean.
    * Cotangents of the mean and the variance add dmean/m + 2·dvar·(x − mean)/m.
+   * x is centred, so mean is what rounding left, and nothing large cancels.
    */
   vjp: ({ inputs: [x, weight], outputs: [, mean, variance], grads: [dy, dmean, dvar], attrs: { eps } }) => {
     const m = perChannel(x.shape);
@@ -177,23 +222,31 @@ const batchNormTrainOp = defineOp<NormAttrs>({
     }
     return [dx, dweight, dbias];
   },
-  lower: (lowering, node, { eps }) => lowerBatchNormTrain(lowering, node.inputs, eps),
+  lower: (lowering, { inputs: [x, weight, bias] }, { eps }) => {
+    const { handle, layout } = asChannels(lowering, x);
+    const { y, mean, variance } = normalizeByBatch(lowering, handle, lowering.read(weight), lowering.read(bias), eps);
+    const vector = (h: Handle): Physical => ({ handle: h, layout: "natural" });
+    return [fromChannels(lowering, y, x.shape, layout), vector(mean), vector(variance)];
+  },
 });
 
-function lowerBatchNormTrain(lowering: Lowering, [x, weight, bias]: readonly Value[], eps: number): Physical[] {
+/** The norm of `x` `[N, C, …]`, channels on axis 1, by its own statistics; precise where x is centred. */
+export function normalizeByBatch(
+  lowering: Lowering,
+  x: Handle,
+  gamma: Handle,
+  beta: Handle,
+  eps: number,
+): { readonly y: Handle; readonly mean: Handle; readonly variance: Handle } {
   const { emit, target } = lowering;
-  const { handle, layout } = asChannels(lowering, x);
-  const [gamma, beta] = [lowering.read(weight), lowering.read(bias)];
-  const vector = (h: Handle): Physical => ({ handle: h, layout: "natural" });
   if (target.device === "webgpu" || x.dtype === "float64") {
     // The device has no training batch norm: means, then the inference kernel with them.
-    const axes = handle.shape.map((_, i) => i).filter((i) => i !== 1);
-    const column = [1, x.shape[1], ...new Array<number>(handle.shape.length - 2).fill(1)];
-    const mean = emit.reduce("ReduceMean", handle, axes, false);
-    const centred = emit.sub(handle, emit.reshape(mean, column));
+    const { axes, column } = channelAxes(x);
+    const mean = emit.reduce("ReduceMean", x, axes, false);
+    const centred = emit.sub(x, emit.reshape(mean, column));
     const variance = emit.reduce("ReduceMean", emit.mul(centred, centred), axes, false);
-    const y = affine(lowering, handle, [gamma, beta, mean, variance], eps);
-    return [fromChannels(lowering, y, x.shape, layout), vector(mean), vector(variance)];
+    const zero = emit.constantVector(0, x.shape[1], x.dtype);
+    return { y: affine(emit, centred, [gamma, beta, zero, variance], eps), mean, variance };
   }
   // The CPU kernel writes its statistics over its own mean and variance inputs, even over constants: every node gets
   // inputs of its own. Their values do not matter with momentum 0; the factors are such as nobody multiplies by, since
@@ -202,12 +255,12 @@ function lowerBatchNormTrain(lowering: Lowering, [x, weight, bias]: readonly Val
     emit.nodeAll("Mul", [of, emit.scalar(1e-30 * lowering.nextPrivate(), of.dtype)], {}, [of], { unique: true })[0];
   const [y, mean, variance] = emit.nodeAll(
     "BatchNormalization",
-    [handle, gamma, beta, own(beta), own(gamma)],
+    [x, gamma, beta, own(beta), own(gamma)],
     { epsilon: { float: eps }, momentum: { float: 0 }, training_mode: 1 },
-    [handle, gamma, gamma],
+    [x, gamma, gamma],
     { unique: true },
   );
-  return [fromChannels(lowering, y, x.shape, layout), vector(mean), vector(variance)];
+  return { y, mean, variance };
 }
 
 /** Output of a batch norm with the batch's own statistics; its mean and its biased variance, `[C]` each. */
@@ -219,8 +272,9 @@ export interface BatchNormalized {
 
 /** Batch norm with the batch's own statistics. */
 export function batchNormTrain(x: Value, weight: Value, bias: Value, eps = 1e-5): BatchNormalized {
-  const [y, mean, variance] = batchNormTrainOp.all([x, weight, bias], { eps });
-  return { y, mean, variance };
+  const { centred, shift } = centreChannels(x);
+  const [y, mean, variance] = batchNormTrainOp.all([centred, weight, bias], { eps });
+  return { y, mean: add(shift, mean), variance };
 }
 
 /** A per-channel vector `[C]` as `[1, C, 1, …]`, to broadcast against `[N, C, …]`. */
