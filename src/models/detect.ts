@@ -1,9 +1,10 @@
-import { RepMLP, withFc3BatchNorm } from "../blocks/index.ts";
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import type { Module, Net } from "../nn/index.ts";
 import { deployForm } from "../reparam/index.ts";
 import { type Shape, sameShape } from "../tensor/index.ts";
-import { type CreateOptions, createModel, listModels, modelInfo } from "./registry.ts";
+import type { Family, ModelOptions } from "./family.ts";
+import { type NamedState, namedStates, type Taken } from "./naming.ts";
+import { createModel, families, familyOf, modelInfo } from "./registry.ts";
 
 /** Which of the two forms of a network a state dict belongs to. */
 export type ModelForm = "train" | "deploy";
@@ -15,8 +16,8 @@ export interface DetectedModel {
   readonly form: ModelForm;
   /** Outputs of the network's head; the architecture's default where the head does not depend on it. */
   readonly numClasses: number | undefined;
-  /** A training form made of the merged one: a batch norm after each FC3 and nothing else; see `withFc3BatchNorm`. */
-  readonly fc3BatchNorm?: true;
+  /** One of the family's further training forms, made of the merged one, such as `fc3BatchNorm`. */
+  readonly trainingForm?: string;
 }
 
 /** Keys and shapes; values are not needed. */
@@ -24,69 +25,112 @@ export type StateShapes = ReadonlyMap<string, { readonly shape: Shape }>;
 
 export interface DetectOptions {
   /** Only this architecture is considered. */
-  readonly arch?: string;
+  readonly arch?: string | undefined;
   /** The architecture to take where several have these keys and shapes, such as the one a file's metadata name. */
   readonly prefer?: string | undefined;
   /** Options of the architecture other than its defaults (`imageSize`, …). */
-  readonly options?: CreateOptions & Readonly<Record<string, unknown>>;
+  readonly options?: ModelOptions;
+  /** What the network's keys begin with; keys without it are left out. Default: what makes the keys fit. */
+  readonly prefix?: string | undefined;
   /** What to call the state dict in errors. Default `checkpoint`. */
   readonly where?: string;
 }
 
-/** What a state dict may be of; a merged network with batch norms after FC3 is one way to train. */
-type Shaping = ModelForm | "fc3BatchNorm";
-const shapings: readonly Shaping[] = ["train", "deploy", "fc3BatchNorm"];
+/** A state dict whose network is known, under the names that it has here. */
+export interface IdentifiedState<T> {
+  readonly found: DetectedModel;
+  readonly entries: ReadonlyMap<string, T>;
+  readonly taken: Taken;
+}
 
 /**
  * Finds architecture, form and number of classes from the keys and shapes of a state dict. Counters
- * (`num_batches_tracked`) may be absent.
+ * (`num_batches_tracked`) may be absent; keys may have a prefix, wrappers' names in them, or the names of timm.
  *
  * @throws `detect/unknown` naming the nearest architecture and how the keys or shapes differ from it;
- *   `detect/ambiguous` when several architectures have these keys and shapes, and none of them is preferred
+ *   `detect/ambiguous` when several architectures have these keys and shapes, and none of them is preferred;
+ *   `detect/prefix` when the keys have prefixes and fit only in part; `detect/half-merged` naming a merged block
  */
-export function detectModel(
-  entries: StateShapes,
-  { arch, prefer, options = {}, where }: DetectOptions = {},
-): DetectedModel {
-  const file = where ?? "checkpoint";
-  const names = arch === undefined ? buildable(options) : [modelInfo(arch).name];
+export const detectModel = (entries: StateShapes, options: DetectOptions = {}): DetectedModel =>
+  identifyState(entries, options).found;
+
+/** As {@link detectModel}, with the state dict under the names that the network has here. */
+export function identifyState<T extends { readonly shape: Shape }>(
+  entries: ReadonlyMap<string, T>,
+  options: DetectOptions = {},
+): IdentifiedState<T> {
+  const { where = "checkpoint", arch } = options;
+  mustHavePrefix([...entries.keys()], options.prefix, where);
+  const plausible = readingsOf(entries, options);
+  must(plausible.length, "detect/unknown", () => strangeMessage(where, [...entries.keys()]), "model");
+  const readings = mustBeBuildable(plausible, options.options ?? {});
   // Most files hold the training form, which is the cheaper one to build.
-  for (const form of shapings) {
-    const found = names.flatMap((name) => (hasKeysOf(entries, name, form, options) ? [name] : []));
-    const fitting = found
-      .map((name) => candidate(name, form, entries, options))
-      .filter((c) => !compare(c, entries).count);
-    const preferred = fitting.find((c) => c.name === prefer);
-    if (!preferred) mustBeOne(fitting, file);
-    const one = preferred ?? fitting.at(0);
-    if (one)
-      return {
-        name: one.name,
-        form: form === "deploy" ? "deploy" : "train",
-        numClasses: one.numClasses,
-        ...(form === "fc3BatchNorm" && { fc3BatchNorm: true }),
-      };
-  }
-  const form = [...entries.keys()].some((key) => key.endsWith("running_var")) ? "train" : "deploy";
-  const differences = names.map((name) => compare(candidate(name, form, entries, options), entries));
-  const nearest = differences.reduce((a, b) => (b.count < a.count ? b : a));
-  throw new RepmlpError("detect/unknown", unknownMessage(nearest, arch, file), "model");
+  for (const whole of [true, false])
+    for (const shaping of ["train", "deploy", "extra"] as const) {
+      const fitting = readings.filter((r) => r.state.whole === whole).flatMap((r) => fittingOf(r, shaping, options));
+      if (!whole) mustBeWhole(fitting, where);
+      const preferred = fitting.find((c) => c.name === options.prefer);
+      if (!preferred) mustBeOne(fitting, where);
+      const one = preferred ?? fitting.at(0);
+      if (one) return { found: one.found, entries: one.state.entries, taken: one.state.taken };
+    }
+  throw nearestError(readings, arch, where, options.options ?? {});
 }
 
-/** Architectures that exist with these options; another image size, say, does not suit all. */
-function buildable(options: Options): string[] {
-  const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  const names = listModels().filter((name) => !given.length || isBuildable(name, options));
+function mustHavePrefix(keys: readonly string[], prefix: string | undefined, where: string): void {
   must(
-    names.length,
+    !prefix || keys.some((key) => key.startsWith(prefix)),
+    "detect/prefix",
+    () =>
+      `${where}: no key begins with "${prefix}"; there are ${listed(keys, 3)}. Leave --prefix out to have it found.`,
+    "usage",
+  );
+}
+
+/** A state dict read as one of a family's, and the architectures that it may be. */
+interface Reading<T> {
+  readonly family: Family;
+  readonly names: readonly string[];
+  readonly state: NamedState<T>;
+}
+
+function readingsOf<T extends { readonly shape: Shape }>(
+  entries: ReadonlyMap<string, T>,
+  { arch, prefix }: DetectOptions,
+): Reading<T>[] {
+  if (arch === undefined)
+    return families.flatMap((family) =>
+      namedStates(entries, family, prefix).map((state) => ({ family, names: Object.keys(family.variants), state })),
+    );
+  const family = familyOf(arch);
+  const names = [modelInfo(arch).name];
+  const states = namedStates(entries, family, prefix);
+  // What was named is compared in any case, to say how it differs.
+  return (states.length ? states : [plain(entries)]).map((state) => ({ family, names, state }));
+}
+
+const plain = <T>(entries: ReadonlyMap<string, T>): NamedState<T> => ({ entries, whole: true, taken: {} });
+
+/** Architectures that exist with these options; another image size, say, does not suit all. */
+function mustBeBuildable<T>(readings: readonly Reading<T>[], options: ModelOptions): Reading<T>[] {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  if (!given.length) return [...readings];
+  const left = readings
+    .map((r) => ({
+      ...r,
+      names: r.names.length === 1 ? r.names : r.names.filter((name) => isBuildable(name, options)),
+    }))
+    .filter(({ names }) => names.length);
+  must(
+    left.length,
     "detect/options",
     () => `no architecture can be built with ${given.map(([name, value]) => `${name} ${value}`).join(", ")}`,
     "usage",
   );
-  return names;
+  return left;
 }
 
-function isBuildable(name: string, options: Options): boolean {
+function isBuildable(name: string, options: ModelOptions): boolean {
   try {
     createModel(name, options);
     return true;
@@ -96,7 +140,37 @@ function isBuildable(name: string, options: Options): boolean {
   }
 }
 
-function mustBeOne(fitting: readonly Candidate[], where: string): void {
+interface Fitting<T> extends Candidate {
+  readonly found: DetectedModel;
+  readonly state: NamedState<T>;
+}
+
+/** Architectures of a reading that have its keys and shapes in a form. */
+function fittingOf<T extends { readonly shape: Shape }>(
+  { family, names, state }: Reading<T>,
+  shaping: "train" | "deploy" | "extra",
+  { options = {} }: DetectOptions,
+): Fitting<T>[] {
+  const forms = shaping === "extra" ? Object.keys(family.trainingForms) : [shaping];
+  return forms.flatMap((form) =>
+    names
+      .filter((name) => hasKeysOf(state.entries, name, form, options))
+      .map((name) => candidate(name, form, state.entries, options))
+      .filter((c) => !compare(c, state.entries).count)
+      .map((c) => ({
+        ...c,
+        state,
+        found: {
+          name: c.name,
+          form: form === "deploy" ? "deploy" : "train",
+          numClasses: c.numClasses,
+          ...(shaping === "extra" && { trainingForm: form }),
+        },
+      })),
+  );
+}
+
+function mustBeOne(fitting: readonly Fitting<unknown>[], where: string): void {
   must(
     fitting.length < 2,
     "detect/ambiguous",
@@ -105,53 +179,80 @@ function mustBeOne(fitting: readonly Candidate[], where: string): void {
   );
 }
 
-/** A network in the form that a state dict belongs to, in evaluation mode, without values. */
-export function createDetected(
-  { name, form, numClasses, fc3BatchNorm }: DetectedModel,
-  options: CreateOptions & Readonly<Record<string, unknown>> = {},
-): Net {
-  return shaped(createModel(name, { ...options, numClasses }).eval(), fc3BatchNorm ? "fc3BatchNorm" : form).eval();
+/** A part of a file is only taken when that was asked for. */
+function mustBeWhole(fitting: readonly Fitting<unknown>[], where: string): void {
+  must(
+    !fitting.length,
+    "detect/prefix",
+    () => {
+      const prefixes = [...new Set(fitting.map(({ state }) => state.taken.prefix ?? ""))];
+      const [{ name, state }] = fitting;
+      const others = state.taken.leftOut ?? [];
+      return prefixes.length > 1
+        ? `${where}: holds a network under each of ${prefixes.map((p) => `"${p}"`).join(", ")}. Say which: --prefix ${prefixes[0]} on the command line.`
+        : `${where}: the keys under "${prefixes[0]}" are those of ${name}; ${others.length} others are not: ${listed(others, 3)}. To leave those out say --prefix ${prefixes[0]} on the command line.`;
+    },
+    "usage",
+  );
 }
 
-function shaped<M extends Module>(model: M, shaping: Shaping): M {
-  if (shaping === "train") return model;
+/** A network in the form that a state dict belongs to, in evaluation mode, without values. */
+export function createDetected(
+  { name, form, numClasses, trainingForm }: DetectedModel,
+  options: ModelOptions = {},
+): Net {
+  return shaped(name, createModel(name, { ...options, numClasses }).eval(), trainingForm ?? form).eval();
+}
+
+/** `train`, `deploy`, or one of the family's further training forms. */
+function shaped<M extends Module>(name: string, model: M, form: string): M {
+  if (form === "train") return model;
   const merged = deployForm(model);
-  return shaping === "deploy" ? merged : withFc3BatchNorm(merged);
+  return form === "deploy" ? merged : familyOf(name).trainingForms[form].make(merged);
 }
 
 interface Candidate {
   readonly name: string;
-  readonly form: Shaping;
+  readonly form: string;
   readonly numClasses: number | undefined;
   readonly shapes: ReadonlyMap<string, Shape>;
 }
 
-type Options = NonNullable<DetectOptions["options"]>;
+const built = new Map<string, Module | undefined>();
 
-const built = new Map<string, Module>();
-
-/** A network without values. Kept: it takes long to build and merge, and every file is compared with all of them. */
-function build(name: string, form: Shaping, options: Options): Module {
+/**
+ * A network without values; nothing where it has no such form. Kept: it takes long to build and merge, and every file
+ * is compared with all that are plausible.
+ */
+function build(name: string, form: string, options: ModelOptions): Module | undefined {
   const asked = JSON.stringify([name, form, options]);
-  const model = built.get(asked) ?? shaped(createModel(name, options), form);
-  built.set(asked, model);
-  return model;
+  if (!built.has(asked)) built.set(asked, buildNow(name, form, options));
+  return built.get(asked);
 }
 
-const shapesOf = (name: string, form: Shaping, options: Options): Map<string, Shape> =>
-  new Map([...build(name, form, options).state()].map(([key, p]) => [key, p.shape]));
+function buildNow(name: string, form: string, options: ModelOptions): Module | undefined {
+  const model = createModel(name, options);
+  if (form === "train" || form === "deploy") return shaped(name, model, form);
+  try {
+    return shaped(name, model, form);
+  } catch (error) {
+    // Not every network of a family has what a further form is made of.
+    if (error instanceof RepmlpError) return undefined;
+    throw error;
+  }
+}
+
+const shapesOf = (name: string, form: string, options: ModelOptions): Map<string, Shape> =>
+  new Map([...(build(name, form, options)?.state() ?? [])].map(([key, p]) => [key, p.shape]));
 
 const isCounter = (key: string): boolean => key.endsWith("num_batches_tracked");
 
-/** Networks without RepMLP have nothing to put a batch norm after. */
-const hasRepMLP = (name: string, options: Options): boolean =>
-  [...build(name, "train", options).modules()].some(([, m]) => m instanceof RepMLP);
-
 /** Whether the keys are those of an architecture, whatever the shapes. Ends at the first key that is not. */
-function hasKeysOf(entries: StateShapes, name: string, form: Shaping, options: Options): boolean {
-  if (form === "fc3BatchNorm" && !hasRepMLP(name, options)) return false;
+function hasKeysOf(entries: StateShapes, name: string, form: string, options: ModelOptions): boolean {
+  const model = build(name, form, options);
+  if (!model) return false;
   const own = new Set<string>();
-  for (const [key] of build(name, form, options).state()) {
+  for (const [key] of model.state()) {
     if (!entries.has(key) && !isCounter(key)) return false;
     own.add(key);
   }
@@ -159,13 +260,13 @@ function hasKeysOf(entries: StateShapes, name: string, form: Shaping, options: O
 }
 
 /** One form of an architecture, with the number of classes that the head in `entries` has. */
-function candidate(name: string, form: Shaping, entries: StateShapes, options: Options): Candidate {
+function candidate(name: string, form: string, entries: StateShapes, options: ModelOptions): Candidate {
   const numClasses = options.numClasses ?? classesOf(name, entries, options);
   return { name, form, numClasses, shapes: shapesOf(name, form, { ...options, numClasses }) };
 }
 
 /** The head of an architecture is what changes with the number of classes: keys, and the axis of the classes. */
-function* headOf(name: string, options: Options): Iterable<readonly [key: string, axis: number]> {
+function* headOf(name: string, options: ModelOptions): Iterable<readonly [key: string, axis: number]> {
   const [a, b] = [11, 13].map((numClasses) => shapesOf(name, "train", { ...options, numClasses }));
   for (const [key, shape] of a) {
     const other = b.get(key);
@@ -175,10 +276,10 @@ function* headOf(name: string, options: Options): Iterable<readonly [key: string
 }
 
 /** Keys of an architecture's head: what depends on the number of classes. */
-export const headKeys = (name: string, options: Options = {}): string[] =>
+export const headKeys = (name: string, options: ModelOptions = {}): string[] =>
   [...headOf(name, options)].map(([key]) => key);
 
-function classesOf(name: string, entries: StateShapes, options: Options): number | undefined {
+function classesOf(name: string, entries: StateShapes, options: ModelOptions): number | undefined {
   for (const [key, axis] of headOf(name, options)) {
     const found = entries.get(key)?.shape[axis];
     if (found) return found;
@@ -207,22 +308,68 @@ function compare(candidate: Candidate, entries: StateShapes): Difference {
   return { candidate, missing, unexpected, reshaped, count: missing.length + unexpected.length + reshaped.length };
 }
 
-const words: Readonly<Record<Shaping, string>> = {
-  train: "training form",
-  deploy: "deploy form",
-  fc3BatchNorm: "merged form with batch norms after FC3",
-};
+function nearestError<T extends { readonly shape: Shape }>(
+  readings: readonly Reading<T>[],
+  arch: string | undefined,
+  where: string,
+  options: ModelOptions,
+): RepmlpError {
+  const differences = readings.flatMap(({ family, names, state }) => {
+    const form = [...state.entries.keys()].some((key) => key.endsWith("running_var")) ? "train" : "deploy";
+    return names.map((name) => ({
+      ...compare(candidate(name, form, state.entries, options), state.entries),
+      ...{ family, state },
+    }));
+  });
+  const nearest = differences.reduce((a, b) => (b.count < a.count ? b : a));
+  const { name } = nearest.candidate;
+  const half = halfMerged(name, nearest.state.entries, options);
+  if (half) return new RepmlpError("detect/half-merged", `${where}: ${half}`, "model");
+  return new RepmlpError("detect/unknown", unknownMessage(nearest, nearest.state, arch, where), "model");
+}
 
-function unknownMessage(difference: Difference, arch: string | undefined, where: string): string {
-  const { candidate, missing, unexpected, reshaped } = difference;
+/** What to say of a file in which some blocks are merged and others are not, and all else is as it should be. */
+function halfMerged(name: string, entries: StateShapes, options: ModelOptions): string | undefined {
+  const train = build(name, "train", options)!;
+  const blocks: string[] = [];
+  const merged = deployForm(train, (block) => block.merged && blocks.push(block.path));
+  const has = (form: Module, path: string): boolean =>
+    [...form.state()].every(([key]) => !key.startsWith(`${path}.`) || isCounter(key) || entries.has(key));
+  const [done, left] = [merged, train].map((form) => blocks.filter((path) => has(form, path)));
+  const isSplit = blocks.every((path) => done.includes(path) || left.includes(path));
+  if (!done.length || !left.length || !isSplit) return undefined;
+  const [few, state] = done.length <= left.length ? [done, "merged"] : [left, "not merged"];
+  return (
+    `holds ${name} half merged: of ${blocks.length} blocks ${done.length} are merged. ` +
+    `${few.length === 1 ? "Block" : "Blocks"} ${listed(few, 3)} ${few.length === 1 ? "is" : "are"} ${state}. ` +
+    "Give the training checkpoint, of which all are merged, or none."
+  );
+}
+
+const words: Readonly<Record<string, string>> = { train: "training form", deploy: "deploy form" };
+
+function unknownMessage(
+  { candidate, missing, unexpected, reshaped }: Difference,
+  { taken: { prefix } }: NamedState<unknown>,
+  arch: string | undefined,
+  where: string,
+): string {
   const part = (title: string, names: readonly string[]): string =>
     names.length ? ` ${title} ${names.length}: ${listed(names, 3)}.` : "";
-  const form = words[candidate.form];
+  const under = prefix === undefined ? "" : ` under "${prefix}"`;
   const head = arch
-    ? `${where}: does not hold ${candidate.name}. Compared with its ${form}:`
-    : `${where}: no known architecture has these keys and shapes. Nearest is the ${form} of ${candidate.name}:`;
+    ? `${where}: does not hold ${candidate.name}${under}. Compared with its ${words[candidate.form]}:`
+    : `${where}: no known architecture has these keys and shapes${under}. Nearest is the ${words[candidate.form]} of ${candidate.name}:`;
   const advice = arch ? "Give another architecture." : "Name the architecture (and image size) if it is one of those.";
   return `${head}${part("missing", missing)}${part("unexpected", unexpected)}${part("other shapes", reshaped)} ${advice}`;
+}
+
+function strangeMessage(where: string, keys: readonly string[]): string {
+  const of = families.map(({ name, namings }) => `${name} (${namings[0].signature[0][0]})`);
+  return (
+    `${where}: holds no network that is known here: its keys are ${listed(keys, 3) || "none"}. ` +
+    `Looked for a key of ${listed(of, 9)}. \`repmlp models\` lists what there is; other networks can be used as ONNX models.`
+  );
 }
 
 /** Throws `detect/form` unless a state dict is of the wanted form. */

@@ -1,7 +1,26 @@
-export * from "./detect.ts";
+export {
+  createDetected,
+  type DetectedModel,
+  type DetectOptions,
+  detectModel,
+  headKeys,
+  type ModelForm,
+  mustBeForm,
+  type StateShapes,
+} from "./detect.ts";
+export type {
+  CreateOptions,
+  Family,
+  Figure,
+  ModelOptions,
+  Naming,
+  PreprocessingConfig,
+  TrainingForm,
+  Variant,
+} from "./family.ts";
 export * from "./layer-table.ts";
 export * from "./onnx-net/index.ts";
-export * from "./registry.ts";
-export * from "./repmlp-cifar.ts";
-export * from "./repmlp-resnet.ts";
-export * from "./small.ts";
+export { createModel, familyOf, listModels, type ModelInfo, modelInfo } from "./registry.ts";
+export { RepMLPCifar, type RepMLPCifarMixer, type RepMLPCifarOptions } from "./repmlp-cifar.ts";
+export { RepMLPMixer, type RepMLPMixerOptions } from "./repmlp-mixer.ts";
+export { RepMLPResNet, type RepMLPResNetBlock, type RepMLPResNetOptions } from "./repmlp-resnet.ts";

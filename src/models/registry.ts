@@ -1,165 +1,31 @@
-import { cifar10Normalization } from "../data/index.ts";
 import { listed, must, nearest } from "../errors.ts";
 import type { Net } from "../nn/index.ts";
-import { RepMLPCifar, type RepMLPCifarOptions } from "./repmlp-cifar.ts";
-import { RepMLPResNet, type RepMLPResNetOptions } from "./repmlp-resnet.ts";
-import { RepMLPMixer, type RepMLPMixerOptions } from "./small.ts";
+import type { Family, ModelOptions, PreprocessingConfig, Variant } from "./family.ts";
+import { repmlpCifar } from "./repmlp-cifar.ts";
+import { repmlpMixer } from "./repmlp-mixer.ts";
+import { repmlpResNet } from "./repmlp-resnet.ts";
 
-/** Preprocessing that belongs to a network's weights, with timm's field names. */
-export interface PreprocessingConfig {
-  /** Channels, height, width. */
-  readonly inputSize: readonly [channels: number, height: number, width: number];
-  /** Short edge after resizing, in pixels; the centre `inputSize` is then cropped. */
-  readonly resize: number;
-  readonly cropMode: "center" | "squash";
-  readonly interpolation: "bilinear" | "bicubic";
-  /** Per channel, on the scale 0 … 1. */
-  readonly mean: readonly number[];
-  readonly std: readonly number[];
+/** All there are. What a family is lies in its own file. */
+export const families: readonly Family[] = [repmlpResNet, repmlpCifar, repmlpMixer];
+
+/** A network by name. */
+interface Named {
+  readonly name: string;
+  readonly family: Family;
+  readonly variant: Variant;
 }
 
-/** Options that every named model understands. */
-export interface CreateOptions {
-  readonly numClasses?: number;
-  /** Height and width of the input in pixels. */
-  readonly imageSize?: number;
+let index: Map<string, Named> | undefined;
+
+/** By lower-case name and alias; made when the first name is looked up. */
+function named(): Map<string, Named> {
+  if (index) return index;
+  index = new Map();
+  for (const family of families)
+    for (const [name, variant] of Object.entries(family.variants))
+      for (const key of [name, ...(variant.aliases ?? [])]) index.set(key.toLowerCase(), { name, family, variant });
+  return index;
 }
-
-interface ModelEntry<O = CreateOptions> {
-  readonly create: (options: O) => Net;
-  readonly description: string;
-  readonly preprocessing: (options: CreateOptions) => PreprocessingConfig;
-  readonly aliases?: readonly string[];
-  /** Names of the options; a record, so that the compiler notices a missing one. */
-  readonly options: Readonly<Record<keyof O, true>>;
-  /** Channels of the input. */
-  readonly channels: number;
-  readonly imageSize: number;
-}
-
-/** ImageNet statistics. The short edge is resized to 256 for 224, and straight to the input size otherwise. */
-const imagenet =
-  (size: number) =>
-  ({ imageSize = size }: CreateOptions): PreprocessingConfig => ({
-    inputSize: [3, imageSize, imageSize],
-    resize: imageSize === 224 ? 256 : imageSize,
-    cropMode: "center",
-    interpolation: "bilinear",
-    mean: [0.485, 0.456, 0.406],
-    std: [0.229, 0.224, 0.225],
-  });
-
-const resnetOptions: Readonly<Record<keyof RepMLPResNetOptions, true>> = {
-  blockType: true,
-  imageSize: true,
-  numClasses: true,
-  partition: true,
-  reparamConvKernels: true,
-  groups: true,
-  fc1Fc2Reduction: true,
-  numBlocks: true,
-  channels: true,
-  stemChannels: true,
-  bottleneckReduction: true,
-};
-
-const cifarOptions: Readonly<Record<keyof RepMLPCifarOptions, true>> = {
-  mixer: true,
-  numClasses: true,
-  imageSize: true,
-  channels: true,
-  partition: true,
-  reparamConvKernels: true,
-  groups: true,
-  globalPerceptron: true,
-};
-
-const cifar = (description: string, fixed: RepMLPCifarOptions): ModelEntry<RepMLPCifarOptions> => ({
-  description,
-  imageSize: 32,
-  channels: 3,
-  options: cifarOptions,
-  create: (options) => new RepMLPCifar({ ...fixed, ...options }),
-  preprocessing: ({ imageSize = 32 }) => ({
-    inputSize: [3, imageSize, imageSize],
-    resize: imageSize,
-    cropMode: "center",
-    interpolation: "bilinear",
-    ...cifar10Normalization,
-  }),
-});
-
-const mixerOptions: Readonly<Record<keyof RepMLPMixerOptions, true>> = {
-  numClasses: true,
-  inChannels: true,
-  imageSize: true,
-  channels: true,
-  partition: true,
-  reparamConvKernels: true,
-  groups: true,
-};
-
-const resnet = (
-  description: string,
-  imageSize: number,
-  fixed: RepMLPResNetOptions,
-  aliases: readonly string[] = [],
-): ModelEntry<RepMLPResNetOptions> => ({
-  description,
-  imageSize,
-  channels: 3,
-  aliases,
-  options: resnetOptions,
-  create: (options) => new RepMLPResNet({ imageSize, ...fixed, ...options }),
-  preprocessing: imagenet(imageSize),
-});
-
-const large = { partition: 10, reparamConvKernels: [1, 3, 5, 7], blockType: "bottleneck" } as const;
-
-const entries: Readonly<Record<string, ModelEntry<never>>> = {
-  "RepMLP-Res50-light-224": resnet(
-    "ResNet-50 with Light blocks in stages 2 and 3, 4 groups",
-    224,
-    { blockType: "light" },
-    ["repmlp_res50_light_224"],
-  ),
-  "RepMLP-Res50-bottleneck-224": resnet(
-    "ResNet-50 with Bottleneck blocks in stages 2 and 3, 8 groups",
-    224,
-    { blockType: "bottleneck" },
-    ["repmlp_res50_bottleneck_224"],
-  ),
-  "RepMLP-Res50-bottleneck-320-g8/8": resnet("320 pixels, 8 groups in both stages", 320, { ...large, groups: [8, 8] }, [
-    "RepMLP-Res50-bottleneck-320",
-  ]),
-  "RepMLP-Res50-bottleneck-320-g8/16": resnet("320 pixels, 8 and 16 groups", 320, { ...large, groups: [8, 16] }),
-  "RepMLP-Res50-bottleneck-320-g4/8": resnet("320 pixels, 4 and 8 groups", 320, { ...large, groups: [4, 8] }),
-  "ResNet-50-base-224": resnet("plain ResNet-50, the baseline", 224, { blockType: "base" }, ["resnet50", "base"]),
-  "RepMLP-CIFAR10-pure-MLP": cifar("the paper's CIFAR-10 network: no kernel larger than 1 x 1 once merged", {}),
-  "RepMLP-CIFAR10-wide-convnet": cifar("its counterpart: 3 x 3 convolutions for RepMLPs, twice as wide", {
-    mixer: "conv3",
-    channels: [32, 64, 128],
-  }),
-  "RepMLP-CIFAR10-no-local": cifar("ablation: the pure MLP without Local Perceptron", { reparamConvKernels: [] }),
-  "RepMLP-CIFAR10-no-global": cifar("ablation: the pure MLP without Global Perceptron", { globalPerceptron: false }),
-  "RepMLP-CIFAR10-fc3-conv9": cifar("ablation: a 9 x 9 convolution in place of each FC3", { mixer: "fc3Conv9" }),
-  "RepMLP-CIFAR10-conv9": cifar("ablation: a 9 x 9 convolution in place of each RepMLP", { mixer: "conv9" }),
-  "RepMLP-Mixer-28": {
-    description: "small pure-MLP network for 28 x 28 grey pictures (the demo)",
-    imageSize: 28,
-    channels: 1,
-    options: mixerOptions,
-    create: (options: RepMLPMixerOptions) => new RepMLPMixer(options),
-    preprocessing: ({ imageSize = 28 }) => ({
-      inputSize: [1, imageSize, imageSize],
-      resize: imageSize,
-      cropMode: "center",
-      interpolation: "bilinear",
-      mean: [0.28604],
-      std: [0.35302],
-    }),
-  },
-};
 
 /** Names of the models, sorted; with a glob (`*`, `?`) those that match it, whatever the case. */
 export function listModels(glob = "*"): string[] {
@@ -168,25 +34,39 @@ export function listModels(glob = "*"): string[] {
     .replaceAll("*", ".*")
     .replaceAll("?", ".");
   const regex = new RegExp(`^${pattern}$`, "i");
-  return Object.keys(entries)
+  return families
+    .flatMap(({ variants }) => Object.keys(variants))
     .filter((name) => regex.test(name))
     .sort();
 }
 
 /** What is known of a model without building it. */
-export function modelInfo(
-  name: string,
-): { readonly name: string } & Pick<ModelEntry, "description" | "channels" | "imageSize" | "preprocessing"> {
-  const [canonical, entry] = find(name);
-  const { description, channels, imageSize, preprocessing } = entry;
-  return { name: canonical, description, channels, imageSize, preprocessing };
+export interface ModelInfo extends Pick<Variant, "description" | "figures"> {
+  readonly name: string;
+  /** Name of the family. */
+  readonly family: string;
+  /** Channels, and height or width of the input. */
+  readonly channels: number;
+  readonly imageSize: number;
+  /** With options other than the model's own. Throws `models/option`. */
+  preprocessing(options: ModelOptions): PreprocessingConfig;
 }
 
-function find(name: string): [string, ModelEntry] {
-  const wanted = name.toLowerCase();
-  const found = Object.entries(entries).find(
-    ([key, entry]) => key.toLowerCase() === wanted || entry.aliases?.some((a) => a.toLowerCase() === wanted),
-  );
+/** What is known of a model without building it. Throws `models/unknown` with the names that are near. */
+export function modelInfo(model: string): ModelInfo {
+  const { name, family, variant } = find(model);
+  const preprocessing = (options: ModelOptions): PreprocessingConfig =>
+    family.preprocessing(family.options(name, options));
+  const [channels, imageSize] = preprocessing({}).inputSize;
+  const { description, figures } = variant;
+  return { name, family: family.name, description, ...(figures && { figures }), channels, imageSize, preprocessing };
+}
+
+/** The family that a model is of. Throws `models/unknown` with the names that are near. */
+export const familyOf = (model: string): Family => find(model).family;
+
+function find(name: string): Named {
+  const found = named().get(name.toLowerCase());
   must(
     found,
     "models/unknown",
@@ -197,7 +77,7 @@ function find(name: string): [string, ModelEntry] {
     },
     "usage",
   );
-  return found as [string, ModelEntry];
+  return found;
 }
 
 /**
@@ -205,18 +85,9 @@ function find(name: string): [string, ModelEntry] {
  * are compared without case.
  *
  * @param options  those of the model's class beside `numClasses` and `imageSize`; `undefined` stands for the default
+ * @throws `models/unknown`, `models/option` for an option that there is not or whose value it cannot have
  */
-export function createModel(name: string, options: CreateOptions & Readonly<Record<string, unknown>> = {}): Net {
-  const [canonical, entry] = find(name);
-  const known = Object.keys(entry.options);
-  const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  for (const [option] of given)
-    must(
-      known.includes(option),
-      "models/option",
-      () =>
-        `models: ${canonical} has no option "${option}". Did you mean ${nearest(option, known, 1)}? It has ${known.join(", ")}.`,
-      "usage",
-    );
-  return entry.create(Object.fromEntries(given));
+export function createModel(name: string, options: ModelOptions = {}): Net {
+  const { name: canonical, family } = find(name);
+  return family.create(family.options(canonical, options));
 }

@@ -1,7 +1,11 @@
 import { ConvBn, ConvBnRelu, RepMLP, RepMLPConv } from "../blocks/index.ts";
+import { cifar10Normalization } from "../data/index.ts";
 import { must } from "../errors.ts";
 import { globalAvgPool, maxPool2d, relu, type Value } from "../graph/index.ts";
 import { Linear, Module } from "../nn/index.ts";
+import { defineFamily, picturesOf } from "./family.ts";
+import { fc3BatchNorm } from "./fc3-batch-norm.ts";
+import { kernelSizes, oneOf, three, whole, yesOrNo } from "./options.ts";
 
 /**
  * What mixes positions: a RepMLP, a RepMLP with a 9×9 convolution in place of FC3, or in place of all of it a 9×9
@@ -113,3 +117,46 @@ export class RepMLPCifar extends Module {
     return this.linear.forward(globalAvgPool(this.stage3.forward(b)));
   }
 }
+
+export const repmlpCifar = defineFamily<RepMLPCifarOptions>({
+  name: "RepMLP-CIFAR10",
+  variants: {
+    "RepMLP-CIFAR10-pure-MLP": {
+      description: "the paper's CIFAR-10 network: no kernel larger than 1 x 1 once merged",
+    },
+    "RepMLP-CIFAR10-wide-convnet": {
+      description: "its counterpart: 3 x 3 convolutions for RepMLPs, twice as wide",
+      options: { mixer: "conv3", channels: [32, 64, 128] },
+    },
+    "RepMLP-CIFAR10-no-local": {
+      description: "ablation: the pure MLP without Local Perceptron",
+      options: { reparamConvKernels: [] },
+    },
+    "RepMLP-CIFAR10-no-global": {
+      description: "ablation: the pure MLP without Global Perceptron",
+      options: { globalPerceptron: false },
+    },
+    "RepMLP-CIFAR10-fc3-conv9": {
+      description: "ablation: a 9 x 9 convolution in place of each FC3",
+      options: { mixer: "fc3Conv9" },
+    },
+    "RepMLP-CIFAR10-conv9": {
+      description: "ablation: a 9 x 9 convolution in place of each RepMLP",
+      options: { mixer: "conv9" },
+    },
+  },
+  options: {
+    mixer: oneOf("repmlp", "fc3Conv9", "conv9", "conv3"),
+    numClasses: whole,
+    imageSize: whole,
+    channels: three(whole),
+    partition: whole,
+    reparamConvKernels: kernelSizes,
+    groups: whole,
+    globalPerceptron: yesOrNo,
+  },
+  create: (options) => new RepMLPCifar(options),
+  preprocessing: ({ imageSize = 32 }) => picturesOf(imageSize, cifar10Normalization),
+  namings: [{ name: "repmlp", signature: [["fc0.conv.weight", "stage1.fc1.conv.weight", "stage3.fc2.conv.weight"]] }],
+  trainingForms: { fc3BatchNorm },
+});

@@ -1,7 +1,11 @@
 import { BaseBlock, BottleneckBlock, ConvBnRelu, type InnerRepMLPOptions, LightBlock } from "../blocks/index.ts";
+import { imagenetNormalization } from "../data/index.ts";
 import { fmt, must } from "../errors.ts";
 import { globalAvgPool, maxPool2d, type Pair, pair, type Value } from "../graph/index.ts";
 import { Linear, Module } from "../nn/index.ts";
+import { defineFamily, picturesOf } from "./family.ts";
+import { fc3BatchNorm } from "./fc3-batch-norm.ts";
+import { four, kernelSizes, oneOf, oneOrTwo, two, whole } from "./options.ts";
 
 export type RepMLPResNetBlock = "light" | "bottleneck" | "base";
 
@@ -153,3 +157,63 @@ function makeBlock(
   const reduction = bottleneckReduction[inner];
   return new BottleneckBlock({ inChannels, midChannels: outChannels / 4, outChannels, reduction, ...repmlp });
 }
+
+const large = { imageSize: 320, partition: 10, reparamConvKernels: [1, 3, 5, 7], blockType: "bottleneck" } as const;
+
+export const repmlpResNet = defineFamily<RepMLPResNetOptions>({
+  name: "RepMLP-Res50",
+  variants: {
+    "RepMLP-Res50-light-224": {
+      description: "ResNet-50 with Light blocks in stages 2 and 3, 4 groups",
+      aliases: ["repmlp_res50_light_224"],
+      options: { blockType: "light" },
+    },
+    "RepMLP-Res50-bottleneck-224": {
+      description: "ResNet-50 with Bottleneck blocks in stages 2 and 3, 8 groups",
+      aliases: ["repmlp_res50_bottleneck_224"],
+      options: { blockType: "bottleneck" },
+    },
+    "RepMLP-Res50-bottleneck-320-g8/8": {
+      description: "320 pixels, 8 groups in both stages",
+      aliases: ["RepMLP-Res50-bottleneck-320"],
+      options: { ...large, groups: [8, 8] },
+    },
+    "RepMLP-Res50-bottleneck-320-g8/16": {
+      description: "320 pixels, 8 and 16 groups",
+      options: { ...large, groups: [8, 16] },
+    },
+    "RepMLP-Res50-bottleneck-320-g4/8": {
+      description: "320 pixels, 4 and 8 groups",
+      options: { ...large, groups: [4, 8] },
+    },
+    "ResNet-50-base-224": {
+      description: "plain ResNet-50, the baseline",
+      aliases: ["resnet50", "base"],
+      options: { blockType: "base" },
+    },
+  },
+  options: {
+    blockType: oneOf("light", "bottleneck", "base"),
+    imageSize: oneOrTwo,
+    numClasses: whole,
+    partition: oneOrTwo,
+    reparamConvKernels: kernelSizes,
+    groups: oneOrTwo,
+    fc1Fc2Reduction: oneOrTwo,
+    numBlocks: four(whole),
+    channels: four(whole),
+    stemChannels: whole,
+    bottleneckReduction: two(whole),
+  },
+  create: (options) => new RepMLPResNet(options),
+  // As the original: 256 before the crop at 224, else straight to the size.
+  preprocessing: ({ imageSize = 224 }) =>
+    picturesOf(imageSize, imagenetNormalization, (size) => (size === 224 ? 256 : size)),
+  namings: [
+    {
+      name: "repmlp",
+      signature: [["stage0.0.conv.weight", "stage1.0.conv1.conv.weight", "stage4.0.conv1.conv.weight"]],
+    },
+  ],
+  trainingForms: { fc3BatchNorm },
+});

@@ -13,8 +13,11 @@ export interface StartOptions {
   readonly numClasses?: number;
   /** Keys of a checkpoint that may be missing, unexpected or of another shape, as patterns. */
   readonly allowMismatch?: readonly string[];
-  /** `init` is a merged network: each RepMLP gets a batch norm after FC3 for training; converting takes it in again. */
-  readonly fc3BatchNorm?: boolean;
+  /**
+   * `init` is a merged network, trained in this form of its family, such as `fc3BatchNorm`: each RepMLP gets a batch norm
+   * after FC3; converting takes it in again.
+   */
+  readonly trainingForm?: string | undefined;
   /** Of an ONNX model: the output to train on, the layer that is the head, how batch norms behave. */
   readonly output?: string;
   readonly head?: string;

@@ -46,7 +46,7 @@ test("a merged network with batch norms after FC3 is a training form of its own,
   const merged = deployForm(createModel("RepMLP-Mixer-28", { numClasses: 7 }).eval());
   const state = new Map(withFc3BatchNorm(merged).state());
   const found = detectModel(state);
-  expect(found).toEqual({ name: "RepMLP-Mixer-28", form: "train", numClasses: 7, fc3BatchNorm: true });
+  expect(found).toEqual({ name: "RepMLP-Mixer-28", form: "train", numClasses: 7, trainingForm: "fc3BatchNorm" });
   const net = createDetected(found);
   expect([...net.state()].map(([key]) => key)).toEqual([...state.keys()]);
   expect([...net.modules()].filter(([, m]) => m.training)).toEqual([]);

@@ -133,15 +133,58 @@ describe("options", () => {
     expect(refusals).toMatchInlineSnapshot(`
       [
         "models: RepMLP-Res50-light-224 has no option "groupes". Did you mean groups? It has blockType, imageSize, numClasses, partition, reparamConvKernels, groups, fc1Fc2Reduction, numBlocks, channels, stemChannels, bottleneckReduction.",
-        "repmlp-resnet: blockType must be light, bottleneck or base, got heavy",
-        "repmlp-resnet: numBlocks and channels need 4 entries, got [3, 4, 6] and [256, 512, 1024, 2048]",
+        "models: RepMLP-Res50-light-224: option blockType must be "light" or "bottleneck" or "base", got "heavy".",
+        "models: RepMLP-Res50-light-224: option numBlocks must be a list of 4 numbers, got [3,4,6].",
         "conv2d: outChannels must be a positive integer, got 512.5",
         "repmlp: groups must divide inChannels and outChannels; 3 does not divide 64 and 64",
         "repmlp: a 7 x 7 partition is larger than the 6 x 6 feature map. Use a smaller partition, or larger pictures.",
-        "linear: outFeatures must be a positive integer, got 0",
+        "models: RepMLP-Res50-light-224: option numClasses must be a whole number from 1, got 0.",
         "models: RepMLP-Mixer-28 has no option "blockType". Did you mean groups? It has numClasses, inChannels, imageSize, channels, partition, reparamConvKernels, groups.",
       ]
     `);
+  });
+});
+
+describe("values of options are checked before anything is built", () => {
+  const wrong: readonly [name: string, option: string, value: unknown, message: RegExp][] = [
+    ["RepMLP-Res50-light-224", "imageSize", "big", /option imageSize must be one whole number, or two .* got "big"\.$/],
+    ["RepMLP-Res50-light-224", "imageSize", [224, 0], /option imageSize\[1\] must be a whole number from 1, got 0/],
+    [
+      "RepMLP-Res50-light-224",
+      "reparamConvKernels",
+      [1, 4],
+      /option reparamConvKernels\[1\] must be an odd number, got 4/,
+    ],
+    [
+      "RepMLP-Res50-light-224",
+      "numBlocks",
+      [3, 4, 6, 1e12],
+      /option numBlocks\[3\] must be at most 1048576, got 1000000000000/,
+    ],
+    ["RepMLP-CIFAR10-pure-MLP", "channels", { 0: 1 }, /option channels must be a list of 3 numbers, got \{"0":1\}/],
+    ["RepMLP-CIFAR10-pure-MLP", "globalPerceptron", "no", /option globalPerceptron must be true or false, got "no"/],
+    ["RepMLP-CIFAR10-pure-MLP", "mixer", 3, /option mixer must be "repmlp" or .*"conv3", got 3/],
+    ["RepMLP-Mixer-28", "inChannels", Number.NaN, /option inChannels must be a whole number from 1, got NaN/],
+    ["RepMLP-Mixer-28", "groups", [4, 8, 8.5], /option groups\[2\] must be a whole number from 1, got 8\.5/],
+  ];
+  test.for(wrong)("%s: %s %j", ([name, option, value, message]) => {
+    expect(refusal(() => createModel(name, { [option]: value }))).toMatch(message);
+    expect(refusal(() => modelInfo(name).preprocessing({ [option]: value }))).toMatch(message);
+  });
+
+  test("preprocessing follows the options: size, both sides, channels", () => {
+    const info = modelInfo("RepMLP-Mixer-28");
+    for (const inChannels of [1, 2, 3]) {
+      const { inputSize, mean, std } = info.preprocessing({ inChannels, imageSize: 14 });
+      expect(inputSize).toEqual([inChannels, 14, 14]);
+      expect([mean.length, std.length]).toEqual([inChannels, inChannels]);
+      const model = createModel("RepMLP-Mixer-28", { inChannels });
+      expect(traceModel(model.eval(), [1, ...info.preprocessing({ inChannels }).inputSize]).output.shape).toEqual([
+        1, 10,
+      ]);
+    }
+    const oblong = modelInfo("RepMLP-Res50-light-224").preprocessing({ imageSize: [224, 448] } as never);
+    expect(oblong).toMatchObject({ inputSize: [3, 224, 448], resize: [224, 448] });
   });
 });
 

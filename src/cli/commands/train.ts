@@ -19,6 +19,7 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
     mean,
     std,
     train: trained,
+    fc3BatchNorm,
     ...rest
   } = options;
   if (name === undefined)
@@ -41,6 +42,7 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
   const result = await train({
     ...{ data: args.data, recipe, folder: out, signal: io.signal, ...rest },
     ...(mean && std && { normalization: { mean, std } }),
+    ...(fc3BatchNorm && { trainingForm: "fc3BatchNorm" }),
     onEvent: (event) => showTraining(event, io, progress),
     onStart: (plan) => showPlan(plan, options.init, io),
   }).finally(() => progress.stop());

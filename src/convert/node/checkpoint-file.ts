@@ -5,7 +5,8 @@ import { checksumsInThread } from "../../checkpoint/node/crc32-thread.ts";
 import { formatOfName, openCheckpointFile, saveCheckpointFile } from "../../checkpoint/node/index.ts";
 import { must, RepmlpError } from "../../errors.ts";
 import { createDetected, type DetectedModel, detectModel } from "../../models/detect.ts";
-import { type CreateOptions, modelInfo } from "../../models/registry.ts";
+import type { CreateOptions, ModelOptions } from "../../models/family.ts";
+import { modelInfo } from "../../models/registry.ts";
 import { firstNames, mapModules, type Net } from "../../nn/module.ts";
 import { type ConversionEntry, deployForm } from "../../reparam/convert.ts";
 import { type DType, derived, dtypes, isFloating, sizeOf, type TensorSource } from "../../tensor/index.ts";
@@ -129,7 +130,7 @@ interface Bound {
   readonly found: DetectedModel;
   /** In evaluation mode. */
   readonly training: Net;
-  readonly create: CreateOptions;
+  readonly create: ModelOptions;
 }
 
 /** The training form with a file's tensors behind its parameters; none is read. */
@@ -190,7 +191,7 @@ const valuesOf = (sources: Iterable<TensorSource>): number => {
 };
 
 /** Keeps what the checkpoint says of itself, but for the state of its training run. */
-function metadataFor({ metadata }: Checkpoint, { name }: DetectedModel, create: CreateOptions): Record<string, string> {
+function metadataFor({ metadata }: Checkpoint, { name }: DetectedModel, create: ModelOptions): Record<string, string> {
   const { "repmlp.training": _, ...kept } = metadata;
   const preprocessing = JSON.stringify(modelInfo(name).preprocessing(create));
   // Other readers of safetensors ask for "format".

@@ -19,7 +19,7 @@ const FILE = "model.onnx";
  */
 export async function onnxStart(path: string, options: StartOptions): Promise<Start> {
   must(
-    !options.fc3BatchNorm && !options.allowMismatch?.length && options.arch === undefined,
+    options.trainingForm === undefined && !options.allowMismatch?.length && options.arch === undefined,
     "train/options",
     () =>
       "train: --arch, --allow-mismatch and --fc3-batch-norm are for checkpoints, an ONNX model is trained as it is. Leave them out.",

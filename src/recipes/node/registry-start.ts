@@ -1,7 +1,6 @@
-import { withFc3BatchNorm } from "../../blocks/index.ts";
 import { openCheckpointFile } from "../../checkpoint/node/index.ts";
-import { must, RepmlpError } from "../../errors.ts";
-import { createModel, detectModel, headKeys, modelInfo, type StateShapes } from "../../models/index.ts";
+import { listed, must, RepmlpError } from "../../errors.ts";
+import { createModel, detectModel, familyOf, headKeys, modelInfo, type TrainingForm } from "../../models/index.ts";
 import type { LoadReport, Net } from "../../nn/index.ts";
 import { deployForm } from "../../reparam/index.ts";
 import type { TensorSource } from "../../tensor/index.ts";
@@ -14,13 +13,7 @@ import type { Start, StartOptions } from "../start.ts";
  * @throws `train/arch` when nothing names an architecture, `train/options` for those of ONNX models; building throws `train/init` with the keys that do not fit
  */
 export async function registryStart(options: StartOptions): Promise<Start> {
-  const { recipe, init, imageSize, normalization, fc3BatchNorm = false } = options;
-  must(
-    !fc3BatchNorm || init !== undefined,
-    "train/init",
-    () => "train: --fc3-batch-norm is for a merged network. Give it with --init.",
-    "usage",
-  );
+  const { recipe, init, imageSize, normalization } = options;
   const { output, head, batchNorm = "frozen" } = options;
   must(
     output === undefined && head === undefined && batchNorm === "frozen",
@@ -36,6 +29,7 @@ export async function registryStart(options: StartOptions): Promise<Start> {
     "usage",
   );
   const { name: arch, ...info } = modelInfo(wanted);
+  const form = options.trainingForm === undefined ? undefined : mustHaveForm(arch, options.trainingForm, init);
   const model = { ...recipe.model, ...(imageSize !== undefined && { imageSize }) };
   const preprocessing = { ...info.preprocessing(model), ...normalization };
   const { mean, std } = preprocessing;
@@ -45,10 +39,10 @@ export async function registryStart(options: StartOptions): Promise<Start> {
     async build(classes, load) {
       const create = { ...model, numClasses: classes.length };
       const whole = createModel(arch, create);
-      const net = fc3BatchNorm ? withFc3BatchNorm(deployForm(whole)) : whole;
+      const net = form ? form.make(deployForm(whole)) : whole;
       const head = headKeys(arch, model);
       if (init === undefined || !load) return { net, head };
-      return { net, head, loaded: await loadInitial(net, head, classes, init, options) };
+      return { net, head, loaded: await loadInitial({ arch, whole, net, head }, classes, init, options) };
     },
   };
 }
@@ -63,14 +57,39 @@ async function archOf(path: string): Promise<string> {
   return detectModel(withoutOptimizer(entries), { where: path, prefer: metadata.arch }).name;
 }
 
-const isFc3BatchNorm = (key: string): boolean => /(^|\.)fc3_bn\./.test(key);
+/** Throws `train/init` unless the family has that further form to train in, and there is a merged network to make it of. */
+function mustHaveForm(arch: string, name: string, init: string | undefined): TrainingForm {
+  const forms = familyOf(arch).trainingForms;
+  must(
+    Object.hasOwn(forms, name),
+    "train/init",
+    () =>
+      `train: ${arch} has no training form ${name}; it has ${listed(["that with branches", ...Object.keys(forms)])}.`,
+    "usage",
+  );
+  must(
+    init !== undefined,
+    "train/init",
+    () => `train: ${forms[name].flag} is for a merged network. Give it with --init.`,
+    "usage",
+  );
+  return forms[name];
+}
+
+interface Initial {
+  readonly arch: string;
+  /** The training form with branches. */
+  readonly whole: Net;
+  /** What is trained. */
+  readonly net: Net;
+  readonly head: readonly string[];
+}
 
 async function loadInitial(
-  net: Net,
-  head: readonly string[],
+  { arch, whole, net, head }: Initial,
   classes: readonly string[],
   path: string,
-  { allowMismatch = [], seed = 0, numClasses, fc3BatchNorm = false }: StartOptions,
+  { allowMismatch = [], seed = 0, numClasses, trainingForm }: StartOptions,
 ): Promise<LoadReport> {
   using checkpoint = await openCheckpointFile(path);
   const stored = withoutOptimizer(checkpoint.entries);
@@ -80,18 +99,19 @@ async function loadInitial(
   for (const [key, source] of stored) if (!fresh.has(key)) entries.set(key, await source.read());
   // What the file does not have keeps its initial values.
   net.initialize(seed);
+  const merged = new Set([...deployForm(whole).state()].map(([key]) => key));
+  const isAdded = (key: string): boolean => trainingForm !== undefined && !merged.has(key);
   const allow = (key: string): boolean =>
-    fresh.has(key) ||
-    (fc3BatchNorm && isFc3BatchNorm(key)) ||
-    allowMismatch.some((pattern) => fitsPattern(key, pattern));
+    fresh.has(key) || isAdded(key) || allowMismatch.some((pattern) => fitsPattern(key, pattern));
   try {
     const { missing, ...report } = net.loadStateDict(entries, { allow });
-    return { ...report, missing: missing.filter((key) => !(fc3BatchNorm && isFc3BatchNorm(key))) };
+    return { ...report, missing: missing.filter((key) => !isAdded(key)) };
   } catch (error) {
     if (!(error instanceof RepmlpError) || !error.code.startsWith("state-dict/")) throw error;
+    const flags = Object.values(familyOf(arch).trainingForms).map(({ flag }) => flag);
     const advice =
-      !fc3BatchNorm && isMerged(stored)
-        ? "The file holds a merged network: fine-tune its training form, or this one with --fc3-batch-norm."
+      trainingForm === undefined && isMerged(stored, whole, merged)
+        ? `The file holds a merged network: fine-tune its training form${flags.length ? `, or this one with ${listed(flags)}` : ""}.`
         : `Where a difference is wanted, allow it: --allow-mismatch "${head.length ? patternOf(head) : "linear.*"}"; --num-classes ${classes.length} asks for a new head.`;
     throw new RepmlpError(
       "train/init",
@@ -104,9 +124,16 @@ async function loadInitial(
   }
 }
 
-/** Merged RepMLPs have an FC3 with a bias and no batch norm behind it. */
-const isMerged = (entries: StateShapes): boolean =>
-  [...entries.keys()].some((key) => key.endsWith("fc3.bias")) && ![...entries.keys()].some(isFc3BatchNorm);
+/** Whether all is there that only the merged form has, and nothing that only the other has. */
+function isMerged(entries: ReadonlyMap<string, unknown>, whole: Net, merged: ReadonlySet<string>): boolean {
+  const branches = new Set([...whole.state()].map(([key]) => key));
+  const own = [...merged].filter((key) => !branches.has(key));
+  return (
+    own.length > 0 &&
+    own.every((key) => entries.has(key)) &&
+    ![...branches].some((key) => !merged.has(key) && entries.has(key))
+  );
+}
 
 /** A pattern for the keys of one layer. */
 const patternOf = ([first]: readonly string[]): string => first.replace(/[^.]*$/, "*");

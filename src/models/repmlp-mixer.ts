@@ -1,6 +1,10 @@
 import { ConvBnRelu, RepMLP } from "../blocks/index.ts";
+import { imagenetNormalization, type Normalization } from "../data/index.ts";
 import { globalAvgPool, maxPool2d, relu, type Value } from "../graph/index.ts";
 import { Linear, Module } from "../nn/index.ts";
+import { defineFamily, picturesOf } from "./family.ts";
+import { fc3BatchNorm } from "./fc3-batch-norm.ts";
+import { kernelSizes, three, whole } from "./options.ts";
 
 export interface RepMLPMixerOptions {
   /** Default 10. */
@@ -68,3 +72,30 @@ export class RepMLPMixer extends Module {
     return this.linear.forward(globalAvgPool(relu(this.rep2.forward(this.fc2.forward(b)))));
   }
 }
+
+/** Of Fashion-MNIST for grey pictures, of ImageNet for colour; what is no picture stays as it is. */
+const normalizationOf = (channels: number): Normalization => {
+  if (channels === 1) return { mean: [0.28604], std: [0.35302] };
+  if (channels === 3) return imagenetNormalization;
+  return { mean: Array(channels).fill(0), std: Array(channels).fill(1) };
+};
+
+export const repmlpMixer = defineFamily<RepMLPMixerOptions>({
+  name: "RepMLP-Mixer",
+  variants: {
+    "RepMLP-Mixer-28": { description: "small pure-MLP network for 28 x 28 grey pictures (the demo)" },
+  },
+  options: {
+    numClasses: whole,
+    inChannels: whole,
+    imageSize: whole,
+    channels: three(whole),
+    partition: whole,
+    reparamConvKernels: kernelSizes,
+    groups: three(whole),
+  },
+  create: (options) => new RepMLPMixer(options),
+  preprocessing: ({ imageSize = 28, inChannels = 1 }) => picturesOf(imageSize, normalizationOf(inChannels)),
+  namings: [{ name: "repmlp", signature: [["fc0.conv.weight", "rep0.fc3.weight"]] }],
+  trainingForms: { fc3BatchNorm },
+});

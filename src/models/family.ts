@@ -1,0 +1,155 @@
+import * as v from "valibot";
+import type { Preprocessing } from "../data/index.ts";
+import { must, nearest } from "../errors.ts";
+import type { Module, Net } from "../nn/index.ts";
+
+/** Preprocessing that belongs to a network's weights, with timm's field names. */
+export interface PreprocessingConfig extends Preprocessing {
+  /** Short edge after resizing, in pixels, or height and width; the centre `inputSize` is then cropped. */
+  readonly resize: number | readonly [height: number, width: number];
+  readonly cropMode: "center" | "squash";
+  readonly interpolation: "bilinear" | "bicubic";
+}
+
+/** Options that every named model understands. */
+export interface CreateOptions {
+  readonly numClasses?: number;
+  /** Height and width of the input in pixels. */
+  readonly imageSize?: number;
+}
+
+/** {@link CreateOptions}, and those of one family. */
+export type ModelOptions = CreateOptions & Readonly<Record<string, unknown>>;
+
+/** An accuracy that was published for a variant. */
+export interface Figure {
+  /** ImageNet top-1 in percent. */
+  readonly top1: number;
+  /** Height and width of the pictures it was measured on. */
+  readonly imageSize: number;
+  /** Who states it. */
+  readonly source: string;
+}
+
+/** A network that has a name: a family with some options set. */
+export interface Variant<O = ModelOptions> {
+  readonly description: string;
+  readonly aliases?: readonly string[];
+  readonly options?: Partial<O>;
+  readonly figures?: readonly Figure[];
+}
+
+/** How state-dict keys are named, by the authors or by another library. */
+export interface Naming {
+  /** Whose names these are. */
+  readonly name: string;
+  /**
+   * A few keys that only this family has: a state dict may be one of its networks if it has all of one of these lists.
+   * No network is built before that.
+   */
+  readonly signature: readonly (readonly string[])[];
+  /** The name that a key has here. Default: the same. */
+  readonly rename?: (key: string) => string;
+}
+
+/** Another form to train in, made of the merged one. */
+export interface TrainingForm {
+  /** What it is, for messages. */
+  readonly description: string;
+  /** What asks for it on the command line. */
+  readonly flag: string;
+  /** Throws where there is nothing to make it of. */
+  readonly make: <M extends Module>(merged: M) => M;
+}
+
+/** Everything that is known of a family of networks: what differs from one to another is data. */
+export interface Family {
+  readonly name: string;
+  readonly variants: Readonly<Record<string, Variant>>;
+  /** Names of the options. */
+  readonly optionNames: readonly string[];
+  /** Values of a variant's options, checked. Throws `models/option`. */
+  options(variant: string, given: ModelOptions): ModelOptions;
+  /** A network in training form, without values. */
+  create(options: ModelOptions): Net;
+  preprocessing(options: ModelOptions): PreprocessingConfig;
+  /** Names of keys, ours first. */
+  readonly namings: readonly Naming[];
+  readonly trainingForms: Readonly<Record<string, TrainingForm>>;
+}
+
+interface FamilyDefinition<O extends object> {
+  readonly name: string;
+  readonly variants: Readonly<Record<string, Variant<O>>>;
+  /** What each option may be. */
+  readonly options: { readonly [K in keyof O]-?: v.GenericSchema<unknown, O[K] & {}> };
+  readonly create: (options: O) => Net;
+  readonly preprocessing: (options: O) => PreprocessingConfig;
+  readonly namings: readonly Naming[];
+  readonly trainingForms?: Readonly<Record<string, TrainingForm>>;
+}
+
+/** Declares a family: data, of which nothing is built until a network of it is asked for. */
+export function defineFamily<O extends object>(definition: FamilyDefinition<O>): Family {
+  const { name, variants, options: entries, create, preprocessing, namings, trainingForms = {} } = definition;
+  const optionNames = Object.keys(entries);
+  return {
+    ...{ name, optionNames, namings, trainingForms },
+    variants: variants as Readonly<Record<string, Variant>>,
+    options(variant, given) {
+      const own = Object.entries(given).filter(([, value]) => value !== undefined);
+      for (const [option, value] of own) {
+        must(
+          optionNames.includes(option),
+          "models/option",
+          () =>
+            `models: ${variant} has no option "${option}". Did you mean ${nearest(option, optionNames, 1)}? It has ${optionNames.join(", ")}.`,
+          "usage",
+        );
+        mustFit(variant, option, entries[option as keyof O], value);
+      }
+      return { ...variants[variant].options, ...Object.fromEntries(own) } as ModelOptions;
+    },
+    // What `options` has checked is what these take.
+    create: (options) => create(options as O),
+    preprocessing: (options) => preprocessing(options as O),
+  };
+}
+
+/** Throws `models/option` naming the place, what is expected there and what is found. */
+function mustFit(variant: string, option: string, schema: v.GenericSchema, value: unknown): void {
+  const result = v.safeParse(schema, value);
+  if (result.success) return;
+  const [{ message, path = [], input }] = result.issues;
+  const at = path.map(({ key }) => `[${String(key)}]`).join("");
+  must(
+    false,
+    "models/option",
+    () => `models: ${variant}: option ${option}${at} must be ${message}, got ${shown(input)}.`,
+    "usage",
+  );
+}
+
+function shown(value: unknown): string {
+  const text = typeof value === "number" ? String(value) : (JSON.stringify(value) ?? typeof value);
+  return text.length > 60 ? `${text.slice(0, 60)}…` : text;
+}
+
+const edges = (size: number | readonly [number, number]): readonly [number, number] =>
+  typeof size === "number" ? [size, size] : size;
+
+/** Preprocessing of RGB pictures of one size; `resize` is the short edge before the crop, by default the size itself. */
+export function picturesOf(
+  imageSize: number | readonly [height: number, width: number],
+  normalization: Pick<Preprocessing, "mean" | "std">,
+  resize: (size: number) => number = (size) => size,
+): PreprocessingConfig {
+  const [height, width] = edges(imageSize);
+  return {
+    inputSize: [normalization.mean.length, height, width],
+    resize: height === width ? resize(height) : [height, width],
+    cropMode: "center",
+    interpolation: "bilinear",
+    ...normalization,
+  };
+}

@@ -1,0 +1,56 @@
+import * as v from "valibot";
+
+/*
+ * Values that options of networks have. The message of each says what is expected, in words that follow "must be".
+ * The limits are far beyond any network, and keep a file that states options from asking for an endless one.
+ */
+
+const LIMITS = { size: 2 ** 20, length: 1024 };
+
+/** A whole number from 1. */
+export const whole = v.pipe(
+  v.number("a whole number from 1"),
+  v.safeInteger("a whole number from 1"),
+  v.minValue(1, "a whole number from 1"),
+  v.maxValue(LIMITS.size, `at most ${LIMITS.size}`),
+);
+
+/** A number above 0. */
+export const positive = v.pipe(
+  v.number("a number above 0"),
+  v.finite("a number above 0"),
+  v.gtValue(0, "a number above 0"),
+  v.maxValue(LIMITS.size, `at most ${LIMITS.size}`),
+);
+
+export const yesOrNo = v.boolean("true or false");
+
+const message = "one whole number, or two in a list";
+
+/** One number for both of two things, or one for each. */
+export const oneOrTwo = v.union([whole, v.strictTuple([whole, whole], message)], message);
+
+const listOf = (length: number) =>
+  v.custom<unknown[]>((x) => Array.isArray(x) && x.length === length, `a list of ${length} numbers`);
+
+/** A list of exactly two, three or four. */
+export const two = <T>(item: v.GenericSchema<unknown, T>) => v.pipe(listOf(2), v.strictTuple([item, item]));
+export const three = <T>(item: v.GenericSchema<unknown, T>) => v.pipe(listOf(3), v.strictTuple([item, item, item]));
+export const four = <T>(item: v.GenericSchema<unknown, T>) =>
+  v.pipe(listOf(4), v.strictTuple([item, item, item, item]));
+
+/** Odd sizes of square kernels; none is a list, too. */
+export const kernelSizes = v.pipe(
+  v.array(
+    v.pipe(
+      whole,
+      v.check((k) => k % 2 === 1, "an odd number"),
+    ),
+    "a list of odd numbers",
+  ),
+  v.maxLength(LIMITS.length, `a list of at most ${LIMITS.length} numbers`),
+);
+
+/** One of a few words. */
+export const oneOf = <const T extends string>(...words: T[]): v.GenericSchema<unknown, T> =>
+  v.picklist(words, words.map((word) => `"${word}"`).join(" or "));
