@@ -1,10 +1,13 @@
+import { shortened, shown, visible } from "./text.ts";
+
 /** What kind of failure an error is; the CLI turns `usage` into exit code 2 and the rest into 1. */
 export type ErrorKind = "usage" | "shape" | "file" | "model" | "runtime" | "training";
 
 /**
  * Every error this library raises on purpose.
  *
- * The message reads `<where>: <what is wrong, with both values>. <what to do>.`; `code` is stable for programs.
+ * The message reads `<where>: <what is wrong, with both values>. <what to do>.`; `code` is stable for programs. Names
+ * from files may be anything: what a terminal would obey is written out, and a message without end loses its middle.
  */
 export class RepmlpError extends Error {
   override readonly name: string = "RepmlpError";
@@ -15,7 +18,7 @@ export class RepmlpError extends Error {
     readonly kind: ErrorKind = "model",
     options?: { cause?: unknown },
   ) {
-    super(message, options);
+    super(shortened(message.split("\n").map(visible).join("\n"), 6000), options);
   }
 }
 
@@ -30,11 +33,14 @@ export function must(
 }
 
 /** Writes a shape for people: `[2, 3, 14, 14]`. */
-export const fmt = (shape: readonly (number | string)[]): string => `[${shape.join(", ")}]`;
+export const fmt = (shape: readonly (number | string)[]): string =>
+  `[${shape.map((d) => (typeof d === "string" ? shown(d) : d)).join(", ")}]`;
 
-/** Joins a list for a message, cut after `max` entries with a count of the rest. */
-export const listed = (names: readonly string[], max = 5): string =>
-  names.length <= max ? names.join(", ") : `${names.slice(0, max).join(", ")} … and ${names.length - max} more`;
+/** Joins a list for a message, cut after `max` entries with a count of the rest; each name as {@link shown}. */
+export function listed(names: readonly string[], max = 5): string {
+  const first = names.slice(0, max).map(shown).join(", ");
+  return names.length <= max ? first : `${first} … and ${names.length - max} more`;
+}
 
 /** The `max` candidates nearest to `wanted` by edit distance, for "did you mean" hints. */
 export function nearest(wanted: string, candidates: readonly string[], max = 3): string[] {

@@ -327,9 +327,10 @@ export const commands = {
     group: "Evaluation",
     summary: "accuracy on a folder of pictures, with the output of the original program",
     description:
-      "DATA holds val/<class>/<picture>; the index of a class is the rank of its folder's name. MODE is the form that " +
-      "the weights must be in, train or deploy; check compares a training checkpoint with its merged form. Prints " +
-      "every tensor, the progress lines and the last line of the original test program.",
+      "DATA holds val/<class>/<picture>; folders are matched with the class names of the weights, and where these have " +
+      "none, the index of a class is the rank of its folder's name. MODE is the form that the weights must be in, " +
+      "train or deploy; check compares a training checkpoint with its merged form. Prints every tensor, the progress " +
+      "lines and the last line of the original test program.",
     examples: [
       ["repmlp test imagenet train light_train.pth", "accuracy of the training form"],
       ["repmlp test imagenet deploy light.onnx --csv results.csv", "an exported file; adds a line to a results file"],

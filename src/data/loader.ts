@@ -35,7 +35,7 @@ interface Place {
   readonly epoch: number;
   /** Position in the epoch, from 0. */
   readonly batch: number;
-  /** Which pictures of the data set these are. */
+  /** Which pictures of the data set these are; without those that could not be read. */
   readonly indices: Uint32Array<ArrayBuffer>;
 }
 
@@ -154,8 +154,10 @@ export class DataLoader<B extends PictureBatch = Batch> implements AsyncIterable
     const indices = this.indicesOf(epoch, batch);
     const { seed } = this.#options;
     const loaded = await this.dataset.batch(indices, { seed, epoch });
-    checkBatch(loaded, indices, this.dataset);
-    return { ...this.#mixed(loaded, epoch, batch), epoch, batch, indices };
+    const missing = new Set(loaded.missing);
+    const present = missing.size ? indices.filter((_, i) => !missing.has(i)) : indices;
+    checkBatch(loaded, present, this.dataset);
+    return { ...this.#mixed(loaded, epoch, batch), epoch, batch, indices: present };
   }
 
   #mixed(loaded: B, epoch: number, batch: number): B {
@@ -180,7 +182,7 @@ function checkBatch(
     sameShape(images.shape, expected) && beside === indices.length,
     "data/batch",
     () =>
-      `dataset: the batch of pictures ${indices[0]}, … must be ${fmt(expected)} with ${indices.length} ${labelled ? "labels" : "targets"}, got ${fmt(images.shape)} with ${beside}. Give every picture the size of imageShape.`,
+      `dataset: the batch of pictures ${indices[0] ?? "(none)"}, … must be ${fmt(expected)} with ${indices.length} ${labelled ? "labels" : "targets"}, got ${fmt(images.shape)} with ${beside}. Give every picture the size of imageShape.`,
     "file",
   );
   if (!labelled) return;

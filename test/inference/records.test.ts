@@ -183,8 +183,32 @@ describe("class lists", () => {
     expect(parseClassMap("n5\t17\n", "c").get("n5")).toBe(17);
   });
 
+  test("where several columns are numbers, the index is found by what fits", () => {
+    expect(parseClassNames("7\t1\n9\t0\n", "c")).toEqual(["9", "7"]);
+    expect(parseClassNames("1\t7\n0\t9\n", "c")).toEqual(["9", "7"]);
+    expect(parseClassNames("0\t0\n1\t1\n", "c")).toEqual(["0", "1"]);
+    expect(parseClassNames("name\tindex\n1\t0\n0\t1\n", "c")).toEqual(["1", "0"]);
+    const entries = (text: string, folders?: string[]) => Object.fromEntries(parseClassMap(text, "c", folders));
+    expect(entries("10\t2\n", ["10"])).toEqual({ 10: 2 });
+    expect(entries("2\t10\n", ["10"])).toEqual({ 10: 2 });
+    expect(entries("0\tn01\t1984\n1\tn02\t1985\n", ["n02"])).toEqual({ n01: 0, n02: 1 });
+    expect(entries("index\tfolder\n0\t1\n1\t0\n", ["0"])).toEqual({ 1: 0, 0: 1 });
+    expect(entries("3\n10\n", ["10"])).toEqual({ 3: 0, 10: 1 });
+  });
+
+  test.for<[string, string[], string]>([
+    ["0\t1\n1\t2\n2\t0\n", ["0", "1"], "c: several columns are numbers, and each can be the index"],
+    ["10\t2\n", [], "c: several columns are numbers"],
+    ["n01\t0\n", ["n02", "n03"], "c: does not know n02, n03. Add a line"],
+    ["n01\t0\nn01\t1\n", ["n01"], "c: n01 is there twice"],
+    ["n01\t0\nn02\n", ["n01"], "c: line 2 has columns but no class index: n02"],
+  ])("wrong class maps: %#", ([text, folders, message]) => {
+    expect(() => parseClassMap(text, "c", folders)).toThrow(message);
+  });
+
   test.for([
     ["", "c: holds no classes"],
+    ["0\t1\n1\t2\n2\t0\n", "c: several columns are numbers"],
     ["n01\ttench\n", "c: line 1 has columns but no class index"],
     ["0\ta\n0\tb\n", "c: 2 classes need the indices 0 to 1, each once; 0 does not fit"],
     ["0\ta\n2\tb\n", "c: 2 classes need the indices 0 to 1, each once; 2 does not fit"],

@@ -8,6 +8,7 @@ import { progressLine } from "../../inference/report.ts";
 import { parseShard } from "../../inference/shard.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import { sizeOf } from "../../tensor/index.ts";
+import { shown } from "../../text.ts";
 import type { Io } from "../io.ts";
 import { reexec } from "../reexec.ts";
 import type { Call, Run } from "../table.ts";
@@ -44,14 +45,17 @@ export const run: Run<"test"> = async (call) => {
 
 /** The tensors as the original prints them; what identifies the run goes beside the results. */
 function showHeader(header: TestHeader, io: Io): void {
-  const { tensors, images, classes, outputs, mapped, labelsSha256, preprocessing, arch, form } = header;
+  const { tensors, images, classes, outputs, mapped, classesBy, notes, labelsSha256 } = header;
+  const { preprocessing, arch, form } = header;
   const total = tensors.reduce((n, [, shape]) => n + sizeOf(shape), 0);
   const { tensors: _, ...rest } = header;
   io.result({ type: "start", ...rest, totalParams: total }, () =>
-    [...tensors.map(([name, shape]) => `${name} [${shape.join(", ")}]`), `total params:  ${total}`].join("\n"),
+    [...tensors.map(([name, shape]) => `${shown(name)} [${shape.join(", ")}]`), `total params:  ${total}`].join("\n"),
   );
   io.note(`${arch}, ${form ?? "unknown"} form; ${preprocessing}`);
   io.note(`${grouped(images)} pictures in ${grouped(classes)} class folders, labels ${labelsSha256.slice(0, 16)}`);
+  if (classesBy === "name") io.note("folders are matched with the class names of the weights");
+  for (const note of notes) io.warn(note);
   if (!mapped && classes !== outputs)
     io.warn(
       `the network has ${grouped(outputs)} classes, the data ${grouped(classes)} folders, which count as classes ` +

@@ -57,7 +57,9 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
   return undefined;
 };
 
-function showPlan({ loaded, newHead, preprocessing, from, trained, frozen }: TrainingPlan, init = "", io: Io): void {
+function showPlan(plan: TrainingPlan, init = "", io: Io): void {
+  const { loaded, newHead, notes, preprocessing, from, trained, frozen } = plan;
+  for (const note of notes) io.warn(note);
   const { missing = [], unexpected = [], mismatched = [] } = loaded ?? {};
   const left = [...missing, ...unexpected, ...mismatched].filter(
     (key) => !key.endsWith("num_batches_tracked") && !newHead.includes(key),

@@ -1,7 +1,8 @@
-import { readFileSync, type Stats } from "node:fs";
-import { readdir, readFile, stat } from "node:fs/promises";
+import { type Dirent, readFileSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { listed, must, RepmlpError } from "../../errors.ts";
+import { byCodePoint } from "../../text.ts";
 import type { NamedBytes } from "../sets/idx-dataset.ts";
 
 /** Reads a whole file. Throws `data/read` naming it. */
@@ -30,23 +31,18 @@ const named = (name: string, { buffer, byteOffset, byteLength }: Buffer): NamedB
 const unreadable = (path: string, cause: unknown): RepmlpError =>
   new RepmlpError("data/read", `${path}: cannot be read (${reason(cause)})`, "file", { cause });
 
-/** Names in a folder, sorted. Throws `data/folder` naming it. */
-export async function listFolder(folder: string): Promise<string[]> {
+/** What is in a folder, by code point of the names. Throws `data/folder` naming it. */
+export async function listEntries(folder: string): Promise<Dirent[]> {
   try {
-    return (await readdir(folder)).sort();
+    return (await readdir(folder, { withFileTypes: true })).sort((a, b) => byCodePoint(a.name, b.name));
   } catch (cause) {
     throw new RepmlpError("data/folder", `${folder}: the folder cannot be read (${reason(cause)})`, "file", { cause });
   }
 }
 
-/** What a path leads to, through symbolic links. Throws `data/read` naming it, as for a link into nowhere. */
-export async function statOf(path: string): Promise<Stats> {
-  try {
-    return await stat(path);
-  } catch (cause) {
-    throw unreadable(path, cause);
-  }
-}
+/** Names in a folder, by code point. Throws `data/folder` naming it. */
+export const listFolder = async (folder: string): Promise<string[]> =>
+  (await listEntries(folder)).map(({ name }) => name);
 
 /** The first of `names` that is in `folder`, as a path; throws `data/missing` listing what is there. */
 export async function findFile(folder: string, names: readonly string[]): Promise<string> {

@@ -8,6 +8,11 @@ export type ImageShape = readonly [channels: number, height: number, width: numb
 export interface PictureBatch {
   /** float32 `[N, C, H, W]`, normalised. */
   readonly images: Tensor;
+  /**
+   * Places among the indices asked for whose pictures could not be read, ascending: N is the number of indices less
+   * these. Absent when there are all.
+   */
+  readonly missing?: readonly number[];
 }
 
 /** Pictures of classes. */

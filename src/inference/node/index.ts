@@ -8,7 +8,7 @@ export {
   openClassifier,
   openModelFile,
 } from "./classifier.ts";
-export { openTestData, type TestData, type TestDataOptions } from "./folder.ts";
+export { type ClassRule, openTestData, type TestData, type TestDataOptions } from "./folder.ts";
 export { openOnnx, type SavedOnnx, type SaveOnnxOptions, saveOnnx } from "./onnx-file.ts";
 export type { TestHeader, TestOptions } from "./open-test.ts";
 export { type FormsCheck, runCheck } from "./run-check.ts";

@@ -7,7 +7,7 @@ import type { CompileOptions } from "../../runtime/index.ts";
 import type { Shape } from "../../tensor/index.ts";
 import type { EvaluateDataOptions } from "../evaluate.ts";
 import { type Classifier, fileSha256, openClassifier } from "./classifier.ts";
-import { openTestData, type TestData } from "./folder.ts";
+import { type ClassRule, openTestData, type TestData } from "./folder.ts";
 
 /** What is known before the first picture is looked at. */
 export interface TestHeader {
@@ -22,8 +22,11 @@ export interface TestHeader {
   readonly classes: number;
   /** Outputs of the network. */
   readonly outputs: number;
-  /** Whether a class map says which output a folder is. */
+  /** Whether a class map or the network's class names say which output a folder is; else it is the rank of its name. */
   readonly mapped: boolean;
+  readonly classesBy: ClassRule;
+  /** What one should know of the folder, as sentences. */
+  readonly notes: readonly string[];
   /** SHA-256 over path and class index of every picture. */
   readonly labelsSha256: string;
 }
@@ -41,7 +44,7 @@ export interface TestOptions extends Pick<EvaluateDataOptions, "onBatch" | "sign
   readonly batchSize?: number;
   /** Threads that decode. Default 4. */
   readonly workers?: number;
-  /** File that says which class index a folder is. Default: the rank of its name. */
+  /** File that says which class index a folder is. Default: by the class names of the weights, else the rank of its name. */
   readonly classMap?: string;
   /** Where and how the network runs. */
   readonly compile?: CompileOptions;
@@ -82,16 +85,16 @@ export async function withTest<T>(
     const name = classifier.arch ?? basename(weights);
     mustBeForm({ name, form: classifier.form ?? form, numClasses: classifier.classes }, form, weights);
     mustBeSize(classifier.preprocessing, imageSize, weights);
-    const { preprocessing } = classifier;
+    const { preprocessing, labels } = classifier;
     const unreadable: string[] = [];
     const leaveOut = (picture: string, error: RepmlpError): void => {
       unreadable.push(picture);
       options.onUnreadable?.(error);
     };
     const onUnreadable = strict ? undefined : leaveOut;
-    const data = await openTestData(options.data, { preprocessing, workers, classMap, onUnreadable });
+    const data = await openTestData(options.data, { preprocessing, workers, classMap, labels, onUnreadable });
     try {
-      options.onHeader?.(headerOf(name, classifier, data, classMap !== undefined));
+      options.onHeader?.(headerOf(name, classifier, data));
       const runSize = Math.min(batchSize, data.dataset.length);
       return await body({ classifier, data, batchSize, runSize, sha256, unreadable });
     } finally {
@@ -102,7 +105,7 @@ export async function withTest<T>(
   }
 }
 
-const headerOf = (arch: string, classifier: Classifier, data: TestData, mapped: boolean): TestHeader => ({
+const headerOf = (arch: string, classifier: Classifier, data: TestData): TestHeader => ({
   arch,
   form: classifier.form,
   tensors: classifier.tensors,
@@ -110,7 +113,9 @@ const headerOf = (arch: string, classifier: Classifier, data: TestData, mapped: 
   images: data.dataset.length,
   classes: data.classes,
   outputs: classifier.classes,
-  mapped,
+  mapped: data.classesBy !== "rank",
+  classesBy: data.classesBy,
+  notes: data.notes,
   labelsSha256: data.labelsSha256,
 });
 

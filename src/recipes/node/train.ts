@@ -68,6 +68,8 @@ export interface TrainingPlan {
   readonly loaded?: LoadReport;
   /** Keys that get a new head's initial values. */
   readonly newHead: readonly string[];
+  /** What one should know of the data, as sentences. */
+  readonly notes: readonly string[];
   readonly preprocessing: Preprocessing;
   /** Where the preprocessing is from, where that is a question. */
   readonly from?: string;
@@ -126,6 +128,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     options.onStart?.({
       ...(loaded && { loaded }),
       newHead: numClasses === undefined || resuming ? [] : head,
+      notes: data.notes,
       preprocessing: data.preprocessing,
       ...(start.from !== undefined && {
         from: isReady && !start.normalization ? "as usual for this data set" : start.from,

@@ -10,7 +10,7 @@ import {
   type Normalization,
   type Preprocessing,
 } from "../../data/index.ts";
-import { cifar10, fashionMnist, type ImageFolder, imageFolder, mnist } from "../../data/node/index.ts";
+import { cifar10, fashionMnist, type ImageFolderOptions, imageFolder, mnist } from "../../data/node/index.ts";
 import { listed, RepmlpError } from "../../errors.ts";
 
 export type DataKind = "cifar10" | "mnist" | "fashion-mnist" | "image-folder";
@@ -24,6 +24,8 @@ export interface TrainingDataOptions {
   readonly normalization?: Normalization;
   /** Threads that decode picture files. */
   readonly workers?: number;
+  /** Is told of each picture that cannot be read, which is then left out; see {@link ImageFolderOptions}. */
+  readonly onUnreadable?: ImageFolderOptions["onUnreadable"];
   /** Default: told by what the folder holds; MNIST and Fashion-MNIST by whether its path says "fashion". */
   readonly kind?: DataKind;
 }
@@ -34,26 +36,32 @@ export interface TrainingData {
   readonly validation: Dataset;
   /** What happens to a picture of this data before it is trained on. */
   readonly preprocessing: Preprocessing;
+  /** What one should know of the folders, as sentences. */
+  readonly notes: readonly string[];
   /** Ends the worker threads. */
   close(): Promise<void>;
 }
 
 /**
  * Training and validation pictures of a folder: CIFAR-10 as distributed (binary or Python batches), MNIST and
- * Fashion-MNIST (IDX files), or `train/<class>/*` and `val/<class>/*` of picture files.
+ * Fashion-MNIST (IDX files), or `train/<class>/*` and `val/<class>/*` of picture files. The names of the training folders
+ * are the classes; a class without pictures in `val` is noted.
  *
- * @throws `data/unknown` when the folder holds none of these, and what the readers throw
+ * @throws `data/unknown` when the folder holds none of these, `image-folder/class-names` for a folder in `val` that is none
+ *   in `train`, and what the readers throw
  */
 export async function openTrainingData(folder: string, options: TrainingDataOptions): Promise<TrainingData> {
   const { augment = [], preprocessing, workers } = options;
   const kind = options.kind ?? (await kindOf(folder));
   if (kind === "image-folder") {
-    const [train, validation]: ImageFolder[] = await Promise.all([
-      imageFolder(join(folder, "train"), { preprocessing, augment, workers }),
-      imageFolder(join(folder, "val"), { preprocessing, workers }),
-    ]);
+    const { onUnreadable } = options;
+    const [trainFolder, valFolder] = [join(folder, "train"), join(folder, "val")];
+    const train = await imageFolder(trainFolder, { preprocessing, augment, workers, onUnreadable });
+    const { classes } = train;
+    const validation = await imageFolder(valFolder, { preprocessing, workers, onUnreadable, classes });
     const close = async (): Promise<void> => void (await Promise.all([train.close(), validation.close()]));
-    return { kind, train, validation, preprocessing, close };
+    const notes = [...train.notes(trainFolder), ...validation.notes(valFolder)];
+    return { kind, train, validation, preprocessing, notes, close };
   }
   const [read, usual] = ready[kind];
   const { mean, std } = options.normalization ?? usual;
@@ -69,7 +77,7 @@ export async function openTrainingData(folder: string, options: TrainingDataOpti
     interpolation: "bilinear",
     ...normalization,
   } as const;
-  return { kind, train, validation, preprocessing: whole, close: async () => {} };
+  return { kind, train, validation, preprocessing: whole, notes: [], close: async () => {} };
 }
 
 /** Data sets whose pictures need no preparation but normalisation. */
