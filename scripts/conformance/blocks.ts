@@ -1,8 +1,16 @@
-import { BaseBlock, BottleneckBlock, ConvBn, ConvBnRelu, LightBlock, RepMLP } from "../../src/blocks/index.ts";
+import {
+  BaseBlock,
+  BottleneckBlock,
+  ConvBn,
+  ConvBnRelu,
+  LightBlock,
+  RepMLP,
+  RepVGGBlock,
+} from "../../src/blocks/index.ts";
 import { constant, grad, reshape, type Value } from "../../src/graph/index.ts";
 import { RepMLPResNet, type RepMLPResNetBlock } from "../../src/models/index.ts";
 import { type Net, parameterNames, toDtype, traceModel } from "../../src/nn/index.ts";
-import { convertToDeploy } from "../../src/reparam/index.ts";
+import { convertToDeploy, equivalentInGraph } from "../../src/reparam/index.ts";
 import { compile, compileStep } from "../../src/runtime/index.ts";
 import { sizeOf, type Tensor, type TensorSource } from "../../src/tensor/index.ts";
 import { absMax, type CaseCheck, type CaseResult, maxDifference, reader, runCase, withPrefix } from "./report.ts";
@@ -43,6 +51,11 @@ const builders: Readonly<Record<string, (args: Args, id: string) => Net>> = {
       groups: a.groups ?? 1,
     });
   },
+  repvgg: (a) =>
+    new RepVGGBlock({
+      ...{ inChannels: a.in_channels, outChannels: a.out_channels, kernelSize: a.kernel_size, padding: a.padding },
+      ...{ stride: a.stride ?? 1, groups: a.groups ?? 1, useSe: a.use_se ?? false },
+    }),
   repmlp_resnet: (a) =>
     new RepMLPResNet({
       blockType: a.block_type as RepMLPResNetBlock,
@@ -53,6 +66,11 @@ const builders: Readonly<Record<string, (args: Args, id: string) => Net>> = {
       imageSize: [a.img_H, a.img_W],
       ...perceptronOptions(a),
     }),
+};
+
+/** Values that some cases hold beside outputs and weights: how a model gives them, by the name of their tensor. */
+const extras: Readonly<Record<string, (model: Net) => Value>> = {
+  custom_L2: (model) => (model as RepVGGBlock).customL2(),
 };
 
 /** Checks one block case: both forms' outputs, merged weights, train-mode output, statistics and gradients. */
@@ -68,7 +86,13 @@ export function checkBlock(c: BlockCase, tensors: ReadonlyMap<string, TensorSour
     const x = get("input");
     model.eval();
     check.near("train.output", await run(model, x), get("train.output"), c.suggested_abs_tol);
+    for (const [name, extra] of Object.entries(extras))
+      if (tensors.has(name)) {
+        const golden = get(name);
+        check.near(name, await compute(extra(model)), golden, 3e-6 * absMax(golden));
+      }
     const deploy = convertToDeploy(model);
+    await checkInGraph(check, model, withPrefix(tensors, "deploy."));
     checkWeights(check, deploy, withPrefix(tensors, "deploy."));
     check.near("deploy.output", await run(deploy, x), get("deploy.output"), c.suggested_abs_tol);
     check.equal("second conversion", [...convertToDeploy(deploy).stateDict().keys()], [...deploy.stateDict().keys()]);
@@ -80,6 +104,21 @@ async function run(model: Net, x: Tensor): Promise<Tensor> {
   const { output, names } = traceModel(model, x.shape);
   const program = await compile({ outputs: { output } }, { names });
   return (await program.run({ input: x })).output;
+}
+
+async function compute(value: Value): Promise<Tensor> {
+  await using program = await compile({ outputs: { value } });
+  return (await program.run({})).value;
+}
+
+/** The merge in the graph, in float32 as training has it, beside the original's merged weights. */
+async function checkInGraph(check: CaseCheck, model: Net, expected: ReadonlyMap<string, Tensor>): Promise<void> {
+  const outputs = Object.fromEntries(equivalentInGraph(model));
+  await using program = await compile({ outputs });
+  for (const [key, value] of Object.entries(await program.run({}))) {
+    const golden = expected.get(key)!;
+    check.near(`${key} in the graph`, value, golden, 3e-6 * Math.max(1, absMax(golden)));
+  }
 }
 
 function checkWeights(check: CaseCheck, deploy: Net, expected: ReadonlyMap<string, Tensor>): void {

@@ -1,34 +1,19 @@
 import { type ConvOptions, type Pair, relu, type Value } from "../graph/index.ts";
 import { BatchNorm2d, Conv2d, cloneWith, Module } from "../nn/index.ts";
 import {
-  batchNormAffine,
-  batchNormInputs,
-  batchNormOf,
-  derivedByRows,
-  derivedParameter,
-  fuseBias,
+  type BiasedMap,
+  type KernelAlgebra,
   type Merge,
+  mapOf,
+  mergedForm,
+  type NamedTensors,
+  namedMap,
+  normAfter,
   type Reparameterizable,
-  scaledRows,
 } from "../reparam/index.ts";
-import { sizeOf } from "../tensor/index.ts";
 
 export interface ConvBnOptions extends ConvOptions {
   readonly kernelSize: number | Pair;
-}
-
-/** A convolution without bias and its batch norm as one convolution with bias. */
-export function mergeConvBn(conv: Conv2d, bn: BatchNorm2d): Conv2d {
-  const stats = batchNormInputs(bn);
-  const columns = sizeOf(conv.weight.shape.slice(1));
-  const weight = derivedByRows(conv.weight, stats, (...t) =>
-    scaledRows(batchNormAffine(batchNormOf(bn, t)).scale, columns),
-  );
-  const biases = conv.bias ? [conv.bias] : [];
-  const bias = derivedParameter(bn.bias, [...stats, ...biases], (...t) =>
-    fuseBias(bn.bias.dtype, batchNormAffine(batchNormOf(bn, t)), t[4]),
-  );
-  return cloneWith(conv, { weight, bias });
 }
 
 /**
@@ -48,10 +33,21 @@ export class ConvBn extends Module implements Reparameterizable {
     return this.bn ? this.bn.afterConv(this.conv, x) : this.conv.forward(x);
   }
 
+  /** Convolution and batch norm as one convolution with bias. */
+  fused<T>(k: KernelAlgebra<T>): BiasedMap<T> {
+    const own = mapOf(k, this.conv);
+    // Without a norm there is a bias: the merge has put it there.
+    return this.bn ? normAfter(k, own, this.bn) : (own as BiasedMap<T>);
+  }
+
+  equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
+    return namedMap("conv", this.fused(k));
+  }
+
   merge(): Merge {
     if (!this.bn) return { kept: "already merged" };
-    const conv = mergeConvBn(this.conv, this.bn);
-    return { merged: cloneWith(this as ConvBn, { conv, bn: undefined }), note: "batch norm into the convolution" };
+    const shell = cloneWith(this as ConvBn, { bn: undefined });
+    return { merged: mergedForm(shell, this), note: "batch norm into the convolution" };
   }
 }
 

@@ -13,33 +13,19 @@ import {
   unpartition,
   type Value,
 } from "../graph/index.ts";
+import { BatchNorm1d, BatchNorm2d, Conv2d, cloneWith, Linear, Module, mapModules, orthogonal } from "../nn/index.ts";
 import {
-  BatchNorm1d,
-  BatchNorm2d,
-  Conv2d,
-  cloneWith,
-  Linear,
-  Module,
-  mapModules,
-  orthogonal,
-  type Parameter,
-} from "../nn/index.ts";
-import {
-  batchNormAffine,
-  batchNormInputs,
-  batchNormOf,
-  type ChannelAffine,
-  derivedByRows,
-  derivedParameter,
-  foldInputBias,
-  type KernelBranch,
+  type BiasedMap,
+  type KernelAlgebra,
   type Merge,
-  mergedFcRows,
-  mergeFcBias,
+  mapOf,
+  mergedForm,
+  type NamedTensors,
+  namedMap,
+  normAfter,
+  normBefore,
+  parallel,
   type Reparameterizable,
-  scaledColumns,
-  scaledRows,
-  sumKernels,
 } from "../reparam/index.ts";
 import { Tensor } from "../tensor/index.ts";
 import { ConvBn } from "./conv-bn.ts";
@@ -192,6 +178,7 @@ abstract class Partitioned extends Module implements Reparameterizable {
   /** What happens within the partitions: `[B, C, h, w]` → `[B, O, h, w]`. */
   protected abstract mix(parts: Value): Value;
   abstract merge(): Merge;
+  abstract equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T>;
 
   /** Partitions per column and per row. */
   get counts(): Pair {
@@ -233,9 +220,13 @@ abstract class Partitioned extends Module implements Reparameterizable {
     return add(parts, partitionImage(reshape(mixed, map.shape), [1, 1]));
   }
 
-  /** The two layers with the batch norm before them. */
-  protected mergedGlobal(): Fc1Fc2 | undefined {
-    return this.fc1Fc2 && this.avg ? mergeGlobal(this.fc1Fc2, this.avg.bn) : this.fc1Fc2;
+  /** FC1 with the batch norm before it, where there is a Global Perceptron. */
+  protected equivalentGlobal<T>(k: KernelAlgebra<T>): NamedTensors<T> {
+    if (!this.fc1Fc2) return {};
+    const fc1 = mapOf(k, this.fc1Fc2.fc1);
+    // FC1 always has a bias.
+    const merged = this.avg ? normBefore(k, this.avg.bn, fc1) : (fc1 as BiasedMap<T>);
+    return namedMap("fc1_fc2.fc1", merged);
   }
 
   /** What a merge says of the Global Perceptron and the local kernels. */
@@ -288,18 +279,29 @@ export class RepMLP extends Partitioned {
     return plusBranches(reshape(normalized, [count, outChannels, h, w]), this.repconv, parts);
   }
 
+  equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
+    return { ...this.equivalentGlobal(k), ...namedMap("fc3", this.fusedFc3(k)) };
+  }
+
+  /** FC3 with its batch norm and all local branches. */
+  private fusedFc3<T>(k: KernelAlgebra<T>): BiasedMap<T> {
+    const own = mapOf(k, this.fc3);
+    // Without a norm there is a bias: the merge has put it there.
+    const connected = this.fc3Bn ? normAfter(k, own, this.fc3Bn) : (own as BiasedMap<T>);
+    const branches = Object.values(this.repconv).map((b) => b.fused(k));
+    if (!branches.length) return connected;
+    const local = parallel(k, branches);
+    const [h, w] = this.options.partition;
+    return {
+      weight: k.add(connected.weight, k.convToFc(local.weight, [h, w])),
+      bias: k.add(connected.bias, k.repeatOutputs(local.bias, h * w)),
+    };
+  }
+
   merge(): Merge {
     if (!this.fc3Bn) return { kept: "already merged" };
-    return {
-      merged: cloneWith(this as RepMLP, {
-        fc1Fc2: this.mergedGlobal(),
-        avg: undefined,
-        fc3: mergeFc3(this.fc3, this.fc3Bn, Object.values(this.repconv), this.options.partition),
-        fc3Bn: undefined,
-        repconv: {},
-      }),
-      note: this.mergeNote("FC3"),
-    };
+    const shell = cloneWith(this as RepMLP, { avg: undefined, fc3Bn: undefined, repconv: {} });
+    return { merged: mergedForm(shell, this), note: this.mergeNote("FC3") };
   }
 }
 
@@ -374,81 +376,15 @@ export class RepMLPConv extends Partitioned {
     return plusBranches(this.conv.forward(parts), this.repconv, parts);
   }
 
-  merge(): Merge {
-    const { conv, bn } = this.conv;
-    if (!bn) return { kept: "already merged" };
-    const branches = [this.conv, ...Object.values(this.repconv)].flatMap((b) =>
-      b.bn ? [{ conv: b.conv, bn: b.bn }] : [],
-    );
-    const inputs = branches.flatMap((b) => [b.conv.weight, ...batchNormInputs(b.bn)]);
-    const sum = (t: readonly Tensor[]): ReturnType<typeof sumKernels> => kernelSum(branches, t);
-    const weight = derivedParameter(conv.weight, inputs, (...t) => {
-      const { shape, values } = sum(t);
-      return Tensor.of(conv.weight.dtype, shape, values);
-    });
-    const bias = derivedParameter(bn.bias, inputs, (...t) => {
-      const values = sum(t).bias;
-      return Tensor.of(bn.bias.dtype, [values.length], values);
-    });
-    const merged = cloneWith(this.conv, { conv: cloneWith(conv, { weight, bias }), bn: undefined });
-    return {
-      merged: cloneWith(this as RepMLPConv, {
-        ...{ fc1Fc2: this.mergedGlobal(), avg: undefined },
-        ...{ conv: merged, repconv: {} },
-      }),
-      note: this.mergeNote("the convolution"),
-    };
+  equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
+    const branches = [this.conv, ...Object.values(this.repconv)].map((b) => b.fused(k));
+    return { ...this.equivalentGlobal(k), ...namedMap("conv.conv", parallel(k, branches)) };
   }
-}
 
-/** FC1 with the batch norm before it. */
-function mergeGlobal(layers: Fc1Fc2, bn: BatchNorm2d): Fc1Fc2 {
-  const { fc1 } = layers;
-  const stats = batchNormInputs(bn);
-  const affine = (t: readonly Tensor[]): ChannelAffine => batchNormAffine(batchNormOf(bn, t));
-  const bias = fc1.bias as Parameter;
-  return cloneWith(layers, {
-    fc1: cloneWith(fc1, {
-      weight: derivedByRows(fc1.weight, stats, (...t) => {
-        const { scale } = affine(t);
-        return scaledColumns(scale, fc1.weight.shape[1] / scale.length);
-      }),
-      bias: derivedParameter(bias, [fc1.weight, bias, ...stats], (w, b, ...t) => foldInputBias(w, b, affine(t))),
-    }),
-  });
-}
-
-/** Sum of convolutions with their batch norms; five tensors of each, weight first. */
-const kernelSum = (
-  branches: readonly { readonly conv: Conv2d; readonly bn: BatchNorm2d }[],
-  tensors: readonly Tensor[],
-): ReturnType<typeof sumKernels> =>
-  sumKernels(
-    branches.map(({ bn }, i): KernelBranch => {
-      const [weight, ...own] = tensors.slice(5 * i, 5 * i + 5);
-      return { weight, affine: batchNormAffine(batchNormOf(bn, own)) };
-    }),
-  );
-
-/** FC3 with its batch norm and all local branches. */
-function mergeFc3(fc3: Conv2d, bn: BatchNorm1d, branches: readonly ConvBn[], partition: Pair): Conv2d {
-  const active = branches.flatMap(({ conv, bn }) => (bn ? [{ conv, bn }] : []));
-  const stats = batchNormInputs(bn);
-  const branchInputs = active.flatMap((b) => [b.conv.weight, ...batchNormInputs(b.bn)]);
-  const affine = (t: readonly Tensor[]): ChannelAffine => batchNormAffine(batchNormOf(bn, t));
-  const kernelOf = (t: readonly Tensor[]): ReturnType<typeof sumKernels> | undefined =>
-    active.length ? kernelSum(active, t) : undefined;
-  const weight = derivedByRows(fc3.weight, [...stats, ...branchInputs], (...t) => {
-    const [norm, kernel] = [affine(t.slice(0, 4)), kernelOf(t.slice(4))];
-    return kernel ? mergedFcRows(norm, kernel, partition) : scaledRows(norm.scale, fc3.weight.shape[1]);
-  });
-  // Only a network that was merged before, and got a new batch norm, has a bias here.
-  const before = fc3.bias ? [fc3.bias] : [];
-  const bias = derivedParameter(bn.bias, [...stats, ...branchInputs, ...before], (...t) => {
-    const { scale, shift } = affine(t.slice(0, 4));
-    const own = fc3.bias && t[t.length - 1].toFloat64();
-    const moved = own ? shift.map((s, i) => s + scale[i] * own[i]) : shift;
-    return mergeFcBias(bn.bias.dtype, { scale, shift: moved }, kernelOf(t.slice(4))?.bias);
-  });
-  return cloneWith(fc3, { weight, bias });
+  merge(): Merge {
+    if (!this.conv.bn) return { kept: "already merged" };
+    const conv = cloneWith(this.conv, { bn: undefined });
+    const shell = cloneWith(this as RepMLPConv, { avg: undefined, conv, repconv: {} });
+    return { merged: mergedForm(shell, this), note: this.mergeNote("the convolution") };
+  }
 }

@@ -216,6 +216,45 @@ export function mapModules<M extends Module>(root: M, changes: ModuleChanges = {
   return rebuild(root, "", true) as M;
 }
 
+/**
+ * A copy of a tree with some parameters replaced by state-dict key, also where a field that may hold one is
+ * `undefined`; everything else is shared.
+ *
+ * @throws `state-dict/keys` for a key that names no field
+ */
+export function withParameters<M extends Module>(root: M, changes: ReadonlyMap<string, Parameter>): M {
+  const used = new Set<string>();
+  const change = (module: Module, path: string): Module => {
+    const names = (module.constructor as typeof Module).stateNames;
+    const replace = (value: unknown, name: string | EntryName, own: string): unknown => {
+      const key = join(path, typeof name === "string" ? name : name(own));
+      if (value instanceof Module) return change(value, key);
+      if (value === undefined || value instanceof Parameter) {
+        const next = changes.get(key);
+        if (next) used.add(key);
+        return next ?? value;
+      }
+      const inside = (entry: unknown, at: string): unknown =>
+        replace(entry, typeof name === "string" ? `${name}.${at}` : name(at), at);
+      if (Array.isArray(value)) return value.map((entry, i) => inside(entry, String(i)));
+      if (!isRecord(value)) return value;
+      return Object.fromEntries(Object.entries(value).map(([at, entry]) => [at, inside(entry, at)]));
+    };
+    if (![...changes.keys()].some((key) => !path || key.startsWith(`${path}.`))) return module;
+    const fields = Object.entries(module).map(([f, value]) => [f, replace(value, names[f] ?? snakeCase(f), f)]);
+    return cloneWith(module, Object.fromEntries(fields));
+  };
+  const changed = change(root, "") as M;
+  const missing = [...changes.keys()].filter((key) => !used.has(key));
+  must(
+    !missing.length,
+    "state-dict/keys",
+    () => `state dict: there is no place for ${listed(missing)}. Check the names of the fields.`,
+    "model",
+  );
+  return changed;
+}
+
 /** A deep copy of a module tree; values are shared until one of the two gets others. */
 export const cloneModule = <M extends Module>(module: M): M => mapModules(module);
 

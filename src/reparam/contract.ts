@@ -1,15 +1,17 @@
-import { type BatchNorm, type Module, Parameter } from "../nn/index.ts";
-import {
-  derived,
-  dtypes,
-  sizeOf,
-  type Tensor,
-  type TensorSource,
-  tensorBytes,
-  tensorFromBytes,
-} from "../tensor/index.ts";
-import type { BatchNormTensors } from "./algebra.ts";
-import { mapRows, type RowMap } from "./rows.ts";
+import { fmt, must } from "../errors.ts";
+import { type Module, Parameter, withParameters } from "../nn/index.ts";
+import { sameShape } from "../tensor/index.ts";
+import type { BiasedMap, KernelAlgebra } from "./algebra.ts";
+import { HostAlgebra } from "./host.ts";
+
+/** Tensors by state-dict key. */
+export type NamedTensors<T> = Readonly<Record<string, T>>;
+
+/** A layer's weight and bias under their keys. */
+export const namedMap = <T>(layer: string, { weight, bias }: BiasedMap<T>): NamedTensors<T> => ({
+  [`${layer}.weight`]: weight,
+  [`${layer}.bias`]: bias,
+});
 
 /** What a block answers when asked to merge. */
 export type Merge =
@@ -17,77 +19,44 @@ export type Merge =
   | { readonly kept: string };
 
 /**
- * A module that has an equal, smaller inference form. `merge` answers with that form or says why there is nothing to
- * do; it changes nothing, and computes no values: the merged parameters are derived when they are read.
+ * A module that has an equal, smaller inference form.
+ *
+ * `equivalent` says once what the merged weights and biases are, by their keys in the merged form; parameters that stay
+ * as they are need not be listed. It is written in the kernel algebra, and so serves the merge on the host as well as
+ * quantization and penalties in the graph. Of a merged block it gives
+ * the present ones.
+ *
+ * `merge` answers with that form (see {@link mergedForm}) or says why there is nothing to do; it changes nothing, and
+ * computes no values: the merged parameters are derived when they are read. A merge owns everything below its block:
+ * nested blocks are not visited on their own, neither if the block is merged nor in what it is replaced by.
  */
 export interface Reparameterizable extends Module {
   merge(): Merge;
+  equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T>;
 }
 
 export const isReparameterizable = (m: Module): m is Reparameterizable =>
   "merge" in m && typeof (m as Partial<Reparameterizable>).merge === "function";
 
-/** A parameter whose values follow from others when they are read. */
-export function derivedParameter(
-  like: { readonly dtype: Parameter["dtype"]; readonly shape: readonly number[] },
-  inputs: readonly Parameter[],
-  compute: (...tensors: Tensor[]) => Tensor,
-): Parameter {
-  return Parameter.from(derived(like.dtype, like.shape, inputs.map(valuesOf), compute));
-}
-
-/** The values that a parameter will have on reading, so that a form can be derived before there are any. */
-const valuesOf = (p: Parameter): TensorSource => ({
-  dtype: p.dtype,
-  shape: p.shape,
-  read: () => p.source().read(),
-  readSync: () => p.source().readSync(),
-});
-
 /**
- * A parameter whose rows follow each from the same row of `weight`. It can be read in pieces, so that large weights
- * stream through a conversion.
+ * The merged form of a block: `shell`, the block without what the merge takes in, with the values of `equivalent` under
+ * their keys. They are computed when they are read, those of large weights in pieces where that is possible.
  *
- * @param prepare  makes the map of rows from the values of `inputs`
+ * @param shell  of the merged form's structure; a bias that is still `undefined` gets its place filled
  */
-export function derivedByRows(
-  weight: Parameter,
-  inputs: readonly Parameter[],
-  prepare: (...tensors: Tensor[]) => RowMap,
-): Parameter {
-  const all = [weight, ...inputs].map(valuesOf);
-  const whole = derived(weight.dtype, weight.shape, all, (w, ...tensors) => mapRows(w, prepare(...tensors)));
-  async function* pieces(): AsyncGenerator<Uint8Array<ArrayBuffer>, void, void> {
-    const source = weight.source();
-    if (!source.pieces) {
-      yield tensorBytes(await whole.read());
-      return;
-    }
-    const map = prepare(...(await Promise.all(all.slice(1).map((t) => t.read()))));
-    const width = dtypes[weight.dtype].bytes;
-    const columns = sizeOf(weight.shape) / weight.shape[0];
-    let first = 0;
-    let memory: Tensor["data"] | undefined;
-    for await (const bytes of source.pieces(columns * width)) {
-      const count = bytes.length / width / columns;
-      const rows = tensorFromBytes(weight.dtype, [count, columns], bytes);
-      const made = mapRows(rows, map, first, memory);
-      memory ??= made.data;
-      yield tensorBytes(made);
-      first += count;
-    }
-  }
-  return Parameter.from({ ...whole, pieces });
+export function mergedForm<M extends Module>(shell: M, block: Reparameterizable): M {
+  // Layers that are new in the merged form are in the block's mode, like those that it has from the block.
+  const own = new Set([...block.modules()].map(([, m]) => m));
+  for (const [, m] of shell.modules()) if (!own.has(m)) Object.assign(m, { training: block.training });
+  const before = new Map(shell.state());
+  const merged = Object.entries(block.equivalent(new HostAlgebra())).map(([key, tensor]) => {
+    const old = before.get(key);
+    must(
+      !old || sameShape(old.shape, tensor.shape),
+      "merge/shape",
+      () => `merge: ${key} is ${fmt(tensor.shape)} after the merge, the merged form expects ${fmt(old?.shape ?? [])}`,
+    );
+    return [key, Parameter.from(tensor.source())] as const;
+  });
+  return withParameters(shell, new Map(merged));
 }
-
-/** The four tensors of a batch norm, in the order that {@link batchNormOf} takes them. */
-export const batchNormInputs = (bn: BatchNorm): Parameter[] => [bn.weight, bn.bias, bn.runningMean, bn.runningVar];
-
-/** Puts read tensors into the form that the algebra takes. */
-export const batchNormOf = (bn: BatchNorm, [weight, bias, mean, variance]: readonly Tensor[]): BatchNormTensors => ({
-  weight,
-  bias,
-  mean,
-  variance,
-  eps: bn.eps,
-});

@@ -1,4 +1,15 @@
-export * from "./algebra.ts";
+export {
+  type Affine,
+  type BiasedMap,
+  type KernelAlgebra,
+  type LinearMap,
+  mapOf,
+  type Norm,
+  normAfter,
+  normBefore,
+  parallel,
+} from "./algebra.ts";
 export * from "./contract.ts";
 export * from "./convert.ts";
-export { type RowMap, scaledColumns, scaledRows } from "./rows.ts";
+export { HostAlgebra, HostTensor, hostTensor } from "./host.ts";
+export * from "./in-graph.ts";

@@ -1,11 +1,13 @@
+import type { Pair } from "../graph/index.ts";
 import { type DType, dtypes, type Shape, sizeOf, Tensor, type TypedArray } from "../tensor/index.ts";
 
 /*
- * Weights are merged row by row: a row of the result needs the same row of the weight and a few small tensors. So a
- * weight can pass through in pieces that stay in a processor's cache, and need never be held.
+ * Inner loops of the host's kernel algebra. Weights are merged row by row: a row of the result needs the same row of the
+ * weight and a few small tensors. So a weight can pass through in pieces that stay in a processor's cache, and need never
+ * be held.
  */
 
-type Numbers = Float32Array | Float64Array;
+export type Numbers = Float32Array | Float64Array;
 
 /**
  * How a weight `[rows, …]` is changed: takes the numbers of some whole rows, of which `first` is the number of the
@@ -21,7 +23,7 @@ export const numbersOf = (t: Tensor): Numbers => (t.data instanceof Float32Array
  *
  * @param memory  used for the result where it is of that dtype and large enough
  */
-function rounded(dtype: DType, shape: Shape, fill: (out: Numbers) => void, memory?: TypedArray): Tensor {
+export function rounded(dtype: DType, shape: Shape, fill: (out: Numbers) => void, memory?: TypedArray): Tensor {
   const size = sizeOf(shape);
   if (dtype === "float32" || dtype === "float64") {
     const ArrayOf = dtypes[dtype].array;
@@ -35,12 +37,8 @@ function rounded(dtype: DType, shape: Shape, fill: (out: Numbers) => void, memor
   return Tensor.of(dtype, shape, wide);
 }
 
-/** Applies a map to rows of a weight, all of them or those from `first` on. */
-export const mapRows = (rows: Tensor, map: RowMap, first = 0, memory?: TypedArray): Tensor =>
-  rounded(rows.dtype, rows.shape, (out) => map(numbersOf(rows), first, out), memory);
-
 /** Multiplies the numbers from `start` to `end` by `s`. Four at a time takes half as long: engines do not unroll. */
-function scaleRun(w: Numbers, out: Numbers, start: number, end: number, s: number): void {
+export function scaleRun(w: Numbers, out: Numbers, start: number, end: number, s: number): void {
   let i = start;
   for (; i < end - 3; i += 4) {
     out[i] = w[i] * s;
@@ -53,14 +51,46 @@ function scaleRun(w: Numbers, out: Numbers, start: number, end: number, s: numbe
 
 /** Multiplies row r by `scale[r]`. */
 export const scaledRows =
-  (scale: Float64Array, columns: number): RowMap =>
+  (scale: Numbers, columns: number): RowMap =>
   (w, first, out) => {
     for (let i = 0, r = first; i < w.length; i += columns, r++) scaleRun(w, out, i, i + columns, scale[r]);
   };
 
 /** Multiplies `repeat` columns each by `scale[0]`, `scale[1]`, …. */
 export const scaledColumns =
-  (scale: Float64Array, repeat: number): RowMap =>
+  (scale: Numbers, repeat: number): RowMap =>
   (w, _, out) => {
     for (let i = 0; i < w.length; ) for (const s of scale) for (const end = i + repeat; i < end; i++) out[i] = w[i] * s;
   };
+
+/**
+ * Row r scaled by `scale[r]`, plus the row of the fully connected matrix that equals a convolution of h × w pixels by
+ * `kernel`; see `KernelAlgebra.convToFc`.
+ *
+ * @param kernel  `[O, C/g, kH, kW]`, odd sizes
+ */
+export function fcRows(scale: Numbers, kernel: Numbers, [, c, kh, kw]: Shape, [h, w]: Pair): RowMap {
+  const [down, along] = [(kh - 1) / 2, (kw - 1) / 2];
+  const columns = c * h * w;
+  const scaled = scaledRows(scale, columns);
+  return (x, first, out) => {
+    scaled(x, first, out);
+    for (let start = 0, row = first; start < x.length; start += columns, row++) {
+      const [f, i, j] = [Math.floor(row / (h * w)), Math.floor(row / w) % h, row % w];
+      const [uStart, uEnd, vStart, vEnd] = [
+        Math.max(0, i - down),
+        Math.min(h, i + down + 1),
+        Math.max(0, j - along),
+        Math.min(w, j + along + 1),
+      ];
+      const s = scale[row];
+      // Where the kernel reaches, the sum is computed anew and stored over the scaled value: it is rounded once.
+      for (let ch = 0; ch < c; ch++)
+        for (let u = uStart; u < uEnd; u++) {
+          const from = ((f * c + ch) * kh + u - i + down) * kw + along - j;
+          const to = start + (ch * h + u) * w;
+          for (let v = vStart; v < vEnd; v++) out[to + v] = x[to + v] * s + kernel[from + v];
+        }
+    }
+  };
+}

@@ -51,12 +51,14 @@ import {
   reshape,
   resize2d,
   round,
+  roundStraightThrough,
   select,
   sigmoid,
   sin,
   slice,
   softmax,
   sqrt,
+  stopGradient,
   sub,
   tanh,
   transpose,
@@ -72,6 +74,8 @@ export interface OpCase {
   readonly name: string;
   readonly inputs: Inputs;
   readonly build: (values: Readonly<Record<string, Value>>) => Value | readonly Value[];
+  /** What has the derivatives that are wanted, where the op's gradient is not that of its values. Default `build`. */
+  readonly differentiatedAs?: OpCase["build"];
   /** Relative tolerance in float32. Default 2e-5. */
   readonly tolerance?: number;
 }
@@ -157,6 +161,23 @@ const elementwise: OpCase[] = [
     minimum: [minimum],
     pow: [pow, positiveRange],
   }),
+  // Their gradient is another function's on purpose.
+  ...(["rank 4", "rank 0"] as const).map(
+    (name): OpCase => ({
+      op: "roundStraightThrough",
+      name,
+      inputs: { x: { shape: name === "rank 4" ? image : [], range: [-3, 3] } },
+      build: ({ x }) => roundStraightThrough(x),
+      differentiatedAs: ({ x }) => x,
+    }),
+  ),
+  {
+    op: "stopGradient",
+    name: "beside what has a gradient",
+    inputs: { x: image, y: image },
+    build: ({ x, y }) => add(stopGradient(mul(x, 3)), mul(y, y)),
+    differentiatedAs: ({ x, y }) => add(mul(x, 0), mul(y, y)),
+  },
   ...variants("pow", { "constant exponent": [{ x: image }, ({ x }) => pow(x, 3)] }),
   ...variants("mul", { "a number first": [{ x: image }, ({ x }) => mul(2.5, x)] }),
   ...variants("after", {

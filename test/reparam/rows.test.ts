@@ -5,7 +5,8 @@ import { describe, expect, test } from "vitest";
 import { ConvBn, RepMLP } from "../../src/blocks/index.ts";
 import { openCheckpointFile, saveCheckpointFile } from "../../src/checkpoint/node/index.ts";
 import type { Module } from "../../src/nn/index.ts";
-import { deployForm, scaledColumns, scaledRows } from "../../src/reparam/index.ts";
+import { deployForm } from "../../src/reparam/index.ts";
+import { scaledColumns, scaledRows } from "../../src/reparam/rows.ts";
 import { type DType, Tensor, tensorBytes } from "../../src/tensor/index.ts";
 import { withRandomState } from "./support.ts";
 

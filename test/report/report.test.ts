@@ -1,10 +1,11 @@
 import { parseHTML } from "linkedom";
 import sharp from "sharp";
 import { beforeAll, describe, expect, test, vi } from "vitest";
-import { convToFc } from "../../src/reparam/index.ts";
+import { HostAlgebra, hostTensor } from "../../src/reparam/index.ts";
 import { lineChart } from "../../src/report/node/chart.ts";
 import { fcKernelPicture, pngUri } from "../../src/report/node/picture.ts";
 import { type TrainingReport, trainingReport } from "../../src/report/node/training-report.ts";
+import { Tensor } from "../../src/tensor/index.ts";
 import type { EpochRecord } from "../../src/training/index.ts";
 
 const elements = (markup: string, selector: string): Element[] => [
@@ -55,8 +56,9 @@ describe("line chart", () => {
 
 test("a kernel picture shows a convolution around each panel's own pixel", async () => {
   const size = [2, 3] as const;
-  const kernel = { values: Float64Array.of(0, 0, 0, 0, 1, -1, 0, 0, 0), shape: [1, 1, 3, 3] };
-  const picture = fcKernelPicture(convToFc(kernel, size), size, { scale: 1 });
+  const kernel = hostTensor(Tensor.float32([1, 1, 3, 3], [0, 0, 0, 0, 1, -1, 0, 0, 0]));
+  const fc = new HostAlgebra().convToFc(kernel, size).source().readSync();
+  const picture = fcKernelPicture(fc, size, { scale: 1 });
   expect([picture.width, picture.height]).toEqual([3 * 4 + 1, 2 * 3 + 1]);
   const colour = (i: number, j: number, u: number, v: number): string => {
     const at = ((i * 3 + 1 + u) * picture.width + j * 4 + 1 + v) * 3;

@@ -104,6 +104,10 @@ const unaryOps = {
   ceil: defineUnary("ceil", { onnx: "Ceil", vjp: () => undefined, fold: Math.ceil }),
   /** Rounds half to even. */
   round: defineUnary("round", { onnx: "Round", vjp: () => undefined }),
+  /** Rounds half to even; differentiated as if it did not. */
+  roundStraightThrough: defineUnary("roundStraightThrough", { onnx: "Round", vjp: (_, __, dy) => dy }),
+  /** Passes x on, and no gradient back. */
+  stopGradient: defineUnary("stopGradient", { onnx: (_, x) => x, vjp: () => undefined, fold: (x) => x }),
   sin: defineUnary("sin", { onnx: "Sin", vjp: (x, _, dy) => mul(dy, cos(x)) }),
   cos: defineUnary("cos", { onnx: "Cos", vjp: (x, _, dy) => neg(mul(dy, sin(x))) }),
   /** 1 where x > 0, else 0. */
@@ -132,6 +136,10 @@ export const floor = unary(unaryOps.floor);
 export const ceil = unary(unaryOps.ceil);
 /** Nearest integer, halves to even; zero gradient. */
 export const round = unary(unaryOps.round);
+/** Nearest integer, halves to even, with the gradient of the identity: how fake quantization learns through rounding. */
+export const roundStraightThrough = unary(unaryOps.roundStraightThrough);
+/** x itself, taken for a constant by gradients. */
+export const stopGradient = unary(unaryOps.stopGradient);
 export const sin = unary(unaryOps.sin);
 export const cos = unary(unaryOps.cos);
 /** 1 where x > 0, else 0; zero gradient. */

@@ -9,7 +9,7 @@ import { type Equivalence, evaluate, Predictor, verifyEquivalence } from "../../
 import { createModel, modelInfo } from "../../models/index.ts";
 import { countMacs, countParameters, type Net } from "../../nn/index.ts";
 import { encodeOnnx } from "../../onnx/index.ts";
-import { batchNormAffine, convertToDeploy, scaleRows } from "../../reparam/index.ts";
+import { convertToDeploy, HostAlgebra, mapOf, normAfter } from "../../reparam/index.ts";
 import { fcKernelPicture, pngUri } from "../../report/node/picture.ts";
 import { type FormFigures, type Prediction, trainingReport } from "../../report/node/training-report.ts";
 import type { Tensor } from "../../tensor/index.ts";
@@ -211,9 +211,8 @@ async function kernels(model: Net, deploy: Net): Promise<{ layer: string; before
   const find = (net: Net): readonly [string, RepMLP] =>
     [...net.modules()].find((entry): entry is [string, RepMLP] => entry[1] instanceof RepMLP)!;
   const [layer, block] = find(model);
-  const { weight: gamma, bias, runningMean, runningVar, eps } = block.fc3Bn!;
-  const stats = { weight: gamma.data, bias: bias.data, mean: runningMean.data, variance: runningVar.data, eps };
-  const before = scaleRows(block.fc3.weight.data, batchNormAffine(stats).scale);
+  const k = new HostAlgebra();
+  const before = normAfter(k, mapOf(k, block.fc3), block.fc3Bn!).weight.source().readSync();
   const after = find(deploy)[1].fc3.weight.data;
   const { partition } = block.options;
   const area = partition[0] * partition[1];
