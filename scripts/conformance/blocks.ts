@@ -92,8 +92,8 @@ export function checkBlock(c: BlockCase, tensors: ReadonlyMap<string, TensorSour
         check.near(name, await compute(extra(model)), golden, 3e-6 * absMax(golden));
       }
     const deploy = convertToDeploy(model);
-    await checkInGraph(check, model, withPrefix(tensors, "deploy."));
     checkWeights(check, deploy, withPrefix(tensors, "deploy."));
+    await checkInGraph(check, model, withPrefix(tensors, "deploy."));
     check.near("deploy.output", await run(deploy, x), get("deploy.output"), c.suggested_abs_tol);
     check.equal("second conversion", [...convertToDeploy(deploy).stateDict().keys()], [...deploy.stateDict().keys()]);
     if (c.has_trainmode) await checkTrainMode(check, model.train(), tensors, c.suggested_abs_tol);
