@@ -13,6 +13,7 @@ import type { TensorSource } from "../../src/tensor/index.ts";
 import { type BlockCase, checkBlock } from "./blocks.ts";
 import { type CheckpointCase, checkCheckpoint } from "./checkpoints.ts";
 import { checkFullsize, type FullsizeModel } from "./fullsize.ts";
+import { checkRepOptimizer, type RepOptimizerCase } from "./repoptimizer.ts";
 import { type CaseResult, messageOf, readCase, runCase } from "./report.ts";
 import { checkTraining, type TrainingCase } from "./training.ts";
 import { checkTransforms } from "./transforms.ts";
@@ -38,6 +39,7 @@ const open = async (path: string): Promise<ReadonlyMap<string, TensorSource>> =>
 interface Cases {
   readonly blocks?: readonly BlockCase[];
   readonly training?: readonly TrainingCase[];
+  readonly repoptimizer?: readonly RepOptimizerCase[];
   readonly pruning?: readonly { readonly id: string }[];
 }
 
@@ -56,6 +58,13 @@ async function* results(): AsyncGenerator<CaseResult> {
         c.id,
         () => open(c.file),
         (tensors) => checkTraining(c, tensors),
+      );
+  for (const c of cases.repoptimizer ?? [])
+    if (wanted(c.id))
+      yield await readCase(
+        c.id,
+        () => open(c.file),
+        (tensors) => checkRepOptimizer(c, tensors),
       );
   for (const { id } of cases.pruning ?? [])
     if (wanted(id)) yield { id, status: "skipped", detail: "pruning is not implemented" };

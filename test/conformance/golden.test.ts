@@ -2,15 +2,17 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { type BlockCase, checkBlock } from "../../scripts/conformance/blocks.ts";
+import { checkRepOptimizer, type RepOptimizerCase } from "../../scripts/conformance/repoptimizer.ts";
 import { type CaseResult, readCase } from "../../scripts/conformance/report.ts";
 import { checkTraining, type TrainingCase } from "../../scripts/conformance/training.ts";
 import { openCheckpointFile } from "../../src/node.ts";
 import { Tensor, type TensorSource } from "../../src/tensor/index.ts";
 
 const folder = join(import.meta.dirname, "../fixtures/golden");
-const { blocks, training } = JSON.parse(readFileSync(join(folder, "cases.json"), "utf8")) as {
+const { blocks, training, repoptimizer } = JSON.parse(readFileSync(join(folder, "cases.json"), "utf8")) as {
   readonly blocks: readonly BlockCase[];
   readonly training: readonly TrainingCase[];
+  readonly repoptimizer: readonly RepOptimizerCase[];
 };
 const open = async (file: string): Promise<ReadonlyMap<string, TensorSource>> =>
   (await openCheckpointFile(join(folder, file))).entries;
@@ -25,6 +27,10 @@ describe("blocks equal the original's: both forms, merged weights, gradients and
 
 describe("training repeats the original's losses, updates and final logits of both forms", () => {
   test.for(training)("$id", async (c) => expectPassed(await checkTraining(c, await open(c.file))));
+});
+
+describe("a plain network under RepOptimizer repeats the original's losses, gradients and updates", () => {
+  test.for(repoptimizer)("$id", async (c) => expectPassed(await checkRepOptimizer(c, await open(c.file))));
 });
 
 describe("the checks themselves", () => {

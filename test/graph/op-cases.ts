@@ -28,6 +28,7 @@ import {
   grad,
   greater,
   hardtanh,
+  kthLargest,
   linear,
   log,
   logSoftmax,
@@ -297,6 +298,12 @@ const shapes: OpCase[] = [
 ];
 
 // --- reductions and products ----------------------------------------------------------------------------------------
+
+const selections = variants("kthLargest", {
+  "of a matrix": [{ x: [3, 5] }, ({ x }) => kthLargest(x, 4)],
+  "the smallest": [{ x: [7] }, ({ x }) => kthLargest(x, 7)],
+  "of pictures": [{ x: image }, ({ x }) => kthLargest(x, 11)],
+});
 
 const reductions: OpCase[] = Object.entries({ reduceSum, reduceMean, reduceMax }).flatMap(([op, f]) =>
   variants(op, {
@@ -605,6 +612,7 @@ export const opCases: readonly OpCase[] = [
   ...elementwise,
   ...shapes,
   ...reductions,
+  ...selections,
   ...products,
   ...convolutions,
   ...pointwiseNorms,

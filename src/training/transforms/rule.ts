@@ -80,6 +80,13 @@ export interface UpdateResult {
   readonly outputs?: Readonly<Record<string, Value>>;
 }
 
+/** What a rule changes of one parameter; state by its full name. */
+export interface ResultOfOne {
+  readonly parameter?: Value;
+  readonly gradient?: Value;
+  readonly state?: Readonly<Record<string, Value>>;
+}
+
 /** State by name, read and written between two steps. */
 export interface StateAccess {
   /** Steps done. */
@@ -103,6 +110,11 @@ export interface UpdateRule {
   /** The state that it needs for these parameters. Default none. */
   state?(subjects: Subjects): readonly StateTensor[];
   apply(update: Update): UpdateResult;
+  /**
+   * Of a rule that treats every parameter for itself ({@link forEachParameter}): its result for the `i`-th. A chain takes
+   * such rules parameter by parameter, so that what lies between them need not be kept for all parameters at once.
+   */
+  applyTo?(update: Update, i: number): ResultOfOne;
   /** Work of the host after each step. What it decides must follow from step and state alone, or resumed runs differ. */
   afterStep?(host: StateAccess): Promise<void>;
 }
@@ -156,28 +168,72 @@ export function chain(...rules: readonly UpdateRule[]): UpdateRule {
       return tensors;
     },
     apply(update) {
-      let [parameters, gradients] = [update.parameters, update.gradients];
-      const state = { ...update.state };
+      let now = update;
       const [changed, outputs]: Record<string, Value>[] = [{}, {}];
-      for (const rule of rules) {
-        const result = rule.apply({ ...update, parameters, gradients, state });
-        const { parameters: values } = result;
-        if (values) parameters = parameters.map((p, i) => ({ ...p, value: values[i] }));
-        gradients = result.gradients ?? gradients;
-        Object.assign(state, result.state);
-        Object.assign(changed, result.state);
-        for (const [name, value] of Object.entries(result.outputs ?? {})) {
+      for (const rule of runsOf(rules)) {
+        const { parameters, gradients = now.gradients, state, outputs: own = {} } = rule.apply(now);
+        now = {
+          ...now,
+          ...(parameters && { parameters: now.parameters.map((p, i) => ({ ...p, value: parameters[i] })) }),
+          gradients,
+          state: { ...now.state, ...state },
+        };
+        Object.assign(changed, state);
+        for (const [name, value] of Object.entries(own)) {
           mustBeOne(outputs[name] === undefined, "output", name);
           outputs[name] = value;
         }
       }
+      const { parameters, gradients } = now;
       return { parameters: parameters.map(({ value }) => value), gradients, state: changed, outputs };
     },
+    ...(rules.every(({ applyTo }) => applyTo) && {
+      applyTo: (update: Update, i: number) => applyAll(rules, update, i),
+    }),
     ...(hooks.length && {
       async afterStep(host: StateAccess) {
         for (const rule of hooks) await rule.afterStep?.(host);
       },
     }),
+  };
+}
+
+/** Neighbours that treat every parameter for itself become one rule. */
+function runsOf(rules: readonly UpdateRule[]): Pick<UpdateRule, "apply">[] {
+  const runs: Pick<UpdateRule, "apply">[] = [];
+  for (let i = 0; i < rules.length; ) {
+    let end = i;
+    while (end < rules.length && rules[end].applyTo) end++;
+    const run = rules.slice(i, end);
+    runs.push(run.length ? { apply: (update) => applyEach(update, (j) => applyAll(run, update, j)) } : rules[i]);
+    i = Math.max(end, i + 1);
+  }
+  return runs;
+}
+
+/** Several rules one after the other on the `i`-th parameter. */
+function applyAll(rules: readonly UpdateRule[], update: Update, i: number): ResultOfOne {
+  const [parameters, gradients] = [[...update.parameters], [...update.gradients]];
+  const changed: Record<string, Value> = {};
+  // Names that have changed hide the old ones; copies of all would be made for every parameter.
+  const state: Record<string, Value> = Object.create(update.state);
+  for (const { applyTo } of rules) {
+    const result = applyTo?.({ ...update, parameters, gradients, state }, i) ?? {};
+    if (result.parameter) parameters[i] = { ...parameters[i], value: result.parameter };
+    gradients[i] = result.gradient ?? gradients[i];
+    Object.assign(changed, result.state);
+    Object.assign(state, result.state);
+  }
+  return { parameter: parameters[i].value, gradient: gradients[i], state: changed };
+}
+
+/** The results for each parameter as one. */
+function applyEach({ parameters, gradients }: Update, resultOf: (i: number) => ResultOfOne): UpdateResult {
+  const results = parameters.map((_, i) => resultOf(i));
+  return {
+    parameters: results.map(({ parameter }, i) => parameter ?? parameters[i].value),
+    gradients: results.map(({ gradient }, i) => gradient ?? gradients[i]),
+    state: Object.assign({}, ...results.map(({ state }) => state)),
   };
 }
 
@@ -220,25 +276,18 @@ export interface RuleForEach extends Pick<UpdateRule, "name" | "settings" | "sca
 /** Makes a rule of one for each parameter. */
 export function forEachParameter({ state, apply, ...rule }: RuleForEach): UpdateRule {
   const statesOf = (p: TrainedParameter): readonly StateTensor[] => state?.(p) ?? [];
-  const short = (name: string, key: string): string => name.slice(0, -key.length - 1);
+  const applyTo = ({ parameters, gradients, state: all }: Update, i: number): ResultOfOne => {
+    const { key, shape, group, value, scalars } = parameters[i];
+    const own = statesOf(parameters[i]).map(({ name }) => [name.slice(0, -key.length - 1), all[name]] as const);
+    const result = apply({ key, shape, group, value, gradient: gradients[i], state: Object.fromEntries(own), scalars });
+    const next = Object.entries(result.state ?? {}).map(([what, v]) => [stateName(what, key), v] as const);
+    return { parameter: result.value, gradient: result.gradient, state: Object.fromEntries(next) };
+  };
   return {
     ...rule,
     state: ({ parameters }) => parameters.flatMap(statesOf),
-    apply({ parameters, gradients, state: all }) {
-      const results = parameters.map((p, i) => {
-        const own = statesOf(p).map(({ name }) => [short(name, p.key), all[name]] as const);
-        const { key, shape, group, value, scalars } = p;
-        return apply({ key, shape, group, value, gradient: gradients[i], state: Object.fromEntries(own), scalars });
-      });
-      const states = results.flatMap(({ state: next = {} }, i) =>
-        Object.entries(next).map(([what, value]) => [stateName(what, parameters[i].key), value] as const),
-      );
-      return {
-        parameters: results.map(({ value }, i) => value ?? parameters[i].value),
-        gradients: results.map(({ gradient }, i) => gradient ?? gradients[i]),
-        state: Object.fromEntries(states),
-      };
-    },
+    apply: (update) => applyEach(update, (i) => applyTo(update, i)),
+    applyTo,
   };
 }
 
