@@ -66,6 +66,16 @@ const formula = (width: number, height: number): Picture => ({
   }),
 });
 
+/** A TIFF file with another value of the tag Orientation (274, one SHORT). */
+function turned(bytes: Uint8Array, orientation: number): Uint8Array {
+  const hex = Buffer.from(bytes).toString("hex");
+  const little = hex.replace(/(1201030001(?:0{14}|0{6}))0100/, `$1${orientation.toString(16).padStart(2, "0")}00`);
+  const big = hex.replace(/(0112000300000001)0001/, `$1${orientation.toString(16).padStart(4, "0")}`);
+  const found = orientation === 1 || little !== hex ? little : big;
+  if (orientation !== 1 && found === hex) throw new Error("the file has no orientation");
+  return Uint8Array.from(Buffer.from(found, "hex"));
+}
+
 describe("equal to Pillow and torchvision", () => {
   test.for(Object.entries(references.goldens))("decoded and preprocessed: %s", async ([name, expected]) => {
     const picture = await readPicture(`${folder}pictures/${name}`);
@@ -90,6 +100,31 @@ describe("equal to Pillow and torchvision", () => {
     else
       await expect(picture).rejects.toMatchObject({ code: "picture/decode", message: expect.stringContaining(name) });
   });
+
+  const made = <T>(name: string): [string, T][] => Object.entries(JSON.parse(readFileSync(`${folder}${name}`, "utf8")));
+  const bytesOf = (base64: string): Uint8Array => Uint8Array.from(Buffer.from(base64, "base64"));
+
+  test.for(made<{ file: string; sha256: string | null }>("bitmaps.json"))(
+    "bitmaps of Windows and OS/2: %s",
+    async ([name, { file, sha256: expected }]) => {
+      const picture = decodePicture(bytesOf(file), name);
+      // Pillow gives pixels past the palette some colour; they are refused here.
+      if (expected !== null && name !== "p8_past_palette") expect(sha256((await picture).data)).toBe(expected);
+      else await expect(picture).rejects.toMatchObject({ code: expect.stringMatching(/^bmp/), kind: "file" });
+    },
+  );
+
+  test.for(made<{ file: string; sha256: string[] }>("tiff.json"))(
+    "TIFF files in every orientation: %s",
+    async ([name, { file, sha256: expected }]) => {
+      for (const [i, digest] of expected.entries()) {
+        const picture = decodePicture(turned(bytesOf(file), i + 1), name);
+        if (name === "rgb planar tiles")
+          await expect(picture, `${i + 1}`).rejects.toMatchObject({ code: "picture/decode" });
+        else expect(sha256((await picture).data), `${i + 1}`).toBe(digest);
+      }
+    },
+  );
 
   test.for(references.resized)("resized $source to $target, $interpolation", (reference) => {
     const { source, target, interpolation, sha256: expected } = reference;
@@ -236,11 +271,16 @@ describe("hostile pictures", () => {
     { name: "huge PPM", bytes: ascii("P6 99999999 99999999 255\n"), code: "netpbm/truncated" },
     { name: "huge bitmap", bytes: bmp((v) => v.setInt32(18, 0x7fffffff, true)), code: "bmp/truncated" },
     { name: "negative bitmap", bytes: bmp((v) => v.setInt32(18, -3, true)), code: "bmp/header" },
-    { name: "compressed bitmap", bytes: bmp((v) => v.setUint32(30, 1, true)), code: "bmp/format" },
+    { name: "bitmap with a JPEG inside", bytes: bmp((v) => v.setUint32(30, 4, true)), code: "bmp/format" },
+    { name: "bitmap of 3 bits", bytes: bmp((v) => v.setUint16(28, 3, true)), code: "bmp/format" },
+    { name: "bitmap with another header", bytes: bmp((v) => v.setUint32(14, 41, true)), code: "bmp/format" },
     { name: "bitmap that starts past its end", bytes: bmp((v) => v.setUint32(10, 1 << 30, true)), code: "bmp/header" },
     {
       name: "bitmap with a colour past the palette",
-      bytes: bmp((v) => v.setUint16(28, 8, true)),
+      bytes: bmp((v) => {
+        v.setUint16(28, 8, true);
+        v.setUint32(46, 1, true);
+      }),
       code: "bmp/palette",
     },
   ])("$name", async ({ bytes, code }) => {
@@ -248,6 +288,44 @@ describe("hostile pictures", () => {
       code,
       message: expect.stringContaining("x.jpg"),
     });
+  });
+
+  test.for([
+    ["a GIF", ascii("GIF89a", 1, 0, 1, 0, 0, 0, 0), "it is a GIF; JPEG, PNG"],
+    [
+      "vector graphics",
+      ascii('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
+      "it is an SVG drawing",
+    ],
+    ["a web page", ascii("<!DOCTYPE html><p>not found"), "it is a web page"],
+    ["a pointer", ascii("version https://git-lfs.github.com/spec/v1"), "it is a pointer of Git LFS"],
+    ["bytes", Uint8Array.of(1, 2, 254), "it begins with the bytes 01 02 fe"],
+    ["half a JPEG", readFileSync(`${folder}modes/half.jpg`), "the JPEG file ends in the middle"],
+    ["half a PNG", readFileSync(`${folder}modes/half.png`), "the PNG file ends in the middle"],
+    ["half a WebP", readFileSync(`${folder}modes/rgb.webp`).subarray(0, 99), "the WebP file ends in the middle"],
+    ["half a TIFF", readFileSync(`${folder}modes/rgb.tif`).subarray(0, 99), "its TIFF data is damaged"],
+  ] as const)("says what it is: %s", async ([, bytes, message]) => {
+    await expect(decodePicture(Uint8Array.from(bytes), "x.jpg")).rejects.toThrow(
+      `x.jpg: cannot be decoded as a picture (${message}`,
+    );
+  });
+
+  test("says nothing of other pictures that are decoded at the same time", async () => {
+    const names = ["half.jpg", "half.png", "rgb.webp", "rgb.tif", "cmyk.jpg", "l16.png"];
+    const broken = names.map((name) => {
+      const bytes = Uint8Array.from(readFileSync(`${folder}modes/${name}`));
+      return bytes.subarray(0, Math.floor(bytes.length / 2));
+    });
+    const messageOf = (bytes: Uint8Array): Promise<string> =>
+      decodePicture(bytes, "x").then(
+        () => "decoded",
+        (error: Error) => error.message,
+      );
+    const alone = [];
+    for (const bytes of broken) alone.push(await messageOf(bytes));
+    expect(new Set(alone).size).toBeGreaterThan(3);
+    const rounds = await Promise.all(Array.from({ length: 20 }, () => Promise.all(broken.map(messageOf))));
+    for (const together of rounds) expect(together).toEqual(alone);
   });
 
   test("comments in a PGM header are skipped", async () => {

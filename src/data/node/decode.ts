@@ -1,9 +1,10 @@
 import type { Metadata, SharpOptions } from "sharp";
 import { must, RepmlpError } from "../../errors.ts";
 import { decodeBmp, isBmp } from "../preprocessing/bmp.ts";
+import { diagnose } from "../preprocessing/diagnose.ts";
 import { isFrame, isJpeg, isPng, jpegSegments } from "../preprocessing/headers.ts";
 import { decodeNetpbm, isNetpbm } from "../preprocessing/netpbm.ts";
-import { type Picture, withChannels } from "../preprocessing/picture.ts";
+import { oriented, type Picture, withChannels } from "../preprocessing/picture.ts";
 import { readNamed, reason } from "./files.ts";
 
 const options: SharpOptions = {
@@ -26,7 +27,8 @@ export async function readPicture(path: string): Promise<Picture> {
 /**
  * Decodes a JPEG, PNG, WebP, TIFF, BMP, PGM or PPM file to the same RGB bytes `[height, width, 3]` as Pillow's
  * `convert("RGB")`: grey is repeated, palettes are looked up, CMYK is converted without a colour profile, alpha is
- * dropped without blending, and EXIF orientation, gamma and colour profiles are ignored.
+ * dropped without blending, and EXIF orientation, gamma and colour profiles are ignored; the orientation of a TIFF file is
+ * obeyed, as it is there.
  *
  * @param name what to call the file in errors
  * @throws `picture/decode` when the file is damaged or of another kind
@@ -39,9 +41,13 @@ export async function decodePicture(bytes: Uint8Array, name: string): Promise<Pi
     if (isPlain(bytes)) return await rgbOf(bytes);
     const metadata = await (await loadSharp())(bytes, options).metadata();
     if (!formats.has(metadata.format)) throw new Error(`${metadata.format} is not one of ${[...formats].join(", ")}`);
-    return await withSharp(bytes, metadata);
+    const picture = await withSharp(bytes, metadata);
+    return metadata.format === "tiff" ? oriented(picture, metadata.orientation ?? 1) : picture;
   } catch (cause) {
-    const message = `${name}: cannot be decoded as a picture (${reason(cause)}). Replace or remove the file`;
+    // This one is sharp's own and of this picture.
+    const isLarge = /pixel limit/i.test(reason(cause));
+    const why = isLarge ? `it has more than ${options.limitInputPixels} pixels` : diagnose(bytes);
+    const message = `${name}: cannot be decoded as a picture (${why}). Replace or remove the file`;
     throw new RepmlpError("picture/decode", message, "file", { cause });
   }
 }

@@ -43,6 +43,33 @@ export function withChannels(picture: Picture, channels: number): Picture {
 /** Brightness 0 … 255 of a colour, with Pillow's integer weights. */
 export const luma = (r: number, g: number, b: number): number => (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16;
 
+/** Where the pixel at row `y`, column `x` of an upright picture is, by the TIFF tag Orientation; `w` and `h` of the stored one. */
+const places: Readonly<Record<number, (y: number, x: number, w: number, h: number) => readonly [number, number]>> = {
+  2: (y, x, w) => [y, w - 1 - x],
+  3: (y, x, w, h) => [h - 1 - y, w - 1 - x],
+  4: (y, x, _, h) => [h - 1 - y, x],
+  5: (y, x) => [x, y],
+  6: (y, x, _, h) => [h - 1 - x, y],
+  7: (y, x, w, h) => [h - 1 - x, w - 1 - y],
+  8: (y, x, w) => [x, w - 1 - y],
+};
+
+/** The picture upright, by the TIFF tag Orientation: 1 or an unknown value leaves it as it is, 5 to 8 exchange the sides. */
+export function oriented(picture: Picture, orientation: number): Picture {
+  const place = places[orientation];
+  if (!place) return picture;
+  const channels = channelsOf(picture);
+  const { width: w, height: h } = picture;
+  const [width, height] = orientation >= 5 ? [h, w] : [w, h];
+  const data = new Uint8Array(picture.data.length);
+  for (let y = 0, o = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      const [row, column] = place(y, x, w, h);
+      for (let c = 0, i = (row * w + column) * channels; c < channels; c++) data[o++] = picture.data[i++];
+    }
+  return { width, height, data };
+}
+
 /** A part of a picture (upper left corner and size, in pixels); what lies outside the picture is 0. */
 export interface Region {
   readonly top: number;
