@@ -1,4 +1,4 @@
-import { shortened, shown, visible } from "./text.ts";
+import { shortened, shown, visibleLines } from "./text.ts";
 
 /** What kind of failure an error is; the CLI turns `usage` into exit code 2 and the rest into 1. */
 export type ErrorKind = "usage" | "shape" | "file" | "model" | "runtime" | "training";
@@ -18,7 +18,7 @@ export class RepmlpError extends Error {
     readonly kind: ErrorKind = "model",
     options?: { cause?: unknown },
   ) {
-    super(shortened(message.split("\n").map(visible).join("\n"), 6000), options);
+    super(shortened(visibleLines(message), 6000), options);
   }
 }
 

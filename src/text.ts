@@ -28,6 +28,13 @@ export const visible = (text: string): string =>
     return named[c] ?? (code < 256 ? `\\x${hex(code, 2)}` : `\\u${hex(code, 4)}`);
   });
 
+/** {@link visible} line by line: line ends and indentation stay. */
+export const visibleLines = (text: string): string =>
+  text
+    .split("\n")
+    .map((line) => line.split("\t").map(visible).join("\t"))
+    .join("\n");
+
 const hex = (code: number, digits: number): string => code.toString(16).padStart(digits, "0");
 
 /** The text with its middle left out where it is longer than `max` characters, saying how long it is. */

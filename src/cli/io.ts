@@ -1,4 +1,5 @@
 import { styleText } from "node:util";
+import { visibleLines } from "../text.ts";
 import { openProgress, type ProgressView } from "./progress.ts";
 
 type Style = (format: Parameters<typeof styleText>[0], text: string) => string;
@@ -36,6 +37,17 @@ export interface Streams {
 /** Whether to colour: on a terminal, unless NO_COLOR (or TERM=dumb) is set. */
 const inColour = (stream: NodeJS.WriteStream): boolean => stream.isTTY === true && stream.hasColors();
 
+const colourCode = new RegExp(`(${String.fromCharCode(27)}\\[[\\d;]*m)`);
+
+/** Names from files cannot do anything to the terminal; colours of our own stay. */
+function printable(text: string, coloured: boolean): string {
+  if (!coloured) return visibleLines(text);
+  return text
+    .split(colourCode)
+    .map((part, i) => (i % 2 ? part : visibleLines(part)))
+    .join("");
+}
+
 export function createIo(
   { stdout, stderr }: Streams,
   { json, quiet }: { readonly json: boolean; readonly quiet: boolean },
@@ -52,9 +64,9 @@ export function createIo(
     json,
     quiet,
     style,
-    result: (value, text) => print(stdout, json ? JSON.stringify(value) : text()),
-    note: (text) => void (quiet || print(stderr, text)),
-    warn: (text) => print(stderr, `warning: ${text}`),
+    result: (value, text) => print(stdout, json ? JSON.stringify(value) : printable(text(), inColour(stdout))),
+    note: (text) => void (quiet || print(stderr, visibleLines(text))),
+    warn: (text) => print(stderr, `warning: ${visibleLines(text)}`),
     progress: () => {
       live = openProgress(stderr, { silent: quiet || json });
       return live;

@@ -1,9 +1,12 @@
+import { shown } from "../text.ts";
+
 /**
- * Columns of text; the first row is the heading.
+ * Columns of text; the first row is the heading. Cells may be names from files.
  *
  * @param align  `l` or `r` per column. Default: the first left, the others right
  */
-export function textTable(rows: readonly (readonly string[])[], align = ""): string {
+export function textTable(cells: readonly (readonly string[])[], align = ""): string {
+  const rows = cells.map((row) => row.map(shown));
   const widths = rows[0].map((_, c) => Math.max(...rows.map((row) => row[c].length)));
   const left = (c: number): boolean => (align[c] ?? (c ? "r" : "l")) === "l";
   return rows

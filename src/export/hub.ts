@@ -1,5 +1,7 @@
 import type { Preprocessing } from "../data/index.ts";
 import { must } from "../errors.ts";
+import type { OnnxModel } from "../onnx/index.ts";
+import { Tensor } from "../tensor/index.ts";
 import { type ExportDType, ioNames } from "./graph.ts";
 
 /** File name of the ONNX model of a type, relative to the folder; the suffixes are those of transformers.js. */
@@ -74,8 +76,39 @@ export function hubPreprocessor(preprocessing: Preprocessing): object {
   };
 }
 
+/** Weights of red, green and blue in a brightness (ITU-R 601-2 luma), as Pillow and {@link withChannels} have them. */
+const luma = [0.299, 0.587, 0.114];
+
+/** The preprocessing of {@link takingColour}: the same in three channels. */
+export const inColour = (preprocessing: Preprocessing): Preprocessing => ({
+  ...preprocessing,
+  inputSize: [3, preprocessing.inputSize[1], preprocessing.inputSize[2]],
+  mean: luma.map(() => preprocessing.mean[0]),
+  std: luma.map(() => preprocessing.std[0]),
+});
+
+/**
+ * A model for pictures of one channel as one for colour, whose brightness it computes first: transformers.js can make
+ * every picture RGB, but none grey.
+ */
+export function takingColour(model: OnnxModel): OnnxModel {
+  const [{ shape = [], ...input }, ...rest] = model.inputs;
+  const [weight, grey] = ["to_grey.weight", "grey_values"];
+  const nodes = model.nodes.map((node) => ({
+    ...node,
+    inputs: node.inputs.map((name) => (name === input.name ? grey : name)),
+  }));
+  return {
+    ...model,
+    inputs: [{ ...input, shape: shape.map((d, axis) => (axis === 1 ? 3 : d)) }, ...rest],
+    nodes: [{ opType: "Conv", name: "to_grey", inputs: [input.name, weight], outputs: [grey], attrs: {} }, ...nodes],
+    initializers: new Map([[weight, Tensor.float32([1, 3, 1, 1], Float32Array.from(luma))], ...model.initializers]),
+  };
+}
+
 /** Size before the crop: one side for a picture that keeps its shape, both where it is squashed. */
-function hubSize({ inputSize, cropPct = 0.875, cropMode = "center", resize }: Preprocessing): object {
+function hubSize(preprocessing: Preprocessing): object {
+  const { inputSize, cropPct = 0.875, cropMode = "center", resize } = preprocessing;
   const [height, width] =
     typeof resize === "object" ? resize : inputSize.slice(1).map((d) => resize ?? Math.floor(d / cropPct));
   const squashed = cropMode === "squash" || typeof resize === "object";
@@ -84,6 +117,16 @@ function hubSize({ inputSize, cropPct = 0.875, cropMode = "center", resize }: Pr
     "export/preprocessing",
     () =>
       `export: a ${height} x ${width} resize that keeps the shape of pictures cannot be written. Use a square input, or cropMode squash.`,
+    "usage",
+  );
+  const sides = [height - inputSize[1], width - inputSize[2]];
+  // transformers.js can pad both sides or cut both, and in a picture that keeps its shape the longer side is cut.
+  const cutOnly = sides.every((d) => d >= 0);
+  must(
+    cutOnly || (squashed && sides.every((d) => d <= 0)),
+    "export/preprocessing",
+    () =>
+      `export: pictures are resized to ${squashed ? `${height} x ${width}` : `a shorter side of ${height}`} and then padded to ${inputSize[1]} x ${inputSize[2]}, which transformers.js cannot do. Write one ONNX file instead (--layout file), or resize to the size of the input at least.`,
     "usage",
   );
   return squashed ? { height, width } : { shortest_edge: height };

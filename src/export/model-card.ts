@@ -1,5 +1,6 @@
 import { describePreprocessing, type Preprocessing } from "../data/index.ts";
 import { fmtBytes } from "../tensor/index.ts";
+import { visible } from "../text.ts";
 
 /** Accuracy of the exported weights, as found by an evaluation of the very file. */
 export interface CardEvaluation {
@@ -16,6 +17,8 @@ export interface CardOptions {
   /** SPDX identifier or one of the hub's words; the hub shows it. */
   readonly license?: string;
   readonly preprocessing: Preprocessing;
+  /** Whether the ONNX files turn their pictures grey before anything else. */
+  readonly isGrey?: boolean;
   /** Values of the network that was exported. */
   readonly parameters: number;
   readonly classes: number;
@@ -69,13 +72,34 @@ function header({ arch, license = "unknown", evaluation }: CardOptions): string 
   return [...lines, "---", ""].join("\n");
 }
 
-/** JSON strings are YAML strings. */
-const yaml = (text: string): string => JSON.stringify(text);
+/** JSON strings are YAML strings, but for a few characters that YAML wants written out. */
+const yaml = (text: string): string =>
+  JSON.stringify(text).replace(
+    /[\u007f-\u009f\u2028\u2029\ufeff]/g,
+    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 
-const title = ({ arch, description, parameters, classes, form, source }: CardOptions): string => `# ${arch}
+/** Text from elsewhere in running Markdown or a table cell: shown as it is, on one line. */
+const plain = (text: string): string =>
+  visible(text)
+    .replace(/[\\`*_{}[\]<>|~#&$!]/g, (c) => `\\${c}`)
+    .replace(/^(\s*)(\d+)([.)])|^(\s*)([-+=])/, (_, a = "", n = "", dot = "", b = "", mark = "") =>
+      n ? `${a}${n}\\${dot}` : `${b}\\${mark}`,
+    );
 
-${description[0].toUpperCase()}${description.slice(1)}. ${parameters.toLocaleString("en")} parameters, ${classes.toLocaleString("en")} classes. ${form}${
-  source ? `\n\nMade from \`${source.name}\` (SHA-256 \`${source.sha256}\`).` : ""
+/** Text from elsewhere as code; a fence is longer than any row of backticks inside. */
+function code(text: string): string {
+  const shown = visible(text);
+  const longest = Math.max(0, ...(shown.match(/`+/g) ?? []).map((row) => row.length));
+  const fence = "`".repeat(longest + 1);
+  const space = /^`|`$|^ .* $/.test(shown) ? " " : "";
+  return `${fence}${space}${shown}${space}${fence}`;
+}
+
+const title = ({ arch, description, parameters, classes, form, source }: CardOptions): string => `# ${plain(arch)}
+
+${description.slice(0, 1).toUpperCase()}${visible(description.slice(1))}. ${parameters.toLocaleString("en")} parameters, ${classes.toLocaleString("en")} classes. ${form}${
+  source ? `\n\nMade from ${code(source.name)} (SHA-256 ${code(source.sha256)}).` : ""
 }
 `;
 
@@ -93,11 +117,14 @@ the model type of a plain image classifier; Python's transformers cannot build t
 files with ONNX Runtime.
 `;
 
-function input({ preprocessing }: CardOptions): string {
+function input({ preprocessing, isGrey }: CardOptions): string {
+  const grey =
+    "\nThe network is for grey pictures: the ONNX files compute the brightness of their input first. `model.safetensors`\n" +
+    "holds the network alone.\n";
   return `## Input
 
 ${describePreprocessing(preprocessing)}.
-
+${isGrey ? grey : ""}
 transformers.js resizes with other filters than Pillow (without antialiasing in Node, by the browser's canvas in a page),
 so its scores differ slightly from those of the evaluation below and of PyTorch.
 `;
@@ -110,7 +137,7 @@ function results({ evaluation }: CardOptions): string {
 
 | data | top-1 | top-5 |
 |---|---|---|
-| ${dataset} | ${percent(correct, total)} % (${correct} of ${total}) | ${percent(correctTop5, total)} % (${correctTop5} of ${total}) |
+| ${plain(dataset)} | ${percent(correct, total)} % (${correct} of ${total}) | ${percent(correctTop5, total)} % (${correctTop5} of ${total}) |
 `;
 }
 
@@ -119,7 +146,7 @@ function files({ files, checks }: CardOptions): string {
   const rows = files.map(({ name, bytes }) => {
     const found = check.get(name);
     const difference = found ? `${found.maxAbsDiff.toExponential(1)} (logits up to ${found.scale.toPrecision(3)})` : "";
-    return `| ${name} | ${fmtBytes(bytes)} | ${difference} |`;
+    return `| ${plain(name)} | ${fmtBytes(bytes)} | ${difference} |`;
   });
   return `## Files
 

@@ -8,7 +8,7 @@ import { countParameters, type Net } from "../../nn/index.ts";
 import { convertToDeploy } from "../../reparam/index.ts";
 import { type ExportOnnxOptions, exportOnnx, type OnnxExport } from "../export-onnx.ts";
 import type { ExportDType } from "../graph.ts";
-import { hubConfig, hubModelFile, hubPreprocessor } from "../hub.ts";
+import { hubConfig, hubModelFile, hubPreprocessor, inColour, takingColour } from "../hub.ts";
 import { type CardEvaluation, modelCard } from "../model-card.ts";
 
 export interface ExportHubOptions extends Omit<ExportOnnxOptions, "inputShape" | "dtype" | "metadata"> {
@@ -38,12 +38,18 @@ export interface HubFolder {
 /**
  * Writes a model folder as transformers.js and the Hugging Face hub know it: `config.json`, `preprocessor_config.json`,
  * `onnx/model.onnx` and `_fp16`, `model.safetensors` (the same form), and a card. `pipeline("image-classification",
- * folder)` opens it.
+ * folder)` opens it. The ONNX files of a network for grey pictures take colour ones, as transformers.js gives them, and
+ * compute the brightness first.
  *
- * @throws RepmlpError as {@link exportOnnx}, and `export/labels`
+ * @throws RepmlpError as {@link exportOnnx}, `export/labels`, and `export/preprocessing` for what transformers.js cannot
+ *   do
  */
 export async function exportHub(net: Net, folder: string, options: ExportHubOptions): Promise<HubFolder> {
-  const { arch, preprocessing, labels, source, dtypes = ["float32", "float16"], onFile = () => {} } = options;
+  const { arch, labels, source, dtypes = ["float32", "float16"], onFile = () => {} } = options;
+  const isGrey = options.preprocessing.inputSize[0] === 1;
+  const preprocessing = isGrey ? inColour(options.preprocessing) : options.preprocessing;
+  // What cannot be written is found before the first file is.
+  const preprocessor = hubPreprocessor(preprocessing);
   await mkdir(join(folder, "onnx"), { recursive: true });
   const exports = new Map<ExportDType, Omit<OnnxExport, "model">>();
   const external: ExportDType[] = [];
@@ -52,12 +58,13 @@ export async function exportHub(net: Net, folder: string, options: ExportHubOpti
   for (const dtype of dtypes) {
     const name = hubModelFile[dtype];
     onFile(name);
-    const { model, ...rest } = await exportOnnx(net, {
+    const { model: own, ...rest } = await exportOnnx(net, {
       ...options,
       dtype,
-      inputShape: preprocessing.inputSize,
+      inputShape: options.preprocessing.inputSize,
       metadata: { arch, preprocessing, ...(labels && { labels }), ...(source && { source }) },
     });
+    const model = isGrey ? takingColour(own) : own;
     classes = Number(model.outputs[0].shape?.[1]);
     exports.set(dtype, rest);
     const { paths } = await saveOnnx(join(folder, name), model);
@@ -71,14 +78,23 @@ export async function exportHub(net: Net, folder: string, options: ExportHubOpti
   await saveCheckpointFile(join(folder, "model.safetensors"), written.stateDict(), { metadata });
   const config = { arch, dtypes, classes, labels, preprocessing, external };
   await writeJson(join(folder, "config.json"), hubConfig(config));
-  await writeJson(join(folder, "preprocessor_config.json"), hubPreprocessor(preprocessing));
+  await writeJson(join(folder, "preprocessor_config.json"), preprocessor);
   const files = await sizes(folder, [...names, "model.safetensors", "config.json", "preprocessor_config.json"]);
   const checks = dtypes.flatMap((dtype) => {
     const check = exports.get(dtype)?.check;
     return check ? [{ name: hubModelFile[dtype], ...check }] : [];
   });
   const form = formOf(exports.get(dtypes[0])!);
-  const card = modelCard({ ...options, parameters: countParameters(written), classes, files, form, checks });
+  const card = modelCard({
+    ...options,
+    preprocessing,
+    isGrey,
+    parameters: countParameters(written),
+    classes,
+    files,
+    form,
+    checks,
+  });
   await writeText(join(folder, "README.md"), card);
   return { files: [...files, ...(await sizes(folder, ["README.md"]))], exports };
 }
