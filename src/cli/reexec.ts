@@ -52,9 +52,13 @@ export function reexec(): Promise<number | undefined> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, args, { stdio: "inherit", env: tunedEnvironment() });
     const pass = (name: NodeJS.Signals): void => void child.kill(name);
-    const names = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-    // Whoever listened before (the program's own handler) must not end the parent under the child.
-    for (const name of names) process.removeAllListeners(name).on(name, pass);
+    for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+      const before = process.listeners(name);
+      // Without any listener in between, or a signal that has come but was not heard yet would be forgotten.
+      process.on(name, pass);
+      // Whoever listened before (the program's own handler) must not end the parent under the child.
+      for (const listener of before) process.off(name, listener);
+    }
     child.on("error", reject);
     child.on("exit", (code, name) => resolve(code ?? 128 + constants.signals[name ?? "SIGTERM"]));
   });

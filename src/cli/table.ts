@@ -22,6 +22,7 @@ const imageSize = integer("--image-size <n>", "height and width of the input in 
 const labels = text("--labels <file>", "class names: one per line, or columns with index and name");
 const output = text("-o, --output <file>", "write the counts as JSON");
 const csv = text("--csv <file>", "add a line to a results file with timm's columns");
+const overwrite = flag("--overwrite", "take the place of an earlier run in the folder");
 const minTop1 = decimal("--min-top1 <percent>", "exit code 1 below this accuracy", { min: 0, max: 100 });
 
 /** Every command of the program. How to add one: see main.ts. */
@@ -150,6 +151,7 @@ export const commands = {
       lr: decimal("--lr <x>", "peak learning rate", { min: 0, default: 0.05 }),
       seed: integer("--seed <n>", "seed of the initial values and the order of the pictures", { min: 0, default: 1 }),
       resume: flag("--resume", "go on from the checkpoint in the folder"),
+      overwrite,
       threads: integer("--threads <n>", "threads; the physical cores by default"),
     },
   }),
@@ -211,6 +213,7 @@ export const commands = {
       mean: decimals("--mean <r,g,b>", "subtracted from each channel (0 to 1), instead of what is stated"),
       std: decimals("--std <r,g,b>", "what each channel is divided by then"),
       resume: flag("--resume", "go on from the folder's last checkpoint"),
+      overwrite,
       seed: integer("--seed <n>", "seed of initial values, order and augmentation", { min: 0, default: 0 }),
       workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0 }),
       threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
@@ -256,6 +259,7 @@ export const commands = {
       epochs: integer("--epochs <n>", "epochs of every variant", { default: 8 }),
       variants: texts("--variants <name...>", "some of the variants"),
       out: text("--out <folder>", "folder of everything that is written (default: runs/cifar10)"),
+      overwrite,
       lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
       seed: integer("--seed <n>", "seed of initial values, order and augmentation", { min: 0, default: 0 }),
       threads: integer("--threads <n>", "threads of the network; the physical cores by default"),

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import {
@@ -12,6 +12,7 @@ import {
   saveCheckpointFile,
   saveOnnx,
 } from "../../src/node.ts";
+import { claimRunFolder } from "../../src/training/node/run-folder.ts";
 import { tinyRecipe, writeCifar } from "../recipes/support.ts";
 import { repmlp, tempFolder } from "./harness.ts";
 
@@ -78,6 +79,29 @@ describe("train", () => {
       /explode\/last\.safetensors: .*has shape \[.*\] in the file, the model expects .* It is of RepMLP-CIFAR10-pure-MLP\./,
     );
     expect(refused.code).toBe(1);
+  });
+
+  test("one run at a time writes to a folder, and none over another's results unasked", async () => {
+    const mine = claimRunFolder(at("claimed"), { results: [] });
+    const taken = await train("--out", "claimed");
+    expect(taken.stderr).toContain(`claimed: another run writes there (process ${process.pid}, since `);
+    expect(taken.code).toBe(2);
+    mine.release();
+    writeFileSync(at("claimed/best.safetensors"), "old");
+    const refused = await train("--out", "claimed");
+    expect(refused.stderr).toMatch(
+      /holds the results of an earlier run \(best\.safetensors\).* --resume.* --overwrite.* --out/,
+    );
+    expect(refused.code).toBe(2);
+    expect(readFileSync(at("claimed/best.safetensors"), "utf8")).toBe("old");
+    // What is wrong is found before anything is taken away.
+    const wrong = await train("--out", "claimed", "--overwrite", "--freeze", "head.*");
+    expect(wrong.stderr).toContain('"head.*" fits no parameter');
+    expect(readFileSync(at("claimed/best.safetensors"), "utf8")).toBe("old");
+    const { code } = await train("--out", "claimed", "--overwrite", "--epochs", "1");
+    expect(code).toBe(0);
+    expect(readFileSync(at("claimed/best.safetensors"), "utf8")).not.toBe("old");
+    expect(readdirSync(at("claimed")).filter((name) => name.startsWith("."))).toEqual([]);
   });
 
   test("a run resumed after one epoch ends with the same weights to the bit", async () => {

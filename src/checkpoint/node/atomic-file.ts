@@ -1,7 +1,8 @@
 import { type FileHandle, open, realpath, rename, rm } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { RepmlpError } from "../../errors.ts";
 import type { ByteSink } from "../sink.ts";
+import { temporaryPath } from "./temporary-file.ts";
 
 /** Bytes per system call. Larger writes were seen to take up to ten times as long (Linux 6, ext4). */
 const WRITE_BYTES = 2 ** 19;
@@ -21,7 +22,7 @@ export interface AtomicFileOptions {
 
 /**
  * Writes a file so that its path holds either the old content or the whole new one: into a temporary file in the same
- * folder, flushed to disk, then renamed. When `write` fails the temporary file is removed and the old file is untouched.
+ * folder, flushed to disk, then renamed; what a process that was killed has left there is removed first. When `write` fails the temporary file is removed and the old file is untouched.
  * A symbolic link stays one; the file it points to is replaced.
  *
  * @throws RepmlpError `checkpoint/disk-full` or `checkpoint/write` for what the file system refuses; what `write` throws
@@ -32,8 +33,7 @@ export async function writeFileAtomically(
   { durable = true, confirm }: AtomicFileOptions = {},
 ): Promise<void> {
   const target = await realpath(path).catch(() => path);
-  const { randomBytes } = await import("node:crypto");
-  const temporary = join(dirname(target), `.${basename(target)}.${randomBytes(6).toString("hex")}.tmp`);
+  const temporary = await temporaryPath(target);
   const failed = (cause: unknown) => writeError(path, cause);
   const file = await open(temporary, "wx").catch((cause) => Promise.reject(failed(cause)));
   try {

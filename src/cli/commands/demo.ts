@@ -11,7 +11,7 @@ export const run: Run<"demo"> = async ({ options, io }) => {
   const code = await reexec();
   if (code !== undefined) process.exit(code);
   registerNode();
-  const { out, epochs, batchSize, lr, seed, resume, threads } = options;
+  const { out, epochs, batchSize, lr, seed, resume, overwrite, threads } = options;
   const progress = io.progress();
   const result = await runDemo({
     folder: out,
@@ -20,6 +20,7 @@ export const run: Run<"demo"> = async ({ options, io }) => {
     lr,
     seed,
     resume,
+    overwrite,
     threads,
     signal: io.signal,
     onEvent: (event) => showTraining(event, io, progress),

@@ -8,7 +8,7 @@ import { showTraining } from "../training-view.ts";
 
 /** Runs the paper's experiment: a thin call of {@link cifar10Experiment}. */
 export const run: Run<"experiment"> = async ({ args, options, io }) => {
-  const { data, epochs, variants, out = "runs/cifar10", lr, seed, threads } = options;
+  const { data, epochs, variants, out = "runs/cifar10", lr, seed, overwrite, threads } = options;
   if (args.name !== "cifar10")
     throw new RepmlpError("experiment/name", `experiment: there is cifar10, not "${args.name}".`, "usage");
   if (data === undefined)
@@ -18,7 +18,7 @@ export const run: Run<"experiment"> = async ({ args, options, io }) => {
   registerNode();
   const progress = io.progress();
   const { results, finished, files } = await cifar10Experiment({
-    ...{ data, epochs, folder: out, lr, seed, threads, signal: io.signal },
+    ...{ data, epochs, folder: out, lr, seed, overwrite, threads, signal: io.signal },
     ...(variants.length && { variants }),
     onEvent: (variant, event) => showTraining(event, io, progress, variant),
   }).finally(() => progress.stop());

@@ -17,6 +17,7 @@ import {
 } from "../../training/index.ts";
 import { folderStore } from "../../training/node/checkpoint-store.ts";
 import { eventsFile, fileLogs, loggedLosses, tensorBoardLog } from "../../training/node/logs.ts";
+import { claimRunFolder, type RunFolder } from "../../training/node/run-folder.ts";
 import { fitsPattern, mustFitSome, parseRecipe, type Recipe } from "../recipe.ts";
 import type { StartOptions } from "../start.ts";
 import { onnxStart } from "./onnx-start.ts";
@@ -53,6 +54,8 @@ export interface TrainOptions extends StartOptions {
   readonly folder: string;
   /** Goes on from the folder's last checkpoint. */
   readonly resume?: boolean;
+  /** Takes the place of an earlier run in the folder; without it or `resume`, its results are not touched. */
+  readonly overwrite?: boolean;
   readonly threads?: number;
   /** Threads that decode picture files. */
   readonly workers?: number;
@@ -107,15 +110,28 @@ export interface TrainResult {
  * with `ema` `ema.pth` and, from an ONNX model, `model.onnx`.
  *
  * @throws `train/arch` when nothing names an architecture, `train/classes` when a new head is asked for with another
- *   number of classes than the data has; what reading data, weights and training throw
+ *   number of classes than the data has; `run-folder/taken`, `run-folder/results` where another run writes there or an
+ *   earlier one has left its results; what reading data, weights and training throw
  */
 export async function train(options: TrainOptions): Promise<TrainResult> {
-  const { recipe, folder, init, numClasses, resume = false, seed = 0, threads, signal, workers } = options;
+  const {
+    recipe,
+    folder,
+    init,
+    numClasses,
+    resume = false,
+    overwrite = false,
+    seed = 0,
+    threads,
+    signal,
+    workers,
+  } = options;
   const start = await (init !== undefined && /\.onnx$/i.test(init) ? onnxStart(init, options) : registryStart(options));
   const data = await openTrainingData(options.data, {
     ...{ augment: recipe.augment, preprocessing: start.preprocessing, normalization: start.normalization, workers },
     ...(options.kind && { kind: options.kind }),
   });
+  let claim: RunFolder | undefined;
   try {
     const { classes, imageShape } = data.train;
     mustBeSize(imageShape, start.preprocessing.inputSize, start.name, options.data);
@@ -137,8 +153,10 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     });
     const keys = new Set(trained.map(([key]) => key));
     check?.([2, ...imageShape], (key) => keys.has(key));
+    claim = claimRunFolder(folder, { resume, overwrite, results: runFiles });
     const store = folderStore(folder);
     await store.prepare();
+    claim.clear();
     const trainer = new Trainer(net, {
       ...settings,
       data,
@@ -167,9 +185,15 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const onnx = await save?.(folder, data.preprocessing, classes);
     return { ...done, ...files, ...(onnx !== undefined && { onnx }) };
   } finally {
+    claim?.release();
     await data.close();
   }
 }
+
+/** What a run leaves in its folder, logs aside. */
+const runFiles = [
+  ...["last.safetensors", "best.safetensors", "train.pth", "ema.pth", "model.onnx", "curves.svg"],
+] as const;
 
 function split<T>(all: readonly T[], first: (item: T) => boolean): readonly [T[], T[]] {
   return [all.filter(first), all.filter((item) => !first(item))];

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/index.ts";
 import type { Dataset } from "../../data/index.ts";
@@ -11,6 +11,7 @@ import { readRecipe, train } from "../../recipes/node/train.ts";
 import { convertToDeploy } from "../../reparam/index.ts";
 import { chartsSvg } from "../../report/node/curves.ts";
 import type { TrainingCallback } from "../../training/index.ts";
+import { claimRunFolder } from "../../training/node/run-folder.ts";
 
 /** What the paper (arXiv 2105.01883, section 4.1) says of a variant's accuracy after 100 epochs, in percent. */
 interface CifarVariant {
@@ -37,6 +38,8 @@ export interface ExperimentOptions {
   readonly variants?: readonly string[];
   /** Folder of everything that is written; one that holds the same experiment, stopped, is gone on with. */
   readonly folder: string;
+  /** Takes the place of an earlier experiment in the folder. */
+  readonly overwrite?: boolean;
   readonly seed?: number;
   /** Instead of the recipe's 0.2. */
   readonly lr?: number;
@@ -84,10 +87,11 @@ export interface ExperimentResult {
  * The paper's CIFAR-10 experiment: trains the variants one after the other by the recipe `cifar10-pure-mlp`, with another
  * number of epochs, converts each and tests both forms. Writes a table, a plot, and every variant's checkpoints and logs.
  *
- * @throws `experiment/variant`, `experiment/folder` when the folder holds an experiment with other settings
+ * @throws `experiment/variant`, `experiment/folder` when the folder holds an experiment with other settings, `run-folder/taken` while
+ *   another one writes there
  */
 export async function cifar10Experiment(options: ExperimentOptions): Promise<ExperimentResult> {
-  const { folder, variants = Object.keys(cifar10Variants), epochs, seed = 0, signal } = options;
+  const { folder, overwrite = false, variants = Object.keys(cifar10Variants) } = options;
   for (const name of variants)
     must(
       name in cifar10Variants,
@@ -95,9 +99,29 @@ export async function cifar10Experiment(options: ExperimentOptions): Promise<Exp
       () => `experiment: there is no variant "${name}". There are ${Object.keys(cifar10Variants).join(", ")}.`,
       "usage",
     );
+  const claim = claimRunFolder(folder, {
+    ...{ resume: !overwrite, overwrite },
+    results: [
+      "experiment.json",
+      "results.json",
+      "results.csv",
+      "results.md",
+      "accuracy.svg",
+      ...Object.keys(cifar10Variants),
+    ],
+  });
+  try {
+    claim.clear();
+    return await experimentIn(options);
+  } finally {
+    claim.release();
+  }
+}
+
+async function experimentIn(options: ExperimentOptions): Promise<ExperimentResult> {
+  const { folder, variants = Object.keys(cifar10Variants), epochs, seed = 0, signal } = options;
   const recipe = await readRecipe("cifar10-pure-mlp");
   const { lr = recipe.lr } = options;
-  await mkdir(folder, { recursive: true });
   await mustBeSame(join(folder, "experiment.json"), { epochs, seed, lr });
   const results: VariantResult[] = [];
   for (const variant of variants) {
@@ -211,7 +235,7 @@ async function mustBeSame(path: string, settings: Readonly<Record<string, number
     other.length === 0,
     "experiment/folder",
     () =>
-      `${path}: holds an experiment with ${other.map((name) => `${name} ${before[name]}`).join(", ")}, this one has ${other.map((name) => `${name} ${settings[name]}`).join(", ")}. Use the same settings, or another folder.`,
+      `${path}: holds an experiment with ${other.map((name) => `${name} ${before[name]}`).join(", ")}, this one has ${other.map((name) => `${name} ${settings[name]}`).join(", ")}. Use the same settings or another folder, or replace it by --overwrite.`,
     "usage",
   );
 }

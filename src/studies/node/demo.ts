@@ -16,6 +16,7 @@ import type { Tensor } from "../../tensor/index.ts";
 import { sgd, Trainer, type TrainingEvent, type TrainingSummary } from "../../training/index.ts";
 import { folderStore } from "../../training/node/checkpoint-store.ts";
 import { fileLogs, loggedLosses } from "../../training/node/logs.ts";
+import { claimRunFolder } from "../../training/node/run-folder.ts";
 
 /** The network of the demo. */
 const ARCH = "RepMLP-Mixer-28";
@@ -28,6 +29,8 @@ export interface DemoOptions {
   readonly lr: number;
   readonly seed: number;
   readonly resume: boolean;
+  /** Takes the place of an earlier run in the folder. */
+  readonly overwrite?: boolean;
   readonly threads?: number;
   readonly signal?: AbortSignal;
   readonly onEvent?: (event: TrainingEvent) => void;
@@ -50,9 +53,25 @@ export interface DemoResult {
  * The main job, end to end on real pictures: trains a small RepMLP network on the Fashion-MNIST subset of the package,
  * converts it, proves both forms equal on the test pictures, measures both, exports ONNX and writes a report.
  *
+ * @throws `run-folder/taken`, `run-folder/results` where another run writes there or an earlier one has left its results
  * @returns `undefined` when the signal stopped the training; the folder then holds a checkpoint to resume from
  */
 export async function runDemo(options: DemoOptions): Promise<DemoResult | undefined> {
+  const { folder, resume, overwrite } = options;
+  const claim = claimRunFolder(folder, { resume, overwrite, results: demoFiles });
+  try {
+    claim.clear();
+    return await demoIn(options);
+  } finally {
+    claim.release();
+  }
+}
+
+const demoFiles = [
+  ...["last.safetensors", "best.safetensors", "train.pth", "deploy.pth", "deploy.onnx", "report.html"],
+] as const;
+
+async function demoIn(options: DemoOptions): Promise<DemoResult | undefined> {
   const { folder, epochs, batchSize, lr, seed, resume, threads, signal, onEvent, onPhase = () => {} } = options;
   const started = performance.now();
   const [training, test] = await Promise.all([fashionMnistSmall("train"), fashionMnistSmall("test")]);

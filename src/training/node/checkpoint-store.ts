@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { openCheckpointFile, saveCheckpointFile } from "../../checkpoint/node/index.ts";
+import { openCheckpointFile, saveCheckpointFile, temporaryPath } from "../../checkpoint/node/index.ts";
 import { must, RepmlpError } from "../../errors.ts";
 import { fmtBytes, type Tensor } from "../../tensor/index.ts";
 import type { CheckpointStore } from "../checkpoint-store.ts";
@@ -36,8 +36,7 @@ export function folderStore(folder: string): CheckpointStore {
 
 /** Permissions alone do not tell: the file system may be read-only or full. */
 async function tryWriting(folder: string): Promise<void> {
-  const { randomBytes } = await import("node:crypto");
-  const probe = join(folder, `.${randomBytes(6).toString("hex")}.tmp`);
+  const probe = await temporaryPath(join(folder, "probe"));
   try {
     await mkdir(folder, { recursive: true });
     await writeFile(probe, new Uint8Array(4096));
