@@ -28,7 +28,7 @@ export type Merge =
  *
  * `merge` answers with that form (see {@link mergedForm}) or says why there is nothing to do; it changes nothing, and
  * computes no values: the merged parameters are derived when they are read. A merge owns everything below its block:
- * nested blocks are not visited on their own, neither if the block is merged nor in what it is replaced by.
+ * nested blocks are not visited on their own, neither in what the block is replaced by nor where it is kept.
  */
 export interface Reparameterizable extends Module {
   merge(): Merge;

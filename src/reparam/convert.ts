@@ -35,7 +35,8 @@ export function deployForm<M extends Module>(model: M, explain?: ConvertOptions[
       const merge = module.merge();
       const merged = "merged" in merge;
       explain?.({ path, block, merged, note: merged ? merge.note : merge.kept });
-      return merged ? merge.merged : undefined;
+      // Either way everything below was the block's to decide: what is returned is not looked into.
+      return merged ? merge.merged : module;
     },
   });
 }

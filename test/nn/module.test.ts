@@ -16,6 +16,7 @@ import {
   Sequential,
   toDtype,
   traceModel,
+  withParameters,
   withPaths,
 } from "../../src/nn/index.ts";
 import { Tensor } from "../../src/tensor/index.ts";
@@ -270,6 +271,42 @@ describe("parameters that the model cannot know of are an error", () => {
     expect(traceModel(model, [2, 3]).output.shape).toEqual([2, 3]);
     expect(() => traceModel(cloneModule(model), [2, 3])).toThrowErrorMatchingInlineSnapshot(
       `[RepmlpError: trace: weight [3, 3] of linear is a parameter that is not part of the model. Keep it in a field (lists and records of layers count), and write forward as a method: an arrow function in a field goes on using the original's layers after a copy.]`,
+    );
+  });
+});
+
+describe("withParameters", () => {
+  const zeros = (shape: readonly number[]): Parameter => Parameter.from(Tensor.zeros("float32", shape));
+
+  test("replaces parameters by key, wherever they stand, and shares the rest", () => {
+    const tree = new Tree();
+    const [a, b] = [zeros([3, 3]), zeros([3])];
+    const changed = withParameters(
+      tree,
+      new Map([
+        ["list.0.weight", a],
+        ["by_name.norm.1.bias", b],
+      ]),
+    );
+    const [before, after] = [tree, changed].map((t) => new Map(t.state()));
+    expect([...after.keys()]).toEqual([...before.keys()]);
+    for (const [key, p] of after)
+      expect(p, key).toBe({ "list.0.weight": a, "by_name.norm.1.bias": b }[key] ?? before.get(key));
+    expect(changed.shared).toBe(tree.shared);
+    expect(tree.list[0].weight).not.toBe(a);
+  });
+
+  test("fills a field that may hold one", () => {
+    const layer = new Linear(3, 2, { bias: false });
+    const bias = zeros([2]);
+    expect(withParameters(layer, new Map([["bias", bias]])).bias).toBe(bias);
+    expect(layer.bias).toBeUndefined();
+  });
+
+  test("names keys that have no place", () => {
+    const changes = new Map(["shared.weight", "shared.gain", "list.7.bias"].map((key) => [key, zeros([3])]));
+    expect(() => withParameters(new Tree(), changes)).toThrow(
+      "state dict: there is no place for shared.gain, list.7.bias. Check the names of the fields.",
     );
   });
 });

@@ -8,11 +8,12 @@ import {
   RepMLP,
   RepMLPConv,
   type RepMLPOptions,
+  RepVGGBlock,
 } from "../../src/blocks/index.ts";
 import type { Pair } from "../../src/graph/index.ts";
 import type { Net } from "../../src/nn/index.ts";
 import type { Shape } from "../../src/tensor/index.ts";
-import { withRandomState } from "./support.ts";
+import { withAnyNorms, withRandomState } from "./support.ts";
 
 /** A network by its options, so that a failure can be read. */
 export interface Config {
@@ -117,13 +118,47 @@ const convBn = fc
       block: Unit.name,
       options: { inChannels: c * groups, outChannels: o * groups, ...options },
       shape: [2, c * groups, 11, 9],
-      build: () => withRandomState(new Unit(c * groups, o * groups, options), seed).eval(),
+      build: () => withAnyNorms(new Unit(c * groups, o * groups, options), seed).eval(),
+    };
+  });
+
+const repvgg = fc
+  .record({
+    groups: size(4),
+    channels: fc.tuple(size(3), size(3)),
+    same: fc.boolean(),
+    kernelSize: fc.constantFrom(1, 3, 3, 3, 5),
+    stride: fc.constantFrom(1, 1, 2, 3),
+    dilation: fc.constantFrom(1, 1, 2, 3),
+    useSe: fc.boolean(),
+    seed: fc.nat(1000),
+  })
+  .map(({ groups, channels: [c, o], same, useSe, seed, ...rest }): Config => {
+    // Squeeze-and-excitation needs 16 channels for each of its hidden layer.
+    const factor = groups * (useSe ? Math.ceil(16 / groups) : 1);
+    const [inChannels, outChannels] = [factor * c, factor * (same ? c : o)];
+    const options = { inChannels, outChannels, groups, useSe, ...rest };
+    return {
+      block: "RepVGGBlock",
+      options,
+      shape: [2, inChannels, 5, 7],
+      build: () => withAnyNorms(new RepVGGBlock(options), seed).eval(),
     };
   });
 
 const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(from, { numRuns, seed: SEED });
 
 export const repmlpConfigs = sample(repmlp, 240);
-export const repmlpConvConfigs = sample(repmlpConv, 40);
+export const repmlpConvConfigs = sample(repmlpConv, 200);
 export const residualConfigs = sample(residual, 40);
-export const convBnConfigs = sample(convBn, 40);
+export const convBnConfigs = sample(convBn, 460);
+export const repvggConfigs = sample(repvgg, 200);
+
+/** Of every block that merges, 200 or more, by its class. */
+export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
+  ConvBn: convBnConfigs.filter(({ block }) => block === "ConvBn"),
+  ConvBnRelu: convBnConfigs.filter(({ block }) => block === "ConvBnRelu"),
+  RepMLP: repmlpConfigs,
+  RepMLPConv: repmlpConvConfigs,
+  RepVGGBlock: repvggConfigs,
+};

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { BottleneckBlock, ConvBn, ConvBnRelu, LightBlock, RepMLP } from "../../src/blocks/index.ts";
+import { BottleneckBlock, ConvBn, ConvBnRelu, LightBlock, RepMLP, RepVGGBlock } from "../../src/blocks/index.ts";
 import { add, globalAvgPool, relu, type Value } from "../../src/graph/index.ts";
 import { RepMLPMixer } from "../../src/models/index.ts";
 import { BatchNorm2d, Conv2d, cloneWith, Linear, Module, type Parameter, toDtype } from "../../src/nn/index.ts";
@@ -7,10 +7,12 @@ import {
   type ConversionEntry,
   convertToDeploy,
   deployForm,
+  equivalentInGraph,
   type KernelAlgebra,
   type Merge,
   mergedForm,
   type NamedTensors,
+  namedMap,
   type Reparameterizable,
 } from "../../src/reparam/index.ts";
 import { Tensor, type TensorSource } from "../../src/tensor/index.ts";
@@ -337,5 +339,85 @@ describe("a block of one's own", () => {
     const shape = [2, 2, 5, 7];
     const [expected, actual] = await runTogether([model, deploy].map((m) => ({ model: m, shape })));
     expect(relativeError(actual, expected)).toBeLessThan(1e-6);
+  });
+});
+
+describe("a merge owns what is below its block", () => {
+  /** Two blocks that are merged on their own anywhere else; this one keeps the second as it is. */
+  class Owner extends Module implements Reparameterizable {
+    readonly taken: ConvBn;
+    readonly spared: ConvBn;
+    readonly done: boolean;
+
+    constructor(done: boolean) {
+      super();
+      this.taken = new ConvBn(2, 2, { kernelSize: 1 });
+      this.spared = new ConvBn(2, 2, { kernelSize: 1 });
+      this.done = done;
+    }
+
+    forward(x: Value): Value {
+      return this.spared.forward(this.taken.forward(x));
+    }
+
+    equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
+      return namedMap("taken.conv", this.taken.fused(k));
+    }
+
+    merge(): Merge {
+      if (this.done) return { kept: "nothing to do" };
+      const taken = cloneWith(this.taken, { bn: undefined });
+      return { merged: mergedForm(cloneWith(this as Owner, { taken, done: true }), this), note: "one of two" };
+    }
+  }
+
+  test.for([
+    { done: false, note: "one of two", norms: ["owner.spared.bn"] },
+    { done: true, note: "nothing to do", norms: ["owner.taken.bn", "owner.spared.bn"] },
+  ])("nothing in it is visited on its own: $note", ({ done, note, norms }) => {
+    class Net extends Module {
+      readonly owner = new Owner(done);
+      readonly beside = new ConvBn(2, 2, { kernelSize: 1 });
+      forward(x: Value): Value {
+        return this.beside.forward(this.owner.forward(x));
+      }
+    }
+    const entries: ConversionEntry[] = [];
+    const model = withRandomState(new Net()).eval();
+    const deploy = convertToDeploy(model, { explain: (e) => entries.push(e) });
+    expect(entries.map((e) => `${e.path}: ${e.note}`)).toEqual([
+      `owner: ${note}`,
+      "beside: batch norm into the convolution",
+    ]);
+    const left = [...deploy.modules()].flatMap(([path, m]) => (m instanceof BatchNorm2d ? [path] : []));
+    expect(left).toEqual(norms);
+    expect([...equivalentInGraph(model).keys()]).toEqual(
+      ["owner.taken.conv", "beside.conv"].flatMap((layer) => [`${layer}.weight`, `${layer}.bias`]),
+    );
+  });
+
+  test("layers that a merge adds are in its block's mode, and those it has are left alone", () => {
+    const block = new RepVGGBlock({ inChannels: 32, outChannels: 32, useSe: true });
+    expect(deployForm(block).rbrReparam!.training).toBe(true);
+    block.eval().se!.train();
+    const deploy = deployForm(block);
+    expect([deploy.rbrReparam!.training, deploy.se!.training, block.se!.training]).toEqual([false, true, true]);
+  });
+
+  test("weights that do not fit the merged form are named", () => {
+    class Wrong extends Owner {
+      override equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
+        return { "taken.conv.weight": k.padKernel(this.taken.fused(k).weight, 3) };
+      }
+    }
+    expect(() => new Wrong(false).merge()).toThrow(
+      "merge: taken.conv.weight is [2, 2, 3, 3] after the merge, the merged form expects [2, 2, 1, 1]",
+    );
+    class Lost extends Owner {
+      override equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
+        return namedMap("gone", this.taken.fused(k));
+      }
+    }
+    expect(() => new Lost(false).merge()).toThrow("there is no place for gone.weight, gone.bias");
   });
 });

@@ -29,6 +29,19 @@ export function withRandomState<M extends Module>(model: M, seed = 0): M {
   return model;
 }
 
+/** As {@link withRandomState}, with batch norms of any kind: negative weights, some 0, small and large eps (ones that float32, which ONNX has for
+ * it, holds exactly or nearly). */
+export function withAnyNorms<M extends Module>(model: M, seed = 0): M {
+  withRandomState(model, seed);
+  for (const [path, m] of model.modules()) {
+    if (!(m instanceof BatchNorm)) continue;
+    const signs = uniformTensor(m.weight.shape, -1.5, 1.5, `${seed}/${path}.signs`);
+    m.weight.set(signs.map((v) => (Math.abs(v) < 0.3 ? 0 : v)));
+    Object.assign(m, { eps: [2 ** -20, 1e-5, 2 ** -10, 2 ** -3][(seed + path.length) % 4] });
+  }
+  return model;
+}
+
 export const randomTensor = (shape: Shape, name: string): Tensor => uniformTensor(shape, -2, 2, name);
 
 /** A network with the shape of the input to run it on. */
