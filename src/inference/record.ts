@@ -1,5 +1,6 @@
 import * as v from "valibot";
 import { listed, must } from "../errors.ts";
+import { byCodePoint } from "../text.ts";
 import { addCounts, averages, type Counts, noCounts } from "./counts.ts";
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(0));
@@ -136,7 +137,7 @@ export function mergeTestRecords(parts: readonly NamedRecord[]): TestRecord {
     ...first.record,
     shard: { index: 1, count: 1 },
     counts: writeCounts(counts),
-    unreadable: unreadable.sort(),
+    unreadable: unreadable.sort(byCodePoint),
     seconds: sum("seconds"),
     waiting: sum("waiting"),
   };

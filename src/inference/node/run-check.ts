@@ -1,6 +1,7 @@
 import { RepmlpError } from "../../errors.ts";
 import { convertToDeploy } from "../../reparam/index.ts";
 import type { Tensor } from "../../tensor/index.ts";
+import { byCodePoint } from "../../text.ts";
 import { addCounts, type Counts, countLogits, noCounts } from "../counts.ts";
 import { evaluateData, type Predict } from "../evaluate.ts";
 import { Predictor, top1 } from "../index.ts";
@@ -49,7 +50,7 @@ export async function runCheck(options: TestOptions): Promise<FormsCheck> {
         const { counts, ...times } = await evaluateData(predict, data.dataset, { batchSize, signal, onBatch });
         mustHaveRead(counts.total, unreadable, options.data);
         const { maxAbsDiff, scale, agree } = found;
-        const left = { unreadable: unreadable.toSorted() };
+        const left = { unreadable: unreadable.toSorted(byCodePoint) };
         return { train: counts, deploy: found.counts, maxAbsDiff, scale, agree, ...left, ...times };
       } finally {
         await Promise.all([train.dispose(), deploy.dispose()]);

@@ -2,6 +2,7 @@ import { basename, resolve } from "node:path";
 import { type Preprocessing, resizedSize } from "../../data/index.ts";
 import { describePreprocessing } from "../../data/preprocessing/preprocess.ts";
 import type { ModelForm } from "../../models/index.ts";
+import { byCodePoint } from "../../text.ts";
 import { evaluateData } from "../evaluate.ts";
 import { type TestRecord, writeCounts } from "../record.ts";
 import type { Shard } from "../shard.ts";
@@ -43,7 +44,7 @@ export async function runTest(options: RunTestOptions): Promise<TestRecord> {
         provider: compile.device ?? "cpu",
         shard: { index: shard.index + 1, count: shard.count },
         counts: writeCounts(counts),
-        unreadable: unreadable.toSorted(),
+        unreadable: unreadable.toSorted(byCodePoint),
         seconds,
         waiting,
       };
