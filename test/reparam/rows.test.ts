@@ -2,7 +2,7 @@ import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { ConvBn, RepMLP } from "../../src/blocks/index.ts";
+import { ConvBn, RepMLP, RepVGGBlock } from "../../src/blocks/index.ts";
 import { openCheckpointFile, saveCheckpointFile } from "../../src/checkpoint/node/index.ts";
 import type { Module } from "../../src/nn/index.ts";
 import { deployForm } from "../../src/reparam/index.ts";
@@ -45,6 +45,7 @@ describe("merged weights in pieces", () => {
     ],
     ["RepMLP without local kernels", () => new RepMLP({ inChannels: 3, height: 4, width: 4, partition: 4 })],
     ["convolution", () => new ConvBn(3, 7, { kernelSize: 5 })],
+    ["RepVGG block of several pieces", () => new RepVGGBlock({ inChannels: 192, outChannels: 192, groups: 2 })],
   ] as const;
 
   test.for(
