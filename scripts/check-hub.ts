@@ -14,6 +14,7 @@ import { openCheckpointFile } from "../src/checkpoint/node/index.ts";
 import { imagenetPreprocessing, preprocess } from "../src/data/index.ts";
 import { readPicture } from "../src/data/node/index.ts";
 import { exportHub } from "../src/export/node/index.ts";
+import { LogitsComparison, top1 } from "../src/inference/index.ts";
 import { openClassifier } from "../src/inference/node/index.ts";
 import { registerNode } from "../src/runtime/node/platform.ts";
 import { Tensor } from "../src/tensor/index.ts";
@@ -45,26 +46,25 @@ const theirs = await pipeline("image-classification", folder, { dtype });
 const model = await AutoModel.from_pretrained(folder, { dtype });
 const { inputSize } = classifier.preprocessing;
 
-const argmax = (values: ArrayLike<number>): number =>
-  Array.from(values).reduce((best, v, i, all) => (v > all[best] ? i : best), 0);
 const files = (await readdir(pictures, { recursive: true })).filter((name) => /\.jpe?g$/i.test(name)).sort();
-let sameInput = 0;
+const found = new LogitsComparison();
 let ownInput = 0;
-let largest = 0;
 for (const name of files) {
   const path = join(pictures, name);
   const input = preprocess(await readPicture(path), classifier.preprocessing);
   const logits = (await run(new Tensor("float32", [1, ...inputSize], input))).data as Float32Array;
   const output = await model({ pixel_values: new HubTensor("float32", input, [1, ...inputSize]) });
   const hub = output.logits.data as Float32Array;
-  largest = logits.reduce((worst, v, i) => Math.max(worst, Math.abs(v - hub[i])), largest);
-  const first = argmax(logits);
-  if (argmax(hub) === first) sameInput++;
+  found.addRows(Tensor.float32([1, hub.length], logits), Tensor.float32([1, hub.length], hub));
+  const first = top1(logits).index;
   const [{ label }] = (await theirs(path, { top_k: 1 })) as { label: string }[];
   if (label === (classifier.labels?.[first] ?? `LABEL_${first}`)) ownInput++;
 }
 const share = ownInput / files.length;
 console.log(`${files.length} pictures of ${pictures}, ${dtype}`);
-console.log(`same prepared input: ${sameInput} same first class; logits differ by ${largest.toExponential(1)} at most`);
+console.log(
+  `same prepared input: ${found.agree} same first class; logits differ by ${found.maxAbs.toExponential(1)} at most`,
+);
 console.log(`input prepared by transformers.js: ${ownInput} same first class (${(100 * share).toFixed(1)} %)`);
-process.exitCode = sameInput === files.length && share >= Number(values["min-agreement"]) ? 0 : 1;
+process.exitCode =
+  found.agree === files.length && Number.isFinite(found.maxAbs) && share >= Number(values["min-agreement"]) ? 0 : 1;

@@ -10,7 +10,7 @@ import { openCheckpointFile } from "../src/checkpoint/node/index.ts";
 import { cifar10FromBytes, type Dataset, imagenetNormalization, preprocess, sampleDataset } from "../src/data/index.ts";
 import { decodePicture } from "../src/data/node/index.ts";
 import { exportOnnx } from "../src/export/index.ts";
-import { evaluate, Predictor } from "../src/inference/index.ts";
+import { Comparison, evaluate, Predictor } from "../src/inference/index.ts";
 import type { Net } from "../src/nn/index.ts";
 import { compileModel } from "../src/runtime/index.ts";
 import { registerNode } from "../src/runtime/node/platform.ts";
@@ -31,8 +31,7 @@ function report(what: string, passed: boolean, figures: string): void {
   console.log(`${passed ? "ok    " : "FAILED"} ${what}: ${figures}`);
 }
 
-const largest = (a: ArrayLike<number>, b: ArrayLike<number>): number =>
-  Array.from(b).reduce((worst, v, i) => Math.max(worst, Math.abs(v - a[i])), 0);
+const largest = (a: ArrayLike<number>, b: ArrayLike<number>): number => new Comparison().add(a, b).maxAbs;
 
 async function loaded<N extends Net>(net: N, file: string): Promise<N> {
   using checkpoint = await openCheckpointFile(join(data, "checkpoints", file));

@@ -37,7 +37,7 @@ const repmlpOptions = (a: Args) => ({ height: a.H, width: a.W, ...perceptronOpti
 const residual = (a: Args) => ({ inChannels: a.in_channels, midChannels: a.mid_channels, outChannels: a.out_channels });
 
 /** Constructors from the original's arguments, by family. */
-const builders: Readonly<Record<string, (args: Args, id: string) => Net>> = {
+export const builders: Readonly<Record<string, (args: Args, id: string) => Net>> = {
   repmlp: (a) => new RepMLP({ inChannels: a.in_channels, outChannels: a.out_channels, ...repmlpOptions(a) }),
   light: (a) => new LightBlock({ ...residual(a), ...repmlpOptions(a) }),
   bottleneck: (a) => new BottleneckBlock({ ...residual(a), ...repmlpOptions(a), reduction: a.r }),

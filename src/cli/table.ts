@@ -63,8 +63,8 @@ export const commands = {
     group: "Checkpoints",
     summary: "compare a checkpoint with its merged form, or two checkpoints",
     description:
-      "Runs both on the same random inputs and compares the outputs of the network and of every block. " +
-      "Exit code 1 when they are further apart than the tolerance.",
+      "Runs both on the same random inputs and compares the outputs of the network and of every block; of two files " +
+      "also the weights, merged, value by value. Exit code 1 when anything is further apart than the tolerance.",
     examples: [
       ["repmlp verify light_train.pth", "a training checkpoint against its own merged form"],
       ["repmlp verify light_train.pth light_deploy.safetensors", "two files"],
@@ -77,10 +77,11 @@ export const commands = {
       arch,
       numClasses,
       imageSize,
-      tolerance: decimal("--tolerance <x>", "largest difference relative to the largest output", {
-        min: 0,
-        default: 1e-4,
-      }),
+      tolerance: decimal(
+        "--tolerance <x>",
+        "largest difference relative to the largest value; by default what rounding to the file's element type explains",
+        { min: 0 },
+      ),
       samples: integer("--samples <n>", "number of random inputs", { default: 8 }),
       seed: integer("--seed <n>", "seed of the random inputs", { min: 0, default: 0 }),
       dtype: choice(

@@ -1,5 +1,5 @@
 import { must } from "../errors.ts";
-import { Predictor, randomInputs } from "../inference/index.ts";
+import { Comparison, isWithin, Predictor, randomInputs } from "../inference/index.ts";
 import type { Net } from "../nn/index.ts";
 import type { OnnxModel } from "../onnx/index.ts";
 import { type CompileOptions, compileModel } from "../runtime/index.ts";
@@ -46,8 +46,7 @@ export async function checkExport(
   // One after the other, so that the memory of two sessions is not needed at once.
   const expected = await reference(net, inputs, inputShape, compile);
   const program = await compileModel(graph, compile);
-  let maxAbsDiff = 0;
-  let scale = 0;
+  const found = new Comparison();
   let start = 0;
   for (const count of batches) {
     const size = sizeOf(inputShape);
@@ -55,18 +54,13 @@ export async function checkExport(
     const results = await program.run({ [ioNames.input]: new Tensor("float32", [count, ...inputShape], feed) });
     const logits = results[ioNames.output].data as Float32Array;
     const width = logits.length / count;
-    for (const [i, value] of logits.entries()) {
-      const wanted = expected[start * width + i];
-      const difference = Math.abs(value - wanted);
-      // A NaN must not pass for equality.
-      if (!(difference <= maxAbsDiff)) maxAbsDiff = difference;
-      scale = Math.max(scale, Math.abs(wanted));
-    }
+    found.add(expected.subarray(start * width), logits, logits.length);
     start += count;
   }
   await program.dispose();
+  const { maxAbs: maxAbsDiff, scale } = found;
   must(
-    maxAbsDiff <= TOLERANCE[dtype] * scale,
+    isWithin(found, TOLERANCE[dtype]),
     "export/check",
     () =>
       `export: the exported model differs from the network by ${maxAbsDiff.toExponential(2)} with logits up to ${scale.toPrecision(3)}; ${dtype} allows ${(TOLERANCE[dtype] * scale).toExponential(2)}. ${dtype === "float16" ? "Use float32." : "This is a bug: please report it."}`,

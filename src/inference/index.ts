@@ -1,4 +1,16 @@
 export { parseClassMap, parseClassNames } from "./class-names.ts";
+export {
+  Comparison,
+  coarsestType,
+  type Difference,
+  type Disagreement,
+  type FloatType,
+  isWithin,
+  LogitsComparison,
+  outputTolerances,
+  top1,
+} from "./compare.ts";
+export { compareWeights, type WeightComparison, type WeightDifference, type WeightOptions } from "./compare-weights.ts";
 export { type Averages, averages as evaluationAverages, type Counts as EvaluationCounts } from "./counts.ts";
 export {
   type BatchResult,

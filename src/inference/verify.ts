@@ -4,7 +4,8 @@ import { type Net, toDtype, traceModel } from "../nn/index.ts";
 import { isReparameterizable } from "../reparam/contract.ts";
 import { mustBeInEvaluationMode } from "../reparam/evaluation-mode.ts";
 import type { CompileOptions, Program } from "../runtime/index.ts";
-import { rng, type Shape, sizeOf, Tensor, type TypedArray } from "../tensor/index.ts";
+import { rng, type Shape, sizeOf, Tensor } from "../tensor/index.ts";
+import { Comparison, type Difference, type Disagreement, isWithin, LogitsComparison } from "./compare.ts";
 
 export interface VerifyOptions extends CompileOptions {
   /** Pictures to compare on, `[N, …]`. Default: random ones of `inputShape`. */
@@ -19,57 +20,25 @@ export interface VerifyOptions extends CompileOptions {
   readonly dtype?: "float32" | "float64";
 }
 
-/** How far two outputs of one layer are apart. */
-export interface Difference {
-  /** Layer path; empty for the model's output. */
-  readonly path: string;
-  readonly maxAbs: number;
-  /** `maxAbs` divided by the largest absolute value of the first model's output. */
-  readonly maxRel: number;
-}
-
 export interface Equivalence extends Difference {
   /** One entry per merged block, in order of computation. */
   readonly blocks: readonly Difference[];
   readonly top1: { readonly agree: number; readonly total: number };
-  /** Inputs whose top class differs, with how far the first model's top two are apart. */
-  readonly disagreements: readonly { readonly index: number; readonly margin: number }[];
+  /** Inputs whose top class differs. */
+  readonly disagreements: readonly Disagreement[];
 }
 
-/** Running maximum of the difference of two outputs. */
-class Comparison {
-  private worst = 0;
-  private scale = 0;
-
-  constructor(private readonly path: string) {}
-
-  add(a: TypedArray, b: TypedArray, count: number): void {
-    const [x, y] = [a as Float32Array, b as Float32Array];
-    for (let i = 0; i < count; i++) {
-      const d = Math.abs(x[i] - y[i]);
-      // A NaN on one side must not pass for equality, nor be forgotten at the next value.
-      if (!(d <= this.worst) && !Number.isNaN(this.worst)) this.worst = d;
-      const s = Math.abs(x[i]);
-      if (s > this.scale) this.scale = s;
-    }
-  }
-
-  get result(): Difference {
-    return { path: this.path, maxAbs: this.worst, maxRel: this.worst / (this.scale || 1) };
-  }
+/** Whether two forms are one network, and where they part. */
+export interface Verdict {
+  readonly passed: boolean;
+  /** The first block that differs, in order of computation; `null` when none does, or only what comes after the last. */
+  readonly differs: string | null;
 }
 
-/** Index of the largest of `row`'s values and its lead over the second. */
-export function top1(row: ArrayLike<number>): { readonly index: number; readonly margin: number } {
-  let index = 0;
-  let second = Number.NEGATIVE_INFINITY;
-  for (let i = 1; i < row.length; i++) {
-    if (row[i] > row[index]) {
-      second = row[index];
-      index = i;
-    } else if (row[i] > second) second = row[i];
-  }
-  return { index, margin: row[index] - second };
+/** Two forms are equal when the output and *every block's* output are: a wrong block may hardly show at the end. */
+export function judge(found: Equivalence, tolerance: number): Verdict {
+  const differs = found.blocks.find((block) => !isWithin(block, tolerance))?.path ?? null;
+  return { passed: differs === null && isWithin(found, tolerance), differs };
 }
 
 /** Random inputs, standard normal. */
@@ -104,9 +73,8 @@ export async function verifyEquivalence(a: Net, b: Net, options: VerifyOptions =
     [a, b].map((model) => compileLayers(toDtype(model, dtype), [batch, ...shape], dtype, paths, compileOptions)),
   );
   const shared = [...first.outputs.keys()].filter((path) => second.outputs.has(path));
-  const output = new Comparison("");
+  const output = new LogitsComparison();
   const blocks = shared.map((path) => new Comparison(path));
-  const disagreements: { index: number; margin: number }[] = [];
   const size = sizeOf(shape);
   for (let start = 0; start < total; start += batch) {
     const count = Math.min(batch, total - start);
@@ -114,30 +82,24 @@ export async function verifyEquivalence(a: Net, b: Net, options: VerifyOptions =
     const chunk = Tensor.zeros(dtype, [batch, ...shape]);
     (chunk.data as Float32Array).set((data.data as Float32Array).subarray(start * size, (start + count) * size));
     const [x, y] = [await first.program.run({ input: chunk }), await second.program.run({ input: chunk })];
-    const classes = x.output.size / batch;
     must(
       x.output.size === y.output.size,
       "verify/outputs",
       () =>
         `verify: the outputs are ${fmt(x.output.shape)} and ${fmt(y.output.shape)}; these are not two forms of one model`,
     );
-    output.add(x.output.data, y.output.data, count * classes);
+    output.addRows(x.output, y.output, count);
     for (const [i, path] of shared.entries()) {
       const [p, q] = [x[layerName(path)], y[layerName(path)]];
-      blocks[i].add(p.data, q.data, (p.size / batch) * count);
-    }
-    for (let i = 0; i < count; i++) {
-      const row = (t: Tensor): Float32Array => (t.data as Float32Array).subarray(i * classes, (i + 1) * classes);
-      const [p, q] = [top1(row(x.output)), top1(row(y.output))];
-      if (p.index !== q.index) disagreements.push({ index: start + i, margin: p.margin });
+      blocks[i].add(p.data as Float32Array, q.data as Float32Array, (p.size / batch) * count);
     }
   }
   await Promise.all([first.program.dispose(), second.program.dispose()]);
   return {
     ...output.result,
     blocks: blocks.map((c) => c.result),
-    top1: { agree: total - disagreements.length, total },
-    disagreements,
+    top1: { agree: output.agree, total },
+    disagreements: output.disagreements,
   };
 }
 

@@ -1,5 +1,5 @@
 import { RepMLP } from "../blocks/repmlp.ts";
-import { randomInputs } from "../inference/index.ts";
+import { Comparison, randomInputs } from "../inference/index.ts";
 import { BatchNorm, traceModel } from "../nn/index.ts";
 import { convertToDeploy } from "../reparam/index.ts";
 import { rng, type Tensor } from "../tensor/index.ts";
@@ -36,15 +36,7 @@ export async function selfCheck(seed = 0): Promise<SelfCheck> {
   }
   const x = randomInputs([8, 14, 14], 1, seed);
   const [before, after] = await Promise.all([block, convertToDeploy(block)].map((form) => run(form, x)));
-  let squaredDifference = 0;
-  let maxAbs = 0;
-  let outputMax = 0;
-  for (const [i, v] of before.entries()) {
-    const d = v - after[i];
-    squaredDifference += d * d;
-    maxAbs = Math.max(maxAbs, Math.abs(d));
-    outputMax = Math.max(outputMax, Math.abs(v));
-  }
+  const { squares: squaredDifference, maxAbs, scale: outputMax } = new Comparison().add(before, after);
   return { squaredDifference, maxAbs, outputMax };
 }
 

@@ -113,6 +113,22 @@ describe("convert and verify", () => {
     expect(stdout).toMatch(/FAILED: .* the first block that differs is rep1/);
   });
 
+  test("notices one value of a weight that is off by 1 %, and names it", async () => {
+    await repmlp(["convert", training, at("good.pth"), "--no-verify"]);
+    using good = await openCheckpointFile(at("good.pth"));
+    const entries = [...good.entries].map(([key, t]) =>
+      key === "rep1.fc3.weight"
+        ? ([key, t.readSync().map((v, i) => (i === 1234 ? 1.01 * v : v))] as const)
+        : ([key, t] as const),
+    );
+    await saveCheckpointFile(at("one.pth"), entries);
+    const { code, stdout } = await repmlp(["verify", training, at("one.pth"), "--json"]);
+    expect(code).toBe(1);
+    const { passed, differs, weights } = JSON.parse(stdout);
+    expect({ passed, differs }).toEqual({ passed: false, differs: null });
+    expect(weights.differing).toMatchObject([{ key: "rep1.fc3.weight" }]);
+  });
+
   test("refuses what is already converted, in one sentence", async () => {
     await repmlp(["convert", training, at("once.pth"), "--no-verify"]);
     const { code, stderr } = await repmlp(["convert", at("once.pth"), at("twice.pth")]);

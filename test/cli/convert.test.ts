@@ -63,6 +63,16 @@ describe("element types", () => {
     expect(existsSync(at("never.pth"))).toBe(false);
   });
 
+  test.for(["float16", "bfloat16"] as const)("a %s checkpoint is compared by its own type", async (dtype) => {
+    const cast = [...state].map(([key, t]) => [key, key.endsWith("tracked") ? t : t.readSync().cast(dtype)] as const);
+    await saveCheckpointFile(at(`own-${dtype}.pth`), cast);
+    const { code, stdout } = await repmlp(["convert", at(`own-${dtype}.pth`), at(`own-${dtype}-deploy.pth`), "--json"]);
+    expect(code).toBe(0);
+    const { verification } = JSON.parse(stdout);
+    expect(verification.tolerance).toBeGreaterThan(1e-3);
+    expect(verification.maxRel).toBeLessThan(verification.tolerance / 10);
+  });
+
   test("on the command line, with the tolerance of the type", async () => {
     const { code, stdout } = await repmlp([
       "convert",

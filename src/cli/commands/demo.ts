@@ -1,10 +1,12 @@
 import { resolve } from "node:path";
+import { outputTolerances } from "../../inference/compare.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import { runDemo } from "../../studies/node/demo.ts";
 import { reexec } from "../reexec.ts";
 import type { Run } from "../table.ts";
 import { textTable } from "../text-table.ts";
 import { showTraining } from "../training-view.ts";
+import { verdictLine } from "../verdict.ts";
 
 /** Trains, converts, verifies, exports and reports: a thin call of {@link runDemo}. */
 export const run: Run<"demo"> = async ({ options, io }) => {
@@ -30,7 +32,7 @@ export const run: Run<"demo"> = async ({ options, io }) => {
     io.note(`stopped; go on with: repmlp demo --resume --out ${out}`);
     return undefined;
   }
-  const { train, deploy, equivalence: e, files } = result;
+  const { train, deploy, equivalence: e, verdict, files } = result;
   io.result({ type: "result", ...result }, () => {
     const number = (n: number): string => n.toLocaleString("en-US");
     const rows = [
@@ -45,11 +47,12 @@ export const run: Run<"demo"> = async ({ options, io }) => {
       textTable(rows),
       "",
       `equivalence: largest difference ${e.maxAbs.toExponential(2)} (${e.maxRel.toExponential(2)} relative), same class on ${e.top1.agree}/${e.top1.total} test pictures`,
+      ...(verdict.passed ? [] : [verdictLine(verdict, outputTolerances.float32)]),
       "",
       ...Object.entries(files).map(([what, file]) => `${what.padEnd(9)} ${file}`),
       "",
       `done in ${result.seconds.toFixed(0)} s; open ${resolve(files.report)}`,
     ].join("\n");
   });
-  return e.top1.agree === e.top1.total ? undefined : 1;
+  return verdict.passed && e.top1.agree === e.top1.total ? undefined : 1;
 };

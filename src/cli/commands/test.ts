@@ -1,4 +1,5 @@
 import { RepmlpError } from "../../errors.ts";
+import { isWithin } from "../../inference/compare.ts";
 import { averages } from "../../inference/counts.ts";
 import type { BatchResult } from "../../inference/evaluate.ts";
 import type { TestHeader, TestOptions } from "../../inference/node/open-test.ts";
@@ -71,8 +72,8 @@ function showBatch(result: BatchResult, io: Io): void {
 
 async function check({ options, io }: Call<"test">, test: TestOptions): Promise<1 | undefined> {
   const result = await runCheck(test);
-  const { train, deploy, maxAbsDiff, scale, agree, unreadable, ...times } = result;
-  const passed = maxAbsDiff <= options.tolerance * scale;
+  const { train, deploy, maxAbsDiff, maxRel, scale, agree, unreadable, ...times } = result;
+  const passed = isWithin(result, options.tolerance);
   const [a, b] = [averages(train), averages(deploy)];
   const forms = { train: { correct: train.correct, ...a }, deploy: { correct: deploy.correct, ...b } };
   io.result(
@@ -84,7 +85,7 @@ async function check({ options, io }: Call<"test">, test: TestOptions): Promise<
         `merged form:   ${deploy.correct} of ${deploy.total} (${b.top1.toFixed(3)} %), loss ${b.loss.toFixed(6)}`,
         `same first class for ${agree} of ${train.total} pictures`,
         `largest difference ${scientific(maxAbsDiff)} with logits up to ${scale.toPrecision(3)}: ` +
-          `${scientific(maxAbsDiff / scale)}, ${passed ? "within" : "above"} the tolerance of ${scientific(options.tolerance)}`,
+          `${scientific(maxRel)}, ${passed ? "within" : "above"} the tolerance of ${scientific(options.tolerance)}`,
       ].join("\n"),
   );
   return passed ? undefined : 1;

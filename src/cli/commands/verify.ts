@@ -1,12 +1,23 @@
 import { openCheckpointFile } from "../../checkpoint/node/index.ts";
 import { must } from "../../errors.ts";
-import { type Equivalence, verifyEquivalence } from "../../inference/index.ts";
+import {
+  coarsestType,
+  compareWeights,
+  type Equivalence,
+  type FloatType,
+  judge,
+  outputTolerances,
+  type Verdict,
+  verifyEquivalence,
+  type WeightComparison,
+} from "../../inference/index.ts";
 import { createDetected, type DetectedModel, detectModel, modelInfo } from "../../models/index.ts";
 import type { Net } from "../../nn/index.ts";
 import { deployForm } from "../../reparam/index.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import type { Call, Run } from "../table.ts";
 import { scientific, textTable } from "../text-table.ts";
+import { verdictLine, weightSentence } from "../verdict.ts";
 
 /** Compares a checkpoint with its merged form, or two checkpoints. */
 export const run: Run<"verify"> = async ({ args: { a, b }, options, io }) => {
@@ -27,10 +38,19 @@ export const run: Run<"verify"> = async ({ args: { a, b }, options, io }) => {
     seed: options.seed,
     dtype: options.dtype,
   });
-  const passed = result.maxRel <= options.tolerance;
-  const differs = result.blocks.find((block) => !(block.maxRel <= options.tolerance))?.path ?? null;
-  io.result({ a, b: b ?? null, arch: first.found.name, ...result, tolerance: options.tolerance, passed, differs }, () =>
-    text(result, options.tolerance, passed, differs),
+  // A merge that is only derived, not read, is rounded to float32.
+  const types = other ? ([first.type, other.type] as const) : (["float32", "float32"] as const);
+  // Of one file the merged weights are derived; of two they are compared, which shows what outputs hide.
+  const weights = other && (await compareWeights(first.model, other.model, { types, tolerance: options.tolerance }));
+  const tolerance = options.tolerance ?? Math.max(...types.map((type) => outputTolerances[type]));
+  const verdict = judge(result, tolerance);
+  const passed = verdict.passed && !weights?.differing.length;
+  io.result(
+    {
+      ...{ a, b: b ?? null, arch: first.found.name, ...result, tolerance, passed, differs: verdict.differs },
+      ...(weights && { weights: { tensors: weights.tensors, differing: weights.differing } }),
+    },
+    () => text(result, tolerance, verdict, weights),
   );
   return passed ? undefined : 1;
 };
@@ -39,6 +59,8 @@ export const run: Run<"verify"> = async ({ args: { a, b }, options, io }) => {
 interface Loaded extends Disposable {
   readonly model: Net;
   readonly found: DetectedModel;
+  /** The coarsest element type of the file's weights. */
+  readonly type: FloatType;
 }
 
 async function load(
@@ -57,7 +79,12 @@ async function load(
     });
     const model = createDetected(found, options);
     model.loadStateDict(checkpoint.entries);
-    return { model, found, [Symbol.dispose]: () => checkpoint.close() };
+    return {
+      model,
+      found,
+      type: coarsestType(checkpoint.entries.values()),
+      [Symbol.dispose]: () => checkpoint.close(),
+    };
   } catch (error) {
     checkpoint.close();
     throw error;
@@ -82,15 +109,17 @@ async function loadSame(path: string, first: DetectedModel, options: Call<"verif
 function text(
   { maxAbs, maxRel, blocks, top1 }: Equivalence,
   tolerance: number,
-  passed: boolean,
-  differs: string | null,
+  verdict: Verdict,
+  weights: WeightComparison | undefined,
 ): string {
   const rows = blocks.map((b) => [b.path, scientific(b.maxAbs), scientific(b.maxRel)]);
+  const [wrong, ...more] = weights?.differing ?? [];
+  const count = more.length ? ` (and values of ${more.length} more tensors)` : "";
   return [
     ...(rows.length ? [textTable([["block", "max difference", "relative"], ...rows]), ""] : []),
     `network: largest difference ${scientific(maxAbs)} (${scientific(maxRel)} of the largest output), same class on ${top1.agree} of ${top1.total} inputs`,
-    passed
-      ? "passed"
-      : `FAILED: above ${scientific(tolerance)}${differs === null ? "" : `; the first block that differs is ${differs}`}`,
+    ...(weights && !wrong ? [`weights: ${weights.tensors} tensors are the merge's, but for rounding`] : []),
+    ...(verdict.passed && wrong ? [] : [verdictLine(verdict, tolerance)]),
+    ...(wrong ? [`FAILED: ${weightSentence(wrong)}${count}`] : []),
   ].join("\n");
 }

@@ -1,10 +1,9 @@
 import { RepmlpError } from "../../errors.ts";
 import { convertToDeploy } from "../../reparam/index.ts";
-import type { Tensor } from "../../tensor/index.ts";
 import { byCodePoint } from "../../text.ts";
 import { addCounts, type Counts, countLogits, noCounts } from "../counts.ts";
 import { evaluateData, type Predict } from "../evaluate.ts";
-import { Predictor, top1 } from "../index.ts";
+import { LogitsComparison, Predictor } from "../index.ts";
 import { mustHaveRead, type TestOptions, withTest } from "./open-test.ts";
 
 /** Both forms of one checkpoint on the same pictures. */
@@ -15,6 +14,8 @@ export interface FormsCheck {
   /** Largest difference of two logits, and the largest absolute logit of the training form. */
   readonly maxAbsDiff: number;
   readonly scale: number;
+  /** The one divided by the other. */
+  readonly maxRel: number;
   /** Pictures for which both forms have the same first class. */
   readonly agree: number;
   /** Pictures left out because they cannot be read, by their paths below `val`. */
@@ -40,45 +41,23 @@ export async function runCheck(options: TestOptions): Promise<FormsCheck> {
       const train = await Predictor.create(net, compile);
       const deploy = await Predictor.create(convertToDeploy(net), compile);
       const found = new LogitsComparison();
+      let merged = noCounts;
       const predict: Predict = async (images, labels) => {
         const [a, b] = [await train.run(images), await deploy.run(images)];
-        found.add(a, b, labels);
+        found.addRows(a, b);
+        merged = addCounts(merged, countLogits(b.data as Float32Array, labels));
         return a;
       };
       try {
         const { onBatch, signal } = options;
         const { counts, ...times } = await evaluateData(predict, data.dataset, { batchSize, signal, onBatch });
         mustHaveRead(counts.total, unreadable, options.data);
-        const { maxAbsDiff, scale, agree } = found;
+        const { maxAbs: maxAbsDiff, maxRel, scale, agree } = found;
         const left = { unreadable: unreadable.toSorted(byCodePoint) };
-        return { train: counts, deploy: found.counts, maxAbsDiff, scale, agree, ...left, ...times };
+        return { train: counts, deploy: merged, maxAbsDiff, maxRel, scale, agree, ...left, ...times };
       } finally {
         await Promise.all([train.dispose(), deploy.dispose()]);
       }
     },
   );
-}
-
-/** Running comparison of two networks' logits; counts are of the second. */
-class LogitsComparison {
-  counts = noCounts;
-  maxAbsDiff = 0;
-  scale = 0;
-  agree = 0;
-
-  add(first: Tensor, second: Tensor, labels: Int32Array): void {
-    const [a, b] = [first.data as Float32Array, second.data as Float32Array];
-    const classes = first.shape[1];
-    this.counts = addCounts(this.counts, countLogits(b, labels));
-    for (const [i, value] of a.entries()) {
-      const difference = Math.abs(value - b[i]);
-      // A NaN must not pass for equality.
-      if (!(difference <= this.maxAbsDiff)) this.maxAbsDiff = difference;
-      this.scale = Math.max(this.scale, Math.abs(value));
-    }
-    for (let i = 0; i < labels.length; i++) {
-      const row = (x: Float32Array): Float32Array => x.subarray(i * classes, (i + 1) * classes);
-      if (top1(row(a)).index === top1(row(b)).index) this.agree++;
-    }
-  }
 }

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/index.ts";
 import type { Dataset } from "../../data/index.ts";
 import { must } from "../../errors.ts";
-import { Predictor } from "../../inference/index.ts";
+import { countCorrect, LogitsComparison, Predictor } from "../../inference/index.ts";
 import { modelInfo } from "../../models/index.ts";
 import { countMacs, countParameters, type Net } from "../../nn/index.ts";
 import { readRecipe, train } from "../../recipes/node/train.ts";
@@ -66,6 +66,8 @@ export interface VariantResult {
   readonly accuracy: { readonly train: number; readonly deploy: number };
   readonly parameters: { readonly train: number; readonly deploy: number };
   readonly macs: { readonly train: number; readonly deploy: number };
+  /** Of the two forms' logits; not a number where one of them is not. */
+  readonly difference: { readonly maxAbs: number; readonly maxRel: number };
   readonly differing: readonly DifferingPicture[];
   /** Test accuracy after each epoch. */
   readonly curve: readonly number[];
@@ -191,39 +193,26 @@ async function compareForms(
   deploy: Net,
   test: Dataset,
   threads: number | undefined,
-): Promise<Pick<VariantResult, "accuracy" | "differing">> {
+): Promise<Pick<VariantResult, "accuracy" | "difference" | "differing">> {
   const batchSize = 250;
   const setup = { inputShape: test.imageShape, batchSize, threads };
   const predictors = [await Predictor.create(train, setup), await Predictor.create(deploy, setup)];
   const right = [0, 0];
-  const differing: DifferingPicture[] = [];
+  const found = new LogitsComparison();
   for (let start = 0; start < test.length; start += batchSize) {
     const count = Math.min(batchSize, test.length - start);
     const { images, labels } = await test.batch(Array.from({ length: count }, (_, i) => start + i));
-    const [a, b] = [await predictors[0].run(images), await predictors[1].run(images)].map((logits) => {
-      const width = logits.shape[1];
-      return (i: number) => topTwo((logits.data as Float32Array).subarray(i * width, (i + 1) * width));
-    });
-    for (let i = 0; i < count; i++) {
-      const [of, merged] = [a(i), b(i)];
-      if (of.index === labels[i]) right[0]++;
-      if (merged.index === labels[i]) right[1]++;
-      if (of.index !== merged.index)
-        differing.push({ index: start + i, train: of.index, deploy: merged.index, margin: of.margin });
-    }
+    const [a, b] = [await predictors[0].run(images), await predictors[1].run(images)];
+    found.addRows(a, b);
+    for (const [i, logits] of [a, b].entries()) right[i] += countCorrect(logits, labels);
   }
   await Promise.all(predictors.map((p) => p.dispose()));
-  return { accuracy: { train: right[0] / test.length, deploy: right[1] / test.length }, differing };
-}
-
-/** The largest value's index, and how far the second is below. */
-function topTwo(values: Float32Array): { readonly index: number; readonly margin: number } {
-  let [index, second] = [0, Number.NEGATIVE_INFINITY];
-  for (let i = 1; i < values.length; i++) {
-    if (values[i] > values[index]) [second, index] = [values[index], i];
-    else if (values[i] > second) second = values[i];
-  }
-  return { index, margin: values[index] - second };
+  const { maxAbs, maxRel, disagreements } = found;
+  return {
+    accuracy: { train: right[0] / test.length, deploy: right[1] / test.length },
+    difference: { maxAbs, maxRel },
+    differing: disagreements.map(({ index, classes: [train, deploy], margin }) => ({ index, train, deploy, margin })),
+  };
 }
 
 /** Notes the settings, or compares them with those of a stopped run. */

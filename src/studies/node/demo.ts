@@ -5,7 +5,16 @@ import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/i
 import type { PixelDataset } from "../../data/index.ts";
 import { fashionMnistSmall } from "../../data/node/index.ts";
 import { exportOnnx } from "../../export/export-onnx.ts";
-import { type Equivalence, evaluate, Predictor, verifyEquivalence } from "../../inference/index.ts";
+import {
+  type Equivalence,
+  evaluate,
+  judge,
+  outputTolerances,
+  Predictor,
+  type Verdict,
+  verifyEquivalence,
+} from "../../inference/index.ts";
+import { rankClasses } from "../../inference/rank.ts";
 import { createModel, modelInfo } from "../../models/index.ts";
 import { countMacs, countParameters, type Net } from "../../nn/index.ts";
 import { encodeOnnx } from "../../onnx/index.ts";
@@ -44,6 +53,8 @@ export interface DemoResult {
   readonly train: FormFigures;
   readonly deploy: FormFigures;
   readonly equivalence: Equivalence;
+  /** Whether the two forms, and every block of theirs, are equal but for rounding. */
+  readonly verdict: Verdict;
   /** Files written, by what they are. */
   readonly files: Readonly<Record<"training" | "deploy" | "onnx" | "report" | "log", string>>;
   readonly seconds: number;
@@ -147,6 +158,7 @@ async function demoIn(options: DemoOptions): Promise<DemoResult | undefined> {
     train: trainFigures,
     deploy: deployFigures,
     equivalence,
+    verdict: judge(equivalence, outputTolerances.float32),
     files,
     seconds: (performance.now() - started) / 1000,
   };
@@ -203,10 +215,9 @@ async function predictions(
   await predictor.dispose();
   const width1 = logits.shape[1];
   const all = Array.from(labels, (label, index) => {
-    const row = Array.from((logits.data as Float32Array).subarray(index * width1, (index + 1) * width1));
-    const max = Math.max(...row);
-    const total = row.reduce((s, v) => s + Math.exp(v - max), 0);
-    return { index, label, predicted: row.indexOf(max), confidence: 1 / total };
+    const row = (logits.data as Float32Array).subarray(index * width1, (index + 1) * width1);
+    const [{ index: predicted, probability: confidence }] = rankClasses(row, 1);
+    return { index, label, predicted, confidence };
   });
   const right = classes.flatMap((_, c) => all.find((p) => p.label === c && p.predicted === c) ?? []).slice(0, 8);
   const wrong = all.filter((p) => p.predicted !== p.label).sort((a, b) => b.confidence - a.confidence);
