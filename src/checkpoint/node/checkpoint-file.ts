@@ -3,14 +3,14 @@ import { type Checkpoint, type OpenCheckpointOptions, openCheckpoint } from "../
 import type { SaveOptions, TensorEntry } from "../save-task.ts";
 import { type SaveFormat, writeCheckpoint } from "../writer.ts";
 import { type AtomicFileOptions, writeFileAtomically } from "./atomic-file.ts";
-import { fileSource } from "./file-source.ts";
+import { openSource } from "./open-source.ts";
 
 /**
  * Opens a checkpoint file; see {@link openCheckpoint}. The file stays open for reading tensors: close it, or write
- * `using checkpoint = …`.
+ * `using checkpoint = …`. A pipe (`/dev/stdin`) is read whole.
  */
 export async function openCheckpointFile(path: string, options?: OpenCheckpointOptions): Promise<Checkpoint> {
-  const source = fileSource(path);
+  const source = await openSource(path);
   try {
     return await openCheckpoint(source, options);
   } catch (error) {

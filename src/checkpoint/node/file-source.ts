@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, read as readCallback, readSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, read as readCallback, readSync, type Stats } from "node:fs";
 import { resolve } from "node:path";
 import { promisify } from "node:util";
 import { RepmlpError } from "../../errors.ts";
@@ -28,7 +28,7 @@ class FileSource implements ByteSource {
     this.size = stats.size;
     if (stats.isFile()) return;
     this.close();
-    refuse("not-a-file", `${name}: is not a file. Give the path of a checkpoint file.`);
+    refuse("not-a-file", `${name}: is not a file but ${kindOf(stats)}. Give the path of a checkpoint file.`);
   }
 
   async read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
@@ -78,12 +78,23 @@ class FileSource implements ByteSource {
   }
 }
 
+const kindOf = (stats: Stats): string =>
+  stats.isDirectory() ? "a folder" : stats.isFIFO() ? "a pipe" : stats.isSocket() ? "a socket" : "a device";
+
+/** Why a file cannot be opened, where the system's own words need some of ours. */
+const reasons: Readonly<Record<string, string>> = {
+  ENOENT: "there is no such file",
+  EACCES: "it may not be read",
+  ENXIO: "it is a socket or a device, not a file",
+};
+
 function openFile(path: string): number {
   try {
-    return openSync(path, "r");
+    // Opening a pipe would otherwise wait for somebody to write into it, and could not be interrupted.
+    return openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
   } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    const reason = code === "ENOENT" ? "there is no such file" : code === "EACCES" ? "it may not be read" : message;
+    const { code = "", message } = cause as NodeJS.ErrnoException;
+    const reason = reasons[code] ?? message;
     throw new RepmlpError("checkpoint/open", `${path}: ${reason}. Check the path.`, "file", { cause });
   }
 }

@@ -76,6 +76,10 @@ const rebuildFromType: Callable = ([rebuild, , args], task) =>
 
 const first: Callable = ([value = []]) => value;
 
+/** An object of a class, by the class's name. */
+const opaqueOf = (type: PickleValue | undefined, args: readonly PickleValue[] = []): Opaque =>
+  new Opaque(type instanceof Global ? type.path : kindOf(type), args);
+
 /** The functions whose meaning the reader knows; it is carried out here, in terms of our own values. */
 const callables: ReadonlyMap<string, Callable> = new Map<string, Callable>([
   ["collections.OrderedDict", orderedDict],
@@ -96,7 +100,9 @@ const callables: ReadonlyMap<string, Callable> = new Map<string, Callable>([
   ["builtins.frozenset", first],
   ["numpy.core.multiarray.scalar", ([type, bytes]) => numpyScalar(type, bytes)],
   ["numpy._core.multiarray.scalar", ([type, bytes]) => numpyScalar(type, bytes)],
-  ["copyreg._reconstructor", ([type]) => new Opaque(type instanceof Global ? type.path : kindOf(type))],
+  ["copyreg._reconstructor", ([type]) => opaqueOf(type)],
+  ["copyreg.__newobj__", ([type, ...args]) => opaqueOf(type, args)],
+  ["copyreg.__newobj_ex__", ([type]) => opaqueOf(type)],
 ]);
 
 /** Makers of tensors that have no dense values in the file. */
@@ -105,11 +111,20 @@ const unreadable = /^torch\._utils\._rebuild_(qtensor|sparse|meta|nested|wrapper
 /** Functions and lower-case classes that only describe a value; what they make stays opaque. */
 const harmless = new Set(
   [
-    "builtins: bool bytearray bytes complex dict float int list object range slice str tuple",
+    "builtins: bool bytearray bytes complex dict float int list object range xrange slice str tuple",
+    "builtins: enumerate iter map filter reversed zip",
+    "itertools: chain count cycle ifilter imap islice izip product repeat zip_longest",
     "collections: defaultdict deque",
+    "array: array _array_reconstructor",
     "datetime: date datetime time timedelta timezone",
+    "time: struct_time",
+    "zoneinfo: ZoneInfo._unpickle",
+    "re: _compile compile",
+    "logging: getLogger",
     "numpy: dtype ndarray core.multiarray._reconstruct _core.multiarray._reconstruct",
-    "numpy: core.numeric._frombuffer _core.numeric._frombuffer",
+    "numpy: core.numeric._frombuffer _core.numeric._frombuffer core._ufunc_reconstruct _core._ufunc_reconstruct",
+    "numpy: ma.core._mareconstruct core.records.record recarray",
+    "numpy.random: _pickle.__randomstate_ctor _pickle.__generator_ctor _pickle.__bit_generator_ctor __RandomState_ctor",
     "functools: partial",
     "torch.serialization: _get_layout",
   ].flatMap((line) => {
@@ -134,16 +149,23 @@ const forbidden = new Set(
   ).split(" "),
 );
 
-/** Python's built-in types and exceptions, and `getattr` for `memberName`; not `eval`, `exec`, `open` and the like. */
-const builtinTypes =
-  /^(bool|bytearray|bytes|complex|dict|float|frozenset|getattr|int|list|long|object|range|set|slice|str|tuple|type|unicode|[A-Z]\w*)$/;
+/**
+ * Python's built-in types, exceptions and functions that only compute, and `getattr` for `memberName`; not `eval`,
+ * `exec`, `open` and the like.
+ */
+const harmlessBuiltins = new Set(
+  (
+    "bool bytearray bytes complex dict enumerate filter float frozenset getattr int iter list long map object range " +
+    "reversed set slice str tuple type unicode xrange zip abs all any divmod hash len max min pow repr round sorted sum"
+  ).split(" "),
+);
 
 /** Where Python 2 names differ. */
 const renamed: Readonly<Record<string, string>> = { __builtin__: "builtins", copy_reg: "copyreg" };
 
 function forbids(module: string, name: string): boolean {
   if (forbidden.has(module.split(".")[0])) return true;
-  if (module === "builtins" || module === "__builtin__") return !builtinTypes.test(name);
+  if (module === "builtins" || module === "__builtin__") return !harmlessBuiltins.has(name) && !/^[A-Z]\w*$/.test(name);
   if (module === "types") return /^(Function|Lambda|Code|Method)Type$/.test(name);
   // A dotted name reaches into what a module imported: "torch.serialization" and "os.system".
   return name.split(".").some((part, i, all) => i < all.length - 1 && forbidden.has(part));

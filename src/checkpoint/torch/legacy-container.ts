@@ -2,7 +2,7 @@ import type { ByteSource } from "../byte-source.ts";
 import { demand, refuse } from "../file-error.ts";
 import { PickleEnd, type PickleHost } from "../pickle/machine.ts";
 import { unpickle } from "../pickle/opcodes.ts";
-import { kindOf, Opaque, type PickleValue } from "../pickle/values.ts";
+import { Global, kindOf, type PickleValue } from "../pickle/values.ts";
 import { type Reading, readRange } from "../reading.ts";
 import { FileRange } from "../stored-bytes.ts";
 import type { TorchArchive } from "./archive.ts";
@@ -26,7 +26,8 @@ export function* openPthLegacy(source: ByteSource): Reading<TorchArchive> {
   const { name } = source;
   const referenced = new Map<string, StorageRef>();
   const host = torchHost(name, (id, task) => {
-    if (Array.isArray(id) && id[0] === "module") return new Opaque(`module ${kindOf(id[1])}`);
+    // A class of modules comes with its source code, which is text here; what counts is its name.
+    if (Array.isArray(id) && id[0] === "module" && id[1] instanceof Global) return id[1];
     const storage = storageOf(id);
     if (typeof storage === "string") return task.fail(storage);
     const { byteLength } = referenced.get(storage.key) ?? storage;

@@ -90,8 +90,7 @@ const keysOf = (mapping: Mapping): string =>
 /** A pickled module cannot be rebuilt without its Python class. */
 function refuseModule(file: string, value: PickleValue | undefined): void {
   if (!(value instanceof Opaque)) return;
-  const isModule = value.type.startsWith("module ") || (value.state instanceof Map && value.state.has("_parameters"));
-  if (!isModule) return;
+  if (!(value.state instanceof Map && value.state.has("_parameters"))) return;
   refuse(
     "whole-module",
     `${file}: holds a whole pickled module (class ${value.type}), not a state dict; reading it would need its Python ` +

@@ -1,7 +1,6 @@
-import { createReadStream } from "node:fs";
-import { openCheckpointFile } from "../../checkpoint/node/index.ts";
+import { openCheckpointFile, openSource } from "../../checkpoint/node/index.ts";
 import type { Preprocessing } from "../../data/index.ts";
-import { fmt, must, RepmlpError } from "../../errors.ts";
+import { fmt, must } from "../../errors.ts";
 import { lower, targets } from "../../graph/index.ts";
 import { createDetected, detectModel, type ModelForm, modelInfo } from "../../models/index.ts";
 import { countParameters, type Net, traceModel } from "../../nn/index.ts";
@@ -211,14 +210,19 @@ async function inBatches(images: Tensor, size: number, run: (chunk: Tensor) => P
   return new Tensor("float32", [total, ...shape], out ?? new Float32Array(0));
 }
 
-/** SHA-256 of a file, hexadecimal. */
+/** SHA-256 of a file, or of what comes through a pipe, hexadecimal. */
 export async function fileSha256(path: string): Promise<string> {
   const { createHash } = await import("node:crypto");
   const hash = createHash("sha256");
+  const source = await openSource(path);
   try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) hash.update(chunk as Uint8Array);
-  } catch (cause) {
-    throw new RepmlpError("export/read", `${path}: cannot be read (${(cause as Error).message})`, "file", { cause });
+    for (let at = 0; at < source.size; at += HASHED)
+      hash.update(await source.read(at, Math.min(HASHED, source.size - at)));
+  } finally {
+    source.close?.();
   }
   return hash.digest("hex");
 }
+
+/** Bytes that are read at a time. */
+const HASHED = 2 ** 20;

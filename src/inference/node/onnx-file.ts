@@ -1,7 +1,7 @@
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import type { ByteSink } from "../../checkpoint/index.ts";
-import { fileSource, writeFileAtomically } from "../../checkpoint/node/index.ts";
+import { fileSource, openSource, writeFileAtomically } from "../../checkpoint/node/index.ts";
 import { RepmlpError } from "../../errors.ts";
 import {
   decodeOnnx,
@@ -75,8 +75,10 @@ export async function openOnnx(path: string): Promise<OnnxModel> {
   const external = externalOf(path);
   const skeleton = await largeSkeleton(path);
   if (skeleton) return decodeOnnx(skeleton, { name: path, external });
-  const bytes = await readFile(path).catch((cause) => Promise.reject(readError(path, cause)));
-  return decodeOnnx(new Uint8Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength), {
+  // Of pipes, too; a folder or a device is refused by what it is.
+  const source = await openSource(path);
+  const bytes = await source.read(0, source.size).finally(() => source.close?.());
+  return decodeOnnx(bytes, {
     name: path,
     path: resolve(path),
     external,
