@@ -1,8 +1,15 @@
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import type { OnnxDim, OnnxModel, OnnxNode } from "../onnx/index.ts";
-import { isFloating, type Shape, type TensorSource } from "../tensor/index.ts";
+import { isFloating, type Shape, sizeOf, type TensorSource } from "../tensor/index.ts";
 import { inLayer } from "./path.ts";
-import { type BatchNormNode, describe, NodeContext, simplified, type Tensors } from "./read/context.ts";
+import {
+  type BatchNormNode,
+  describe,
+  NodeContext,
+  simplified,
+  type Tensors,
+  withReadingLimit,
+} from "./read/context.ts";
 import { readers } from "./read/readers.ts";
 import { widened, widenedSource } from "./read/widen.ts";
 import { constant, input, type ParameterRef, parameter, type Value } from "./value.ts";
@@ -42,6 +49,12 @@ export interface OnnxGraph {
   readonly names: ReadonlyMap<ParameterRef, string>;
 }
 
+/** Values of one output, beside some times what the file stores: of one that is computed from what is fed, … */
+const VALUE_LIMIT = 2 ** 31;
+
+/** … and of one that is not. Real models expand constants to the size of a picture at most. */
+const CONSTANT_LIMIT = 2 ** 26;
+
 /** Operator set versions whose meanings the readers know. */
 const opsets = [7, 22] as const;
 
@@ -64,7 +77,9 @@ export function readOnnx(model: OnnxModel, options: ReadOnnxOptions = {}): OnnxG
   const nodes = neededNodes(model);
   mustKnow(nodes);
   const reading = new Reading(model, options);
-  for (const node of nodes) reading.read(node);
+  withReadingLimit(() => {
+    for (const node of nodes) reading.read(node);
+  });
   const outputs = new Map(model.outputs.map(({ name }) => [name, reading.output(name)]));
   const { inputs, parameters } = reading;
   return { inputs, outputs, parameters, names: new Map([...parameters].map(([name, ref]) => [ref, name])) };
@@ -75,6 +90,10 @@ class Reading implements Tensors {
   readonly parameters = new Map<string, OnnxParameter>();
   private readonly values: Map<string, Value>;
   private readonly used: ReadonlySet<string>;
+  /** Values that nothing fed goes into; the runtime computes them before it starts. */
+  private readonly constants = new Set<string>();
+  /** Number of values in the file. */
+  private readonly stored: number;
 
   constructor(
     private readonly model: OnnxModel,
@@ -82,6 +101,7 @@ class Reading implements Tensors {
   ) {
     this.used = new Set([...model.nodes.flatMap((n) => n.inputs), ...model.outputs.map(({ name }) => name)]);
     this.values = new Map(options.values);
+    this.stored = [...model.initializers.values()].reduce((n, { shape }) => n + sizeOf(shape), 0);
     for (const { name, dtype, shape } of model.inputs) {
       const given = this.values.get(name);
       const wanted = given ? { inputShapes: { [name]: given.shape } } : options;
@@ -120,8 +140,20 @@ class Reading implements Tensors {
     const context = new NodeContext(node, this.model.opset, this, this.used, this.options.batchNorm);
     const made = inLayer(node.name || node.outputs[0], () => orDamaged(context));
     const list = [made].flat() as readonly Value[];
+    this.mustBeSane(context, list);
     for (const [i, name] of node.outputs.entries())
       if (name !== "" && list[i]) this.values.set(name, simplified(list[i]));
+  }
+
+  /** Nothing is computed here, but the runtime would: a few bytes of a file can ask for any size. */
+  private mustBeSane(context: NodeContext, made: readonly Value[]): void {
+    const { node } = context;
+    const isConstant = node.inputs.every((name) => name === "" || this.constants.has(name) || this.initializer(name));
+    if (isConstant) for (const name of node.outputs) this.constants.add(name);
+    const limit = (isConstant ? CONSTANT_LIMIT : VALUE_LIMIT) + 4 * this.stored;
+    for (const { shape } of made)
+      if (!(sizeOf(shape) <= limit))
+        context.fail("size", `its output ${fmt(shape)} has ${sizeOf(shape)} values, at most ${limit} are supported.`);
   }
 
   output(name: string): Value {

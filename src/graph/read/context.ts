@@ -1,6 +1,7 @@
 import { must, RepmlpError } from "../../errors.ts";
 import { floatAttr, intAttr, intsAttr, type OnnxNode, stringAttr } from "../../onnx/index.ts";
 import { isFloating, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
+import { currentPath } from "../path.ts";
 import { asConstant, constant, type Value } from "../value.ts";
 
 /** Reads the nodes of one ONNX operator as ops of the graph; the values of its outputs, in order. */
@@ -73,6 +74,11 @@ export class NodeContext {
   tensor(i: number): Tensor {
     const name = this.node.inputs[i] ?? "";
     const source = this.tensors.initializer(name) ?? knownTensor(this.input(i));
+    if (!source && sizeOf(this.input(i).shape) > FOLD_LIMIT)
+      this.fail(
+        "size",
+        `input "${name}" would be ${sizeOf(this.input(i).shape)} values, at most ${FOLD_LIMIT} are computed while a file is read. The file is damaged.`,
+      );
     if (!source)
       this.fail(
         "dynamic",
@@ -118,9 +124,10 @@ export class NodeContext {
     return stringAttr(this.node, key, fallback);
   }
 
-  /** Refuses lists of a length that only a damaged or hostile file asks for. */
+  /** Refuses lists of a length that only a damaged or hostile file asks for; all that a file asks for is added up. */
   sane(count: number, what: string): number {
     if (!(count <= FOLD_LIMIT)) this.fail("size", `${count} ${what} are more than ${FOLD_LIMIT}. The file is damaged.`);
+    charge(count);
     return count;
   }
 
@@ -147,6 +154,33 @@ const EAGER_LIMIT = 65_536;
 /** Nor ever above this: a few bytes of a file can ask for any size. */
 const FOLD_LIMIT = 1 << 22;
 
+/** What may be computed while one file is read, in values: small files could otherwise ask for it node by node. */
+const READING_LIMIT = 1 << 25;
+
+let left = Number.POSITIVE_INFINITY;
+
+/** Runs the reading of one file with a budget of its own. */
+export function withReadingLimit<T>(read: () => T): T {
+  const before = left;
+  left = READING_LIMIT;
+  try {
+    return read();
+  } finally {
+    left = before;
+  }
+}
+
+function charge(values: number): void {
+  left -= values;
+  must(
+    left >= 0,
+    "read-onnx/size",
+    () =>
+      `read-onnx: node "${currentPath()}": more than ${READING_LIMIT} values would be computed to read the file up to here. It is damaged.`,
+    "file",
+  );
+}
+
 /** What each value amounts to; `undefined` for those that depend on what is fed. */
 const known = new WeakMap<Value, Tensor | undefined>();
 
@@ -170,6 +204,7 @@ function foldNode({ node, shape }: Value): Tensor | undefined {
     if (!tensor) return undefined;
     inputs.push(tensor);
   }
+  charge(sizeOf(shape));
   return node.op.fold(inputs, node.attrs as never);
 }
 

@@ -78,8 +78,9 @@ function interpolation({ from, to, scale }: AxisResize, method: Method): Float64
   return m;
 }
 
-function interpolate(x: Value, resize: AxisResize, method: Method): Value {
+function interpolate(node: NodeContext, x: Value, resize: AxisResize, method: Method): Value {
   const { axis, from, to } = resize;
+  node.sane(method.mode === "nearest" ? to : to * from, "weights");
   if (method.mode === "nearest") return gather(x, nearestPixels(resize, method), axis);
   const rank = x.shape.length;
   const swap = Array.from({ length: rank }, (_, i) => (i === axis ? rank - 1 : i === rank - 1 ? axis : i));
@@ -154,7 +155,7 @@ function readResize(node: NodeContext): Value {
     node,
     axes.some(({ scale }) => scale < 1),
   );
-  return asResize2d(x, axes, name, method) ?? axes.reduce((y, resize) => interpolate(y, resize, method), x);
+  return asResize2d(x, axes, name, method) ?? axes.reduce((y, resize) => interpolate(node, y, resize, method), x);
 }
 
 export const resizeReaders: Readonly<Record<string, Reader>> = {

@@ -78,6 +78,7 @@ function sliceAxis(node: NodeContext, x: Value, axis: number, from: number, to: 
   if (step === 0) node.fail("step", "a step of 0 is not allowed. The file is damaged.");
   if (step < 0) {
     const [start, end] = [clamp(from, -1, d - 1), to < -d ? -1 : clamp(to, -1, d - 1)];
+    node.sane(d, "positions");
     return sliceAxis(node, flip(x, axis), axis, d - 1 - start, d - 1 - end, -step);
   }
   const range: SliceRange = { axis, start: clamp(from, 0, d), end: clamp(to, 0, d), step };
