@@ -5,4 +5,5 @@ export type { SaveOptions, TensorEntry } from "./save-task.ts";
 export type { ByteSink } from "./sink.ts";
 export type { OtherValue } from "./torch/other-values.ts";
 export type { StateDictOptions } from "./torch/state-dict.ts";
+export { asWeights } from "./weights.ts";
 export { checkpointBlob, type SaveFormat, writeCheckpoint } from "./writer.ts";

@@ -1,4 +1,5 @@
-import { must } from "../errors.ts";
+import { must, RepmlpError } from "../errors.ts";
+import { firstBeyond } from "../inference/finite-outputs.ts";
 import { Comparison, isWithin, Predictor, randomInputs } from "../inference/index.ts";
 import type { Net } from "../nn/index.ts";
 import type { OnnxModel } from "../onnx/index.ts";
@@ -59,14 +60,51 @@ export async function checkExport(
   }
   await program.dispose();
   const { maxAbs: maxAbsDiff, scale } = found;
+  if (!Number.isFinite(scale) || !Number.isFinite(maxAbsDiff))
+    await refuseOverflow(net, inputs, inputShape, dtype, compile);
+  const tolerance = TOLERANCE[dtype];
+  const advice =
+    dtype === "float16" ? "Use float32 (--dtype float32)." : "Leave the check out (--no-check) to look at it.";
   must(
-    isWithin(found, TOLERANCE[dtype]),
+    isWithin(found, tolerance),
     "export/check",
     () =>
-      `export: the exported model differs from the network by ${maxAbsDiff.toExponential(2)} with logits up to ${scale.toPrecision(3)}; ${dtype} allows ${(TOLERANCE[dtype] * scale).toExponential(2)}. ${dtype === "float16" ? "Use float32." : "This is a bug: please report it."}`,
+      `export: the exported model differs from the network by ${maxAbsDiff.toExponential(2)} with logits up to ${scale.toPrecision(3)}; ${dtype} allows ${(tolerance * scale).toExponential(2)}. ${advice}`,
     "model",
   );
   return { maxAbsDiff, scale, batches };
+}
+
+/** The largest number of half precision. */
+const HALF_MAX = 65504;
+
+/** Says where values grow beyond the element type, on the way through the network as it is in float32. */
+async function refuseOverflow(
+  net: Net,
+  inputs: Tensor,
+  inputShape: Shape,
+  dtype: ExportDType,
+  compile: CompileOptions,
+): Promise<never> {
+  const half = dtype === "float16";
+  const image = (inputs.data as Float32Array<ArrayBuffer>).slice(0, sizeOf(inputShape));
+  const limit = half ? HALF_MAX : Number.MAX_VALUE;
+  const weight = half
+    ? [...net.state()].find(([, p]) => p.data.toFloat64().some((v) => Math.abs(v) > HALF_MAX))
+    : undefined;
+  const layer = weight
+    ? undefined
+    : await firstBeyond(net, new Tensor("float32", [1, ...inputShape], image), compile, limit);
+  const what = weight
+    ? `weight ${weight[0]} holds values`
+    : layer === undefined
+      ? "the exported model has outputs"
+      : `layer ${layer} has outputs`;
+  throw new RepmlpError(
+    "export/overflow",
+    `export: ${what} beyond what ${dtype} holds${half ? ` (${HALF_MAX})` : ""}. ${half ? "Use float32 (--dtype float32)." : "Give other weights."}`,
+    "model",
+  );
 }
 
 async function reference(net: Net, inputs: Tensor, inputShape: Shape, compile: CompileOptions): Promise<Float32Array> {

@@ -1,3 +1,4 @@
+import { must } from "../errors.ts";
 import { rankOf, rowLoss } from "./predictor.ts";
 
 /** Losses are summed in whole units of 2^-32, so that sums do not depend on the order of their parts. */
@@ -32,7 +33,14 @@ export function countLogits(logits: Float32Array, labels: ArrayLike<number>): Co
     const rank = rankOf(row, labels[i]);
     if (rank < 1) counts.correct++;
     if (rank < 5) counts.correctTop5++;
-    counts.lossUnits += BigInt(Math.round(rowLoss(row, labels[i]) * LOSS_UNIT));
+    const loss = rowLoss(row, labels[i]);
+    must(
+      Number.isFinite(loss),
+      "evaluate/not-finite",
+      () => `evaluate: the loss of a picture of class ${labels[i]} is ${loss}; the network has ${classes} outputs`,
+      "model",
+    );
+    counts.lossUnits += BigInt(Math.round(loss * LOSS_UNIT));
   }
   return counts;
 }

@@ -62,6 +62,13 @@ export interface FilePlace {
     /** Leaves the comparison to the caller: reading does not make it any more. */
     readonly defer: () => void;
   };
+  /** Values that have to be finite, which whoever does not read the tensor has to see to. */
+  readonly values?: {
+    readonly dtype: DType;
+    readonly length: number;
+    /** Throws, naming the value that is not. */
+    readonly refuse: () => void;
+  };
 }
 
 /** A dense row-major tensor on the host. Immutable by convention: nothing in the library writes into `data`. */

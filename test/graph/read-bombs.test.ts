@@ -20,7 +20,7 @@ describe("sizes that a small file asks for are bounded by the number of values, 
     ["-1", int64(-1)],
     ["0", int64(0)],
     ["-1e18", int64(-1e18)],
-    ["4M", int64(4_000_000)],
+    ["1M", int64(1_000_000)],
     ["2^27", int64(2 ** 27)],
     ["one", Tensor.float32([1], [1])],
     ["pads", int64(0, 0, 0, 4e9)],
@@ -61,7 +61,7 @@ describe("sizes that a small file asks for are bounded by the number of values, 
     ],
     "many nodes, each within bounds": [
       ...Array.from({ length: 20 }, (_, i) => [
-        ones(`a${i}`, "4M"),
+        ones(`a${i}`, "1M"),
         node("Slice", `a${i} -1 -1e18 0 -1`, `b${i}`),
       ]).flat(),
       node("Sum", Array.from({ length: 20 }, (_, i) => `b${i}`).join(" "), "c"),
@@ -85,7 +85,7 @@ describe("sizes that a small file asks for are bounded by the number of values, 
   });
 
   test("what models ask for is far below, and one file's reading does not count for the next", () => {
-    const table = [ones("a", "4M"), node("Slice", "a -1 -1e18 0 -1", "b"), node("ReduceSum", "b")];
-    for (let i = 0; i < 20; i++) expect(readOnnx(chain(table, { initializers })).outputs.size).toBe(1);
+    const table = [ones("a", "1M"), node("Slice", "a -1 -1e18 0 -1", "b"), node("ReduceSum", "b")];
+    for (let i = 0; i < 4; i++) expect(readOnnx(chain(table, { initializers })).outputs.size).toBe(1);
   });
 });

@@ -1,3 +1,4 @@
+import { asWeights } from "../../checkpoint/index.ts";
 import { openCheckpointFile } from "../../checkpoint/node/index.ts";
 import { must } from "../../errors.ts";
 import {
@@ -78,7 +79,7 @@ async function load(
       where: path,
     });
     const model = createDetected(found, options);
-    model.loadStateDict(checkpoint.entries);
+    model.loadStateDict(asWeights(path, checkpoint.entries));
     return {
       model,
       found,

@@ -1,6 +1,6 @@
 import { accessSync, constants, realpathSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import type { Checkpoint } from "../../checkpoint/checkpoint.ts";
+import { asWeights, type Checkpoint } from "../../checkpoint/index.ts";
 import { checksumsInThread } from "../../checkpoint/node/crc32-thread.ts";
 import { formatOfName, openCheckpointFile, saveCheckpointFile } from "../../checkpoint/node/index.ts";
 import { must, RepmlpError } from "../../errors.ts";
@@ -46,7 +46,7 @@ export interface CheckpointConversion {
  *
  * Everything is computed in float64 and rounded once to the result's type.
  *
- * @throws RepmlpError `convert/already-deploy`, `convert/same-file`, `convert/dtype`, `detect/unknown`,
+ * @throws RepmlpError `convert/already-deploy`, `convert/same-file`, `checkpoint/integer-weight`, `detect/unknown`,
  *   `detect/ambiguous`, `convert/unwritable`, and what reading and writing checkpoints throws
  */
 export async function convertCheckpointFile(
@@ -156,28 +156,19 @@ function bindTraining(
   const create = { numClasses: found.numClasses, imageSize };
   const model = createDetected(found, { imageSize });
   // With another type wanted, float64 lies between: it holds every value, and the only rounding is the last one.
+  const weights = asWeights(where, entries);
   const typeOf = (source: TensorSource): DType =>
     dtype === undefined || dtype === source.dtype || !isFloating(source.dtype) ? source.dtype : "float64";
   const keys = firstNames([...model.state()]);
   const training = mapModules(model, {
     parameter: (p) => {
       const key = keys.get(p) ?? "";
-      const source = entries.get(key);
-      if (source) mustBeFloating(where, key, p.dtype, source.dtype);
+      const source = weights.get(key);
       return source && isFloating(p.dtype) ? p.to(typeOf(source)) : p.copy();
     },
   });
-  training.loadStateDict(new Map([...entries].map(([key, source]) => [key, cast(source, typeOf(source))])));
+  training.loadStateDict(new Map([...weights].map(([key, source]) => [key, cast(source, typeOf(source))])));
   return { found, training: training.initialize(), create };
-}
-
-function mustBeFloating(where: string, key: string, wanted: DType, found: DType): void {
-  must(
-    !isFloating(wanted) || isFloating(found),
-    "convert/dtype",
-    () => `${where}: tensor "${key}" is ${found}; weights must be floating-point. Give the unquantized checkpoint.`,
-    "file",
-  );
 }
 
 /** A tensor in another type when it is read. */

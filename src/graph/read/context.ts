@@ -155,7 +155,7 @@ const EAGER_LIMIT = 65_536;
 const FOLD_LIMIT = 1 << 22;
 
 /** What may be computed while one file is read, in values: small files could otherwise ask for it node by node. */
-const READING_LIMIT = 1 << 25;
+const READING_LIMIT = 1 << 23;
 
 let left = Number.POSITIVE_INFINITY;
 

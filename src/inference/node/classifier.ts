@@ -1,3 +1,4 @@
+import { asWeights } from "../../checkpoint/index.ts";
 import { openCheckpointFile, openSource } from "../../checkpoint/node/index.ts";
 import type { Preprocessing } from "../../data/index.ts";
 import { fmt, must } from "../../errors.ts";
@@ -7,6 +8,7 @@ import { countParameters, type Net, traceModel } from "../../nn/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import type { CompileOptions } from "../../runtime/index.ts";
 import { type Shape, sameShape, sizeOf, Tensor } from "../../tensor/index.ts";
+import { mustBeFinite } from "../finite-outputs.ts";
 import { Predictor } from "../index.ts";
 import { type ExportMetadata, readMetadata } from "../metadata.ts";
 import { openOnnx } from "./onnx-file.ts";
@@ -48,7 +50,7 @@ export async function openModelFile(path: string, options: OpenModelOptions = {}
       ...(arch !== undefined && { arch }),
     });
     const net = createDetected(found, size);
-    net.loadStateDict(checkpoint.entries);
+    net.loadStateDict(asWeights(path, checkpoint.entries));
     const preprocessing = modelInfo(found.name).preprocessing(size);
     return { net, arch: found.name, form: found.form, preprocessing, close: () => checkpoint.close() };
   } catch (error) {
@@ -115,9 +117,20 @@ async function openCheckpointClassifier(path: string, options: ClassifierOptions
     classes: traceModel(net, [1, ...preprocessing.inputSize]).output.shape[1],
     tensors: [...net.state()].map(([key, { shape }]) => [key, shape]),
     parameters: countParameters(net),
-    compile: (compileOptions) => compileNet(net, preprocessing.inputSize, compileOptions),
+    compile: async (compileOptions) =>
+      finite(await compileNet(net, preprocessing.inputSize, compileOptions), path, net),
   };
 }
+
+/** The same, with an error in place of outputs that are no numbers. */
+const finite = ({ run, dispose }: CompiledClassifier, path: string, net?: Net): CompiledClassifier => ({
+  dispose,
+  async run(images) {
+    const output = await run(images);
+    await mustBeFinite(output, path, images, net);
+    return output;
+  },
+});
 
 /** A network whose values are still in its file. */
 async function compileNet(
@@ -125,7 +138,10 @@ async function compileNet(
   inputShape: Shape,
   { batchSize = 1, ...options }: CompileOptions & { readonly batchSize?: number } = {},
 ): Promise<CompiledClassifier> {
-  if ((options.device ?? "cpu") !== "cpu") return Predictor.create(net, { ...options, batchSize, inputShape });
+  if ((options.device ?? "cpu") !== "cpu") {
+    const predictor = await Predictor.create(net, { ...options, batchSize, inputShape });
+    return { run: (images) => predictor.run(images), dispose: () => predictor.dispose() };
+  }
   net.initialize();
   const { output, names } = traceModel(net, [batchSize, ...inputShape]);
   const { model } = lower({ outputs: { output } }, { target: targets.inference, names });
@@ -171,7 +187,7 @@ async function openOnnxClassifier(path: string, options: ClassifierOptions): Pro
       const program = await compilePlaced(model, compileOptions);
       const size = typeof batch === "number" ? batch : batchSize;
       const run = async (chunk: Tensor): Promise<Tensor> => (await program.run({ [input]: chunk }))[output];
-      return { run: (images) => inBatches(images, size, run), dispose: () => program.dispose() };
+      return finite({ run: (images) => inBatches(images, size, run), dispose: () => program.dispose() }, path);
     },
   };
 }

@@ -3,6 +3,7 @@ import { convertToDeploy } from "../../reparam/index.ts";
 import { byCodePoint } from "../../text.ts";
 import { addCounts, type Counts, countLogits, noCounts } from "../counts.ts";
 import { evaluateData, type Predict } from "../evaluate.ts";
+import { mustBeFinite } from "../finite-outputs.ts";
 import { LogitsComparison, Predictor } from "../index.ts";
 import { mustHaveRead, type TestOptions, withTest } from "./open-test.ts";
 
@@ -39,11 +40,14 @@ export async function runCheck(options: TestOptions): Promise<FormsCheck> {
         );
       const compile = { ...options.compile, inputShape: preprocessing.inputSize, batchSize: runSize };
       const train = await Predictor.create(net, compile);
-      const deploy = await Predictor.create(convertToDeploy(net), compile);
+      const merge = convertToDeploy(net);
+      const deploy = await Predictor.create(merge, compile);
       const found = new LogitsComparison();
       let merged = noCounts;
       const predict: Predict = async (images, labels) => {
         const [a, b] = [await train.run(images), await deploy.run(images)];
+        await mustBeFinite(a, options.weights, images, net, options.compile);
+        await mustBeFinite(b, `${options.weights}, merged`, images, merge, options.compile);
         found.addRows(a, b);
         merged = addCounts(merged, countLogits(b.data as Float32Array, labels));
         return a;

@@ -1,3 +1,4 @@
+import { asWeights } from "../../checkpoint/index.ts";
 import { openCheckpointFile } from "../../checkpoint/node/index.ts";
 import { listed, must, RepmlpError } from "../../errors.ts";
 import { createModel, detectModel, familyOf, headKeys, modelInfo, type TrainingForm } from "../../models/index.ts";
@@ -96,7 +97,7 @@ async function loadInitial(
   // A head that is to be new takes nothing from the file.
   const fresh = new Set(numClasses === undefined ? [] : head);
   const entries = new Map<string, TensorSource>();
-  for (const [key, source] of stored) if (!fresh.has(key)) entries.set(key, await source.read());
+  for (const [key, source] of asWeights(path, stored)) if (!fresh.has(key)) entries.set(key, await source.read());
   // What the file does not have keeps its initial values.
   net.initialize(seed);
   const merged = new Set([...deployForm(whole).state()].map(([key]) => key));
