@@ -89,6 +89,8 @@ const codes: Readonly<Record<number, string>> = {
 
 /** A runtime failure in words, with what can be done about the known ones. */
 export function translateError(action: string, cause: unknown, weightBytes = 0): RepmlpError {
+  // What reading the weights found is no fault of the runtime.
+  if (cause instanceof RepmlpError) return cause;
   const text = cause instanceof Error ? cause.message : String(cause);
   const code = /\b(?:error code|ErrorCode)\D*(\d+)/i.exec(text)?.[1];
   const meaning = code && codes[Number(code)] ? ` (${codes[Number(code)]})` : "";
