@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import { must, RepmlpError } from "../errors.ts";
+import { RepmlpError } from "../errors.ts";
 import type { TrainingCheckpoint } from "./checkpoint-store.ts";
 
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
@@ -62,28 +62,4 @@ export function readState({ metadata, where }: TrainingCheckpoint): RunState {
   const [{ message, path }] = result.issues;
   const at = path?.map(({ key }) => String(key)).join(".");
   return refuse(`the state of the training run cannot be read (${at ?? "all of it"}: ${message}).`);
-}
-
-/** Settings that must not change, because the saved state would lose its meaning. */
-const fixed = ["optimizer", "stepsPerEpoch", "ema"];
-
-/**
- * Settings in which a resumed run differs from the saved one, in words.
- *
- * @throws `trainer/resume` for one that must stay the same
- */
-export function changedSettings(saved: Settings, own: Settings): string[] {
-  const show = (value: Settings[string] | undefined): string => (value === undefined ? "default" : String(value));
-  for (const name of fixed)
-    must(
-      saved[name] === own[name],
-      "trainer/resume",
-      () =>
-        `trainer: cannot resume: the saved run has ${name} ${show(saved[name])}, this one ${show(own[name])}. Use the same settings, or start a new run from its weights.`,
-      "usage",
-    );
-  const names = new Set([...Object.keys(saved), ...Object.keys(own)]);
-  return [...names]
-    .filter((name) => saved[name] !== own[name])
-    .map((name) => `${name}: ${show(saved[name])} → ${show(own[name])}`);
 }

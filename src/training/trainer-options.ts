@@ -4,6 +4,7 @@ import type { CompileOptions } from "../runtime/index.ts";
 import type { CheckpointStore } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingCallback } from "./events.ts";
 import type { LearnerOptions } from "./learner.ts";
+import type { Settings } from "./run-state.ts";
 import type { Schedule, ScheduleSpec } from "./schedule.ts";
 import type { Optimizer } from "./transforms/index.ts";
 
@@ -65,6 +66,11 @@ export interface TrainerOptions extends CompileOptions, StepOptions {
   readonly onEvent?: TrainingCallback;
   /** Further takers of the events, such as logs; called before `onEvent`. */
   readonly callbacks?: readonly TrainingCallback[];
+  /**
+   * What shapes the run beside these options, such as what is done to the pictures: saved with checkpoints; a resumed run
+   * reports what has changed.
+   */
+  readonly settings?: Settings;
   /** Kept with every checkpoint (architecture, class names, …). */
   readonly metadata?: Readonly<Record<string, string>>;
 }

@@ -3,11 +3,12 @@ import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import { countCorrect, evaluate } from "../inference/predictor.ts";
 import { cloneModule, countParameters, type Net } from "../nn/index.ts";
 import { dtypes, isFloating, rng, sameShape, sizeOf, type Tensor, type TensorSource } from "../tensor/index.ts";
-import { splitCheckpoint } from "./checkpoint-store.ts";
+import { splitCheckpoint, type TrainingCheckpoint } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingEvent } from "./events.ts";
 import { Learner, oneHotTargets } from "./learner.ts";
 import { preciseBatchNorm } from "./precise-batch-norm.ts";
-import { changedSettings, type RunState, readState, type Settings, stateMetadata } from "./run-state.ts";
+import { changedSettings, classSettings, groupSettings } from "./run-settings.ts";
+import { type RunState, readState, type Settings, stateMetadata } from "./run-state.ts";
 import { type Schedule, scheduleOf } from "./schedule.ts";
 import type { TrainerOptions, TrainingSummary } from "./trainer-options.ts";
 import { type Optimizer, sgd } from "./transforms/index.ts";
@@ -385,6 +386,9 @@ export class Trainer {
       ...(precise && { preciseBatchNorm: JSON.stringify(precise) }),
       optimizer: this.optimizer.name,
       ...Object.fromEntries(optimizer),
+      ...groupSettings(this.model, this.options.group),
+      ...classSettings(this.options.data.train),
+      ...this.options.settings,
     };
   }
 
@@ -394,7 +398,7 @@ export class Trainer {
     if (!checkpoint) return [];
     const state = readState(checkpoint);
     this.loader.restore(state.loader);
-    const changed = changedSettings(state.settings, this.settings());
+    const changed = changedSettings({ ...oldClasses(checkpoint), ...state.settings }, this.settings());
     const { model, optimizer } = splitCheckpoint(checkpoint.entries);
     try {
       this.model.loadStateDict(model);
@@ -416,6 +420,10 @@ export class Trainer {
     return changed;
   }
 }
+
+/** Earlier versions named the classes of a run beside its settings. */
+const oldClasses = ({ metadata: { classes } }: TrainingCheckpoint): Settings =>
+  classes === undefined ? {} : { classes };
 
 /** Seed of a step's dropout masks. */
 const stepSeed = (seed: number, step: number): number => rng(seed, `step/${step}`).below(2 ** 31);

@@ -7,6 +7,8 @@ import {
   folderStore,
   memoryStore,
   nn,
+  noDecayOnNormAndBias,
+  type ParameterGroup,
   saveCheckpointFile,
   Trainer,
   type TrainerOptions,
@@ -157,6 +159,74 @@ describe("what may change", () => {
     const { events, summary } = await resumed({ epochs: 2, lr: 0.05 });
     expect(events[0]).toMatchObject({ changed: ["epochs: 1 → 2", "lr: 0.1 → 0.05"] });
     expect(summary.history.map((r) => r.epoch)).toEqual([1, 2]);
+  });
+
+  test("freezing, rates, decay and momentum of single parameters may, and are reported by key", async () => {
+    const changes: Readonly<Record<string, ParameterGroup>> = {
+      "head.bias": { frozen: true },
+      "head.weight": { lrScale: 0.5, momentum: 0.5 },
+    };
+    const group = (key: string, { shape }: { readonly shape: readonly number[] }): ParameterGroup => ({
+      ...noDecayOnNormAndBias(key, { shape }),
+      ...changes[key],
+    });
+    const own = memoryStore();
+    await train({ store: own, epochs: 1 });
+    const { events } = await train({ store: own, resume: true, epochs: 2, group });
+    const changed = events[0].type === "start" ? events[0].changed : [];
+    expect(changed.slice(0, 3)).toEqual(["epochs: 1 → 2", "frozen: now head.bias", "lrScale: now head.weight=0.5"]);
+    expect(changed[3]).toMatch(/^weightDecay: now mix\.\S+=0, mix\.\S+=0, mix\.\S+=0/);
+    expect(changed[4]).toBe("momentum: now head.weight=0.5");
+    expect(changed).toHaveLength(5);
+    // Back again: what was frozen has no momentum that could be gone on with.
+    const back = await train({ store: own, resume: true, epochs: 3 });
+    expect(back.events[0]).toMatchObject({
+      changed: expect.arrayContaining([
+        "frozen: no longer head.bias",
+        "without saved state, starting anew: optimizer.momentum:head.bias",
+      ]),
+    });
+  });
+
+  test("what the caller says of the pictures may, and is reported", async () => {
+    const own = memoryStore();
+    await train({ store: own, epochs: 1, settings: { augment: "[]", mean: "0" } });
+    const again = await train({ store: own, resume: true, epochs: 2, settings: { augment: "flip", mean: "0" } });
+    expect(again.events[0]).toMatchObject({ changed: ["epochs: 1 → 2", "augment: [] → flip"] });
+  });
+
+  test.for<[string, readonly string[], RegExp]>([
+    [
+      "in another order",
+      ["middle", "top", "bottom"],
+      /class 0 is "middle" in this data, in the saved run "top" \(the same classes in another order\)/,
+    ],
+    [
+      "with other names",
+      ["top", "middle", "Bottom"],
+      /class 2 is "Bottom" .*"bottom" \(then top, middle, bottom; now top, middle, Bottom\)/,
+    ],
+  ])("not the classes: %s", async ([, classes, message]) => {
+    const [trainData, validation] = [base.data.train, base.data.validation].map((data) => ({ ...data, classes }));
+    await expect(resumed({ data: { train: trainData, validation } })).rejects.toThrow(message);
+  });
+
+  test("not the classes of a run that an earlier version saved, which named them beside its settings", async () => {
+    const old = memoryStore();
+    await train({ store: old, epochs: 1 });
+    const { entries, metadata } = (await old.load("last"))!;
+    const state = JSON.parse(metadata["repmlp.training"]);
+    for (const name of ["classes", "frozen", "lrScale", "weightDecay", "momentum"]) delete state.settings[name];
+    const write = (classes: readonly string[]) =>
+      old.save("last", {
+        entries,
+        metadata: { classes: JSON.stringify(classes), "repmlp.training": JSON.stringify(state) },
+      });
+    await write(["bottom", "middle", "top"]);
+    await expect(train({ store: old, resume: true, epochs: 2 })).rejects.toThrow("the same classes in another order");
+    await write(["top", "middle", "bottom"]);
+    const { events } = await train({ store: old, resume: true, epochs: 2, group: () => ({ lrScale: 0.5 }) });
+    expect(events[0]).toMatchObject({ changed: ["epochs: 1 → 2"] });
   });
 
   test("not the network", async () => {

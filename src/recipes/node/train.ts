@@ -161,6 +161,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       ...settings,
       data,
       ...{ seed, threads, store, resume, signal },
+      settings: pictureSettings(recipe, data.preprocessing, options),
       metadata: { ...(start.arch && { arch: start.arch }), classes: JSON.stringify(classes) },
       callbacks: [fileLogs(folder), tensorBoardLog(folder)],
       ...(options.onEvent && { onEvent: options.onEvent }),
@@ -197,6 +198,19 @@ const runFiles = [
 
 function split<T>(all: readonly T[], first: (item: T) => boolean): readonly [T[], T[]] {
   return [all.filter(first), all.filter((item) => !first(item))];
+}
+
+/** What is done to the pictures, for a resumed run to be compared with. */
+function pictureSettings(
+  { augment }: Recipe,
+  { mean, std, ...rest }: Preprocessing,
+  { batchNorm }: StartOptions,
+): NonNullable<TrainerOptions["settings"]> {
+  return {
+    augment: JSON.stringify(augment),
+    ...{ mean: mean.join(","), std: std.join(","), preprocessing: JSON.stringify(rest) },
+    ...(batchNorm && { batchNorm }),
+  };
 }
 
 /** What a recipe says, as the trainer takes it. */
