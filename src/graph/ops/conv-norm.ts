@@ -9,7 +9,7 @@ import { convCrossCorrelate, convNative, convPointwise } from "./conv-forms.ts";
 import type { ConvAttrs } from "./conv-options.ts";
 import { add, div, mul, neg, sqrt, sub } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
-import { type BatchNormalized, centreChannels, channelSum, normalizeByBatch } from "./norm.ts";
+import { type BatchNormalized, batchNormTrain, centreChannels, channelSum, normalizeByBatch } from "./norm.ts";
 import { concat, slice, transpose } from "./shape.ts";
 
 /*
@@ -242,6 +242,8 @@ export function pointwiseNormTrain(x: Value, w: Value, weight: Value, bias: Valu
     "pointwiseNormTrain/samples",
     () => "pointwiseNormTrain: expected more than 1 value per channel when training. Use a larger batch or eval mode.",
   );
+  // So few positions leave little but what cancels in the gradient.
+  if (positionsOf(x.shape) < 4 * c) return batchNormTrain(conv2d(x, w), weight, bias, eps);
   const { centred, shift } = centreChannels(x);
   const ones = constant(Tensor.full(x.dtype, [n, 1, height, width], 1));
   const matrix = reshape(w, [o, c]);

@@ -74,13 +74,22 @@ const batchNormOp = defineOp<NormAttrs>({
     ];
   },
   lower: (lowering, { inputs: [x, ...vectors] }, { eps }) => {
-    const { handle, layout } = asChannels(lowering, x);
-    const y = affine(
-      lowering.emit,
-      handle,
-      vectors.map((v) => lowering.read(v)),
-      eps,
-    );
+    const { emit, target } = lowering;
+    const [weight, bias, mean, variance] = vectors.map((v) => lowering.read(v));
+    if (target.parameters === "initializers") {
+      const { handle, layout } = asChannels(lowering, x);
+      const y = affine(emit, handle, [weight, bias, mean, variance], eps);
+      return fromChannels(lowering, y, x.shape, layout);
+    }
+    // The kernel computes x · scale + shift, where the mean hides in the shift: for training it is subtracted before, by
+    // the node that the gradient reads too.
+    const layout = lowering.layoutOf(x);
+    const physical = lowering.read(x, layout);
+    const c = x.shape[1];
+    const column = physical.shape.map((_, i) => (i === (layout === "batchLast" ? 0 : 1) ? c : 1));
+    const centred = emit.sub(physical, emit.reshape(mean, column));
+    const view = layout === "batchLast" ? emit.reshape(centred, [1, c, perChannel(x.shape)]) : centred;
+    const y = affine(emit, view, [weight, bias, emit.constantVector(0, c, x.dtype), variance], eps);
     return fromChannels(lowering, y, x.shape, layout);
   },
 });
@@ -197,7 +206,7 @@ const batchNormTrainOp = defineOp<NormAttrs>({
   /*
    * With m values per channel, D = dy, s1 = ΣD, s2 = ΣD·x and inv = 1/sqrt(var + eps):
    *   dbias = s1, dweight = inv·(s2 − mean·s1), dx = weight·inv·(D + b·x + c),
-   *   b = −inv·dweight/m, c = −s1/m − b·mean.
+   *   b = −inv²·(s2 − mean·s1)/m, c = −s1/m − b·mean.
    * Cotangents of the mean and the variance add dmean/m + 2·dvar·(x − mean)/m.
    * x is centred, so mean is what rounding left, and nothing large cancels.
    */
@@ -209,8 +218,10 @@ const batchNormTrainOp = defineOp<NormAttrs>({
     if (dy) {
       const inv = div(1, sqrt(add(variance, eps)));
       dbias = channelSum(dy);
-      dweight = mul(inv, sub(channelSum(mul(dy, x)), mul(mean, dbias)));
-      const b = div(mul(neg(inv), dweight), m);
+      const product = sub(channelSum(mul(dy, x)), mul(mean, dbias));
+      dweight = mul(inv, product);
+      // Of as few roundings as can be: with few samples b·x + c and D are almost the same.
+      const b = neg(div(product, mul(add(variance, eps), m)));
       const c = sub(div(neg(dbias), m), mul(b, mean));
       dx = channelScale(add(dy, channelAffine(x, b, c)), mul(weight, inv));
     }

@@ -23,9 +23,13 @@ function readBatchNormalization(node: NodeContext): Value {
   );
 }
 
-/** (x − mean) / sqrt(variance + epsilon) over some axes. */
+/**
+ * (x − mean) / sqrt(variance + epsilon) over some axes. Centred twice: a mean far from 0 is known to a few units in its
+ * last place only, and the second one removes what the first left.
+ */
 function standardize(x: Value, axes: readonly number[], epsilon: number): Value {
-  const centred = sub(x, reduceMean(x, axes, { keepDims: true }));
+  const centre = (v: Value): Value => sub(v, reduceMean(v, axes, { keepDims: true }));
+  const centred = centre(centre(x));
   const variance = reduceMean(mul(centred, centred), axes, { keepDims: true });
   return div(centred, sqrt(add(variance, epsilon)));
 }
