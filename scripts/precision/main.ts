@@ -1,7 +1,7 @@
 /**
  * How precise the ops and their fused forms are: errors of float32 against float64 of outputs, statistics and
  * gradients, beside PyTorch's on the same input. Exits with 1 where one is above twice PyTorch's and 5e-6 of the
- * tensor's largest value.
+ * tensor's largest value, and is not among the known ones of cases.json.
  */
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
@@ -65,12 +65,19 @@ const waysOf: Readonly<Record<string, Readonly<Record<string, Way>>>> = {
 
 const worstOf = ({ ours }: Entry): number => Math.max(...Object.values(ours));
 /** How much of what is allowed an entry uses. */
-const use = (e: Entry): number => (e.failure ? Number.MAX_VALUE : 1) * (worstOf(e) / e.allowed);
+const use = (e: Entry): number => (e.failure ? 1e9 : 1) * (worstOf(e) / e.allowed);
 const short = (e: number): string => e.toExponential(1);
 
 function row(e: Entry): string[] {
   const ours = Object.values(e.ours).map(short);
-  return [e.condition, e.tensor, ...ours, short(e.pytorch), short(e.allowed), e.failure ? `ABOVE: ${e.failure}` : ""];
+  return [
+    e.condition,
+    e.tensor,
+    ...ours,
+    short(e.pytorch),
+    short(e.allowed),
+    e.failure ? `ABOVE: ${e.failure}` : e.known ? "above, known" : "",
+  ];
 }
 
 function print(title: string, header: readonly string[], rows: readonly (readonly string[])[]): void {
@@ -105,7 +112,12 @@ async function main(): Promise<number> {
   }
   const above = entries.filter((e) => e.failure);
   if (options.json) console.log(JSON.stringify({ pytorch: recording.pytorch, device: options.device, entries }));
-  else console.log(`\n${entries.length - above.length} passed, ${above.length} failed`);
+  else {
+    const tolerated = entries.filter((e) => e.known);
+    for (const why of new Set(tolerated.map((e) => e.known))) console.log(`\nabove, known: ${why}`);
+    const passed = entries.length - above.length - tolerated.length;
+    console.log(`\n${passed} passed, ${above.length} failed, ${tolerated.length} above and known`);
+  }
   return above.length ? 1 : 0;
 }
 

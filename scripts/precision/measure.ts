@@ -53,6 +53,17 @@ export interface Entry {
   readonly allowed: number;
   /** Why the entry fails, if it does. */
   readonly failure?: string;
+  /** Why it is above what is allowed although it does not fail: {@link Known}. */
+  readonly known?: string;
+}
+
+/** Entries that are known to be above what is allowed, up to `times` PyTorch's error and 5e-6. */
+interface Known {
+  readonly cases: readonly string[];
+  readonly conditions: readonly string[];
+  readonly tensors: readonly string[];
+  readonly times: number;
+  readonly why: string;
 }
 
 /** A way to compute a case in float32. */
@@ -70,9 +81,10 @@ export const cpuWays: Readonly<Record<string, Way>> = {
 };
 
 const folder = import.meta.dirname;
-export const { conditions, cases } = JSON.parse(readFileSync(join(folder, "cases.json"), "utf8")) as {
+export const { conditions, cases, known } = JSON.parse(readFileSync(join(folder, "cases.json"), "utf8")) as {
   readonly conditions: Readonly<Record<string, Condition>>;
   readonly cases: readonly Case[];
+  readonly known: readonly Known[];
 };
 
 export const readRecording = (): Recording =>
@@ -190,12 +202,20 @@ export async function measureCase(
         const share = (e: number): number => (e === 0 ? 0 : e / largest);
         const ours = Object.fromEntries(results.map(([way, r]) => [way, share(distance(r[tensor], exact[tensor]))]));
         const [pytorch, allowed] = [share(error), 2 * share(error) + 5e-6];
-        const failures = Object.entries(ours).flatMap(([way, e]) => (e <= allowed ? [] : [way]));
+        const above = Object.entries(ours).flatMap(([way, e]) => (e <= allowed ? [] : [way]));
+        const exception = known.find(
+          (k) => k.cases.includes(testCase.name) && k.conditions.includes(condition) && k.tensors.includes(tensor),
+        );
+        const tolerated = exception && Object.values(ours).every((e) => e <= exception.times * pytorch + 5e-6);
         const off = share(Math.abs(weightedSum(exact[tensor]) - sum) / Math.sqrt(exact[tensor].length));
-        if (!(off <= exactness)) failures.push(`float64, by ${off.toExponential(1)}`);
+        const failures = [
+          ...(tolerated ? [] : above),
+          ...(off <= exactness ? [] : [`float64, by ${off.toExponential(1)}`]),
+        ];
         entries.push({
           ...{ case: testCase.name, condition, tensor, largest, ours, pytorch, allowed },
           ...(failures.length && { failure: failures.join(", ") }),
+          ...(tolerated && above.length && { known: exception.why }),
         });
       }
     }

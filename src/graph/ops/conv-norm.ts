@@ -22,7 +22,8 @@ import { concat, slice, transpose } from "./shape.ts";
  * a = weight / sqrt(variance + eps). The gradient needs the output before the norm neither.
  *
  * What makes that as precise as the two steps: x is centred before, so that no mean hides what varies; and S is summed
- * and used in float64, since W S Wᵀ loses twice the digits that W x loses where channels are correlated.
+ * and used in float64, since W S Wᵀ loses twice the digits that W x loses where channels are correlated. (What is left:
+ * the sums G of the gradient are of float32, and rows of W that nearly cancel a common signal keep few digits of W ∘ G.)
  * Where float64 is missing (WebGPU) or images do not lie batch-last, the two steps are written after all.
  */
 
