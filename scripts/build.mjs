@@ -5,7 +5,7 @@
 //   is loaded when it is needed.
 // - For browsers, one file per module, of which the user's bundler takes what is used.
 import { spawn } from "node:child_process";
-import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "vite";
@@ -81,6 +81,8 @@ async function forNode() {
     chunkFileNames: ({ name }) => `${name === "library" || name === "base" ? "node" : "cli"}/[name].js`,
   });
   writeFileSync(at("dist", "THIRD-PARTY-LICENSES.txt"), licences(output));
+  // npm makes it so for those who install the package; whoever links to it or calls it by its path needs it too.
+  chmodSync(at("dist", "cli", "main.js"), 0o755);
 }
 
 function forBrowsers() {

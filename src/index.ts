@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /**
  * Structural re-parameterization: train networks with extra branches, merge them exactly, run them on ONNX Runtime.
  *
@@ -16,5 +17,6 @@ export * as nn from "./nn/index.ts";
 export { Module, type Net } from "./nn/index.ts";
 export * from "./reparam/index.ts";
 export * from "./runtime/index.ts";
+export { type SelfCheck, selfCheck } from "./studies/self-check.ts";
 export * from "./tensor/index.ts";
 export * from "./training/index.ts";

@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -6,6 +6,7 @@ import ts from "typescript";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { runProgram } from "../src/cli/program.ts";
 import { type CommandName, commands } from "../src/cli/table.ts";
+import { type CodeBlock, codeBlocks, documents } from "./code-blocks.ts";
 
 /*
  * Everything that the documents tell a reader to type works: code blocks marked `run` are compiled and executed, the
@@ -13,36 +14,14 @@ import { type CommandName, commands } from "../src/cli/table.ts";
  */
 
 const root = join(import.meta.dirname, "..");
-const markdownIn = (folder: string): string[] =>
-  readdirSync(join(root, folder), { recursive: folder !== "." })
-    .map((file) => join(folder, String(file)))
-    .filter((file) => file.endsWith(".md"));
-const files = [...markdownIn("."), ...markdownIn("docs")].sort();
-
-interface Block {
-  /** Where it is: `docs/guides/convert.md:12`. */
-  readonly at: string;
-  readonly language: string;
-  readonly marks: readonly string[];
-  readonly text: string;
-}
-
-function blocksOf(file: string): Block[] {
-  const text = readFileSync(join(root, file), "utf8");
-  return [...text.matchAll(/^```(\w+)(.*)\n([\s\S]*?)^```$/gm)].map(({ 1: language, 2: marks, 3: body, index }) => ({
-    at: `${file}:${text.slice(0, index).split("\n").length}`,
-    language,
-    marks: marks.trim().split(/\s+/),
-    text: body,
-  }));
-}
-const blocks = files.flatMap(blocksOf);
+const files = documents();
+const blocks = codeBlocks();
 
 describe("code that is marked to run", () => {
   const code = blocks.filter((b) => b.language === "ts" && b.marks.includes("run"));
   // Examples write their files beside themselves.
   const folder = realpathSync(mkdtempSync(join(tmpdir(), "repmlp-docs-")));
-  const fileOf = (b: Block): string => join(folder, `${b.at.replace(/[^\w-]/g, "_")}.mts`);
+  const fileOf = (b: CodeBlock): string => join(folder, `${b.at.replace(/[^\w-]/g, "_")}.mts`);
   const entry = JSON.stringify(join(root, "src/node.ts"));
   const home = process.cwd();
 

@@ -7,7 +7,8 @@ import { buildPage, bundle, temporaryFolder } from "./harness.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 /** Vite puts an empty module in place of a Node one, so that only the ids tell. */
-const ofNode = /onnxruntime-node|__vite-browser-external|^node:|-node\.[jt]s|[/\\]node\.[jt]s|[/\\]sharp[/\\]/;
+const ofNode =
+  /onnxruntime-node|__vite-browser-external|^node:|[/\\](src|dist)[/\\](\w+[/\\])?node[/\\.]|[/\\]sharp[/\\]/;
 
 let temporary: Awaited<ReturnType<typeof temporaryFolder>>;
 beforeAll(async () => {
