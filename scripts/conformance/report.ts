@@ -52,6 +52,22 @@ export class CaseCheck {
     this.notes.push(text);
   }
 
+  /** Hands a record of arguments to `body`; one that it did not look at is not understood, and fails the case. */
+  allRead<A extends Readonly<Record<string, unknown>>, T>(what: string, args: A, body: (args: A) => T): T {
+    const read = new Set<string>();
+    const made = body(
+      new Proxy(args, {
+        get: (target, key) => {
+          read.add(String(key));
+          return target[String(key)];
+        },
+      }),
+    );
+    const left = Object.keys(args).filter((key) => !read.has(key));
+    if (left.length) this.fail(`${what} not understood: ${left.join(", ")}`);
+    return made;
+  }
+
   fail(why: string): void {
     this.failure ??= why;
   }

@@ -100,7 +100,7 @@ class ResNetish extends Module {
       inChannels: 32,
       midChannels: 16,
       outChannels: 32,
-      reduction: 2,
+      reduction: a.bottleneck_r ?? 2,
       height: image / 4,
       width: image / 4,
       partition: 1,
@@ -146,7 +146,7 @@ export function checkTraining(c: TrainingCase, tensors: ReadonlyMap<string, Tens
     });
   return runCase(c.id, async (check) => {
     const get = reader(tensors);
-    const model = build(c.arch_args);
+    const model = check.allRead("arch_args", c.arch_args, build);
     model.loadStateDict(withPrefix(tensors, "init."));
     const images = get("images");
     const labels = get("labels");
@@ -169,18 +169,20 @@ export function checkTraining(c: TrainingCase, tensors: ReadonlyMap<string, Tens
         targets: oneHotTargets(own, classes),
       };
     };
-    const afterTolerance: Readonly<Record<number, number>> = {
-      1: (c.optimizer.type as string) === "adamw" ? 2e-5 : 5e-6,
-      10: 2e-5,
-      50: 1e-4,
+    /** Rounding grows with the steps; AdamW divides by small second moments from the first one on. */
+    const afterTolerance = (steps: number): number => {
+      if (steps > 10) return 1e-4;
+      return steps > 1 || (c.optimizer.type as string) === "adamw" ? 2e-5 : 5e-6;
     };
+    const exactLoss = tensors.get("loss_float64")?.readSync().toFloat64() ?? expectedLoss;
     for (let step = 0; step < c.steps; step++) {
       const lr = schedule(step);
       check.within(`lr at step ${step}`, Math.abs(lr - expectedRate[step]), 1e-7 * Math.max(1e-3, expectedRate[step]));
       const batch = batchOf(step);
       const { loss, output, outputs } = await learner.train(batch.images, batch.targets, lr);
       const tolerance = step < 10 ? 1e-5 : step <= c.steps_stable_under_init_noise ? 5e-5 : 1e-3;
-      check.within(`loss at step ${step}`, Math.abs(loss - expectedLoss[step]), tolerance);
+      const rounding = Math.abs(expectedLoss[step] - exactLoss[step]);
+      check.within(`loss at step ${step}`, Math.abs(loss - exactLoss[step]), Math.max(tolerance, 4 * rounding));
       if (step === 0) {
         check.near("step0.logits", output, get("step0.logits"), 1e-5 * absMax(get("step0.logits")));
         for (const [key, golden] of withPrefix(tensors, "step0.grad."))
@@ -197,7 +199,7 @@ export function checkTraining(c: TrainingCase, tensors: ReadonlyMap<string, Tens
               `after${step + 1}.${key}`,
               state.get(key)!.readSync(),
               golden,
-              afterTolerance[step + 1] * Math.max(1, absMax(golden)),
+              afterTolerance(step + 1) * Math.max(1, absMax(golden)),
             );
         }
       }

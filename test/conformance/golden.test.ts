@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { type BlockCase, checkBlock } from "../../scripts/conformance/blocks.ts";
@@ -22,7 +22,9 @@ const expectPassed = ({ status, detail }: CaseResult): void =>
   expect({ status, detail }).toEqual({ status: "passed", detail });
 
 describe("blocks equal the original's: both forms, merged weights, gradients and statistics", () => {
-  test.for(blocks)("$id", async (c) => expectPassed(await checkBlock(c, await open(c.file))));
+  const exact = (id: string): Promise<ReadonlyMap<string, TensorSource>> | undefined =>
+    existsSync(join(folder, "float64", `${id}.safetensors`)) ? open(`float64/${id}.safetensors`) : undefined;
+  test.for(blocks)("$id", async (c) => expectPassed(await checkBlock(c, await open(c.file), await exact(c.id))));
 });
 
 describe("training repeats the original's losses, updates and final logits of both forms", () => {
@@ -58,6 +60,27 @@ describe("the checks themselves", () => {
       status: "failed",
       detail: 'the file of the case holds no tensor "deploy.output"',
     });
+  });
+
+  test("judge training mode by the original's float64, where there is one", async () => {
+    const entries = await open(first.file);
+    const golden = entries.get("trainmode.output")!.readSync();
+    const far = Tensor.of(
+      "float64",
+      golden.shape,
+      golden.toFloat64().map((v) => v + 1),
+    );
+    const { status, detail } = await checkBlock(first, entries, new Map([["output", far]]));
+    // The golden is 1 from it, so that up to 4 passes; nothing passes against the golden itself when it is the one moved.
+    expect(status, detail).toBe("passed");
+    const moved = new Map(entries).set("trainmode.output", far);
+    expect(await checkBlock(first, moved)).toMatchObject({ status: "failed" });
+  });
+
+  test("fail a case with an argument that they do not know", async () => {
+    const args = { ...first.args, dilation: 2 };
+    const { status, detail } = await checkBlock({ ...first, args }, await open(first.file));
+    expect([status, detail]).toEqual(["failed", "args not understood: dilation"]);
   });
 
   test("fail a case whose file is missing", async () => {
