@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -7,17 +6,9 @@ import { extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
 import { type Browser, chromium } from "playwright-core";
 import { build, type InlineConfig, type Plugin } from "vite";
+import { chromiumPath } from "./chromium.ts";
 
-/** The system's browser, or the one that CHROMIUM names. */
-export const chromiumPath = [
-  process.env.CHROMIUM,
-  "/usr/lib/chromium/chromium",
-  "/usr/bin/chromium",
-  "/usr/bin/chromium-browser",
-  "/usr/bin/google-chrome",
-  "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-  "C:\\Program Files\\Google\\Chrome\\Application\\chrome.exe",
-].find((path) => path && existsSync(path));
+export { chromiumPath } from "./chromium.ts";
 
 const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 

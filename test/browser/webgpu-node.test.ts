@@ -1,6 +1,4 @@
 import { spawnSync } from "node:child_process";
-import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { conv2d, globalAvgPool, grad, input, mul, reduceSum, relu, type Value } from "../../src/graph/index.ts";
@@ -11,11 +9,6 @@ import { Tensor } from "../../src/tensor/index.ts";
 import { sgd, trainStep } from "../../src/training/index.ts";
 import { stripes, trainAndVerify } from "../../web/src/train.ts";
 import { difference, feedOf } from "../graph/harness.ts";
-import { chromiumPath } from "./harness.ts";
-
-// Without a graphics card, the software adapter that Chromium brings along.
-const icd = chromiumPath && join(dirname(chromiumPath), "vk_swiftshader_icd.json");
-if (icd && existsSync(icd)) process.env.VK_ICD_FILENAMES ??= icd;
 
 /** Why `onnxruntime-node` has no WebGPU here, if so; found out in a process of its own, since drivers may crash. */
 function missingAdapter(): string | undefined {
