@@ -1,4 +1,5 @@
 import { RepmlpError } from "../errors.ts";
+import type { OptionSpecs } from "./spec.ts";
 
 /** Exit codes of the program; 128 + n when ended by signal n. */
 export const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130 } as const;
@@ -25,6 +26,19 @@ export function failureOf(error: unknown): Failure {
     code: "internal",
     message: `internal: ${oneLine(message ?? String(error))}. This is a bug: please report it with the output of REPMLP_DEBUG=1.`,
   };
+}
+
+/**
+ * A text of the library for who stands at a command: where it names one of the library's options, \`imageSize\`, the
+ * command's own option takes its place, --image-size.
+ */
+export const inFlags = (text: string, options: OptionSpecs): string =>
+  text.replace(/`([a-z][A-Za-z0-9]*)`/g, (written, name: string) => flagOf(name, options) ?? written);
+
+/** The option of a command that stands for one of the library's, as it is typed. */
+export function flagOf(name: string, options: OptionSpecs): string | undefined {
+  const found = options[name] ?? Object.values(options).find(({ library }) => library?.includes(name));
+  return found && /--[a-z0-9-]+/.exec(found.flags)?.[0];
 }
 
 const oneLine = (text: string): string => text.trim().replace(/\s*\n\s*/g, " ");

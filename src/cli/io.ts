@@ -17,6 +17,8 @@ export interface Io {
   note(text: string): void;
   /** Says something that the user should act on, on stderr. */
   warn(text: string): void;
+  /** A text of the library with the command's options in place of the library's; notes, warnings and errors are so anyway. */
+  advice(text: string): string;
   /** A progress display on stderr; silent with `--quiet` and `--json`. Call `stop` when done. */
   progress(): ProgressView;
   /** Colours for results; plain where stdout is no terminal or NO_COLOR is set. */
@@ -50,7 +52,7 @@ function printable(text: string, coloured: boolean): string {
 
 export function createIo(
   { stdout, stderr }: Streams,
-  { json, quiet }: { readonly json: boolean; readonly quiet: boolean },
+  { json, quiet, advice = (text) => text }: Pick<Io, "json" | "quiet"> & Partial<Pick<Io, "advice">>,
   watchSignal: () => AbortSignal,
 ): Io {
   const style: Style = inColour(stdout) ? (format, text) => styleText(format, text) : (_, text) => text;
@@ -65,8 +67,9 @@ export function createIo(
     quiet,
     style,
     result: (value, text) => print(stdout, json ? JSON.stringify(value) : printable(text(), inColour(stdout))),
-    note: (text) => void (quiet || print(stderr, visibleLines(text))),
-    warn: (text) => print(stderr, `warning: ${visibleLines(text)}`),
+    advice,
+    note: (text) => void (quiet || print(stderr, visibleLines(advice(text)))),
+    warn: (text) => print(stderr, `warning: ${visibleLines(advice(text))}`),
     progress: () => {
       live = openProgress(stderr, { silent: quiet || json });
       return live;

@@ -1,6 +1,6 @@
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { nearest } from "../errors.ts";
-import { exitCodes, failureOf, trail } from "./failure.ts";
+import { exitCodes, failureOf, inFlags, trail } from "./failure.ts";
 import type { Streams } from "./io.ts";
 import type { CommandSpec, OptionSpec } from "./spec.ts";
 import { type Call, type CommandName, commands, type Run } from "./table.ts";
@@ -32,13 +32,14 @@ async function execute({ name, args, options }: Parsed, loaders: Loaders, stream
   const { json = false, quiet = false, ...own } = options as { json?: boolean; quiet?: boolean };
   const [{ takeInterrupts }, { createIo }] = await Promise.all([import("./interrupt.ts"), import("./io.ts")]);
   const interrupt = takeInterrupts((text) => io.note(text));
-  const io = createIo(streams, { json, quiet }, interrupt.watch);
+  const advice = (text: string): string => inFlags(text, commands[name].options);
+  const io = createIo(streams, { json, quiet, advice }, interrupt.watch);
   try {
     const { run } = await loaders[name]();
     const code = await run({ args, options: own, io } as unknown as Call<CommandName> as never);
     return interrupt.exitCode ?? code ?? exitCodes.done;
   } catch (error) {
-    if (interrupt.exitCode === undefined) return fail(error, json, streams);
+    if (interrupt.exitCode === undefined) return fail(error, json, streams, advice);
     report("interrupted", "stopped; nothing was left half-written.", json, streams);
     return interrupt.exitCode;
   } finally {
@@ -46,9 +47,9 @@ async function execute({ name, args, options }: Parsed, loaders: Loaders, stream
   }
 }
 
-function fail(error: unknown, json: boolean, streams: Streams): number {
+function fail(error: unknown, json: boolean, streams: Streams, advice = (text: string): string => text): number {
   const { exitCode, code, message } = failureOf(error);
-  report(code, message, json, streams);
+  report(code, advice(message), json, streams);
   if (process.env.REPMLP_DEBUG === "1") streams.stderr.write(`${trail(error)}\n`);
   return exitCode;
 }

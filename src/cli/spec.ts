@@ -22,6 +22,8 @@ export interface OptionSpec<T> {
   readonly expects?: string;
   readonly choices?: readonly string[];
   readonly default?: T;
+  /** Options of the library that it stands for under another name; see `inFlags`. */
+  readonly library?: readonly string[];
   /** May be given several times. */
   readonly repeats?: boolean;
   /** Help of the switch that says the opposite, `--no-…`. */

@@ -207,10 +207,10 @@ export const commands = {
         "ONNX: keep the statistics of batch norms, or train with those of the batch and update them",
         "frozen",
       ),
-      imageSize: integer(
-        "--image-size <n>",
-        "height and width of a picture, where another one is wanted or none is stated",
-      ),
+      imageSize: {
+        ...integer("--image-size <n>", "height and width of a picture, where another one is wanted or none is stated"),
+        library: ["imageShape"],
+      },
       mean: decimals("--mean <r,g,b>", "subtracted from each channel (0 to 1), instead of what is stated"),
       std: decimals("--std <r,g,b>", "what each channel is divided by then"),
       resume: flag("--resume", "go on from the folder's last checkpoint"),
@@ -237,7 +237,11 @@ export const commands = {
       freeze: texts("--freeze <pattern...>", "keys that are not to be trained"),
       output: text("--output <name>", "the output to train on, where there are several"),
       head: text("--head <name>", "node or weight of the head, where it is not found"),
-      imageSize: integer("--image-size <n>", "height and width of a picture, where the file leaves them open"),
+      numClasses: integer("--num-classes <n>", "whether it can be trained with a new head for n classes"),
+      imageSize: {
+        ...integer("--image-size <n>", "height and width of a picture, where the file leaves them open"),
+        library: ["imageShape"],
+      },
     },
   }),
   experiment: command({

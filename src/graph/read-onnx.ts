@@ -1,17 +1,18 @@
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import type { OnnxDim, OnnxModel, OnnxNode } from "../onnx/index.ts";
-import { isFloating, type Shape, sizeOf, type TensorSource } from "../tensor/index.ts";
+import { type DType, isFloating, type Shape, sizeOf, type TensorSource } from "../tensor/index.ts";
 import { inLayer } from "./path.ts";
 import {
   type BatchNormNode,
   describe,
+  knownTensor,
   NodeContext,
   simplified,
   type Tensors,
   withReadingLimit,
 } from "./read/context.ts";
 import { readers } from "./read/readers.ts";
-import { widened, widenedSource } from "./read/widen.ts";
+import { inType, widened } from "./read/widen.ts";
 import { constant, input, type ParameterRef, parameter, type Value } from "./value.ts";
 
 export interface ReadOnnxOptions {
@@ -26,6 +27,11 @@ export interface ReadOnnxOptions {
    * rank 0, which exporters leave where a formula has a number.
    */
   readonly trainable?: (name: string, shape: Shape) => boolean;
+  /**
+   * Computes what the file has in float64 in float32, as training does. Sizes and formulas, which depend on nothing that
+   * is fed or trained, keep their type.
+   */
+  readonly single?: boolean;
   /** Values for inputs and initializers by name, in place of leaves made for them: a graph of one's own to build on. */
   readonly values?: ReadonlyMap<string, Value>;
   /** Another reading of batch norms (with the statistics of the batch); `undefined` leaves one as it is. */
@@ -47,6 +53,10 @@ export interface OnnxGraph {
   readonly parameters: ReadonlyMap<string, OnnxParameter>;
   /** Names of the parameters, as `lower` takes them. */
   readonly names: ReadonlyMap<ParameterRef, string>;
+  /** Whether something that the file has in float64 is computed in float32; see {@link ReadOnnxOptions.single}. */
+  readonly narrowed: boolean;
+  /** Shape of a tensor of the file that the outputs depend on. */
+  shapeOf(name: string): Shape | undefined;
 }
 
 /** Values of one output, beside some times what the file stores: of one that is computed from what is fed, … */
@@ -82,7 +92,14 @@ export function readOnnx(model: OnnxModel, options: ReadOnnxOptions = {}): OnnxG
   });
   const outputs = new Map(model.outputs.map(({ name }) => [name, reading.output(name)]));
   const { inputs, parameters } = reading;
-  return { inputs, outputs, parameters, names: new Map([...parameters].map(([name, ref]) => [ref, name])) };
+  return {
+    inputs,
+    outputs,
+    parameters,
+    names: new Map([...parameters].map(([name, ref]) => [ref, name])),
+    narrowed: reading.narrowed,
+    shapeOf: (name) => reading.shapeOf(name),
+  };
 }
 
 class Reading implements Tensors {
@@ -94,6 +111,8 @@ class Reading implements Tensors {
   private readonly constants = new Set<string>();
   /** Number of values in the file. */
   private readonly stored: number;
+  /** Whether something in float64 is computed in float32. */
+  narrowed = false;
 
   constructor(
     private readonly model: OnnxModel,
@@ -106,12 +125,16 @@ class Reading implements Tensors {
       const given = this.values.get(name);
       const wanted = given ? { inputShapes: { [name]: given.shape } } : options;
       const size = inputShape(name, shape, wanted);
-      this.inputs.set(name, given ?? input(name, size, widened(dtype)));
+      this.inputs.set(name, given ?? input(name, size, this.computed(dtype, [name])));
     }
   }
 
   initializer(name: string): TensorSource | undefined {
     return this.model.initializers.get(name);
+  }
+
+  shapeOf(name: string): Shape | undefined {
+    return (this.values.get(name) ?? this.inputs.get(name) ?? this.initializer(name))?.shape;
   }
 
   /** Initializers become values when a node first reads them as such. */
@@ -124,11 +147,31 @@ class Reading implements Tensors {
     return made;
   }
 
+  /** Sizes and formulas keep their type: what depends on nothing that is fed or trained is computed here. */
+  computed(dtype: DType, inputs: readonly string[]): DType {
+    if (!this.options.single || dtype !== "float64") return widened(dtype);
+    if (inputs.every((name) => name === "" || this.isFixed(name))) return dtype;
+    this.narrowed = true;
+    return "float32";
+  }
+
+  private isFixed(name: string): boolean {
+    const value = this.values.get(name) ?? this.inputs.get(name);
+    if (value) return knownTensor(value) !== undefined;
+    const source = this.initializer(name);
+    return source !== undefined && !this.isTrainable(name, source);
+  }
+
+  private isTrainable(name: string, { dtype, shape }: TensorSource): boolean {
+    const { trainable = () => shape.length > 0 } = this.options;
+    return isFloating(dtype) && trainable(name, shape);
+  }
+
   private weight(name: string, source: TensorSource): Value {
-    const { trainable = (_, shape) => shape.length > 0 } = this.options;
     if (!isFloating(source.dtype)) return constant(source.readSync());
-    const wide = widenedSource(source);
-    if (!trainable(name, source.shape)) return constant(wide.shape.length ? wide : wide.readSync());
+    const fixed = inType(source, widened(source.dtype));
+    if (!this.isTrainable(name, source)) return constant(fixed.shape.length ? fixed : fixed.readSync());
+    const wide = inType(source, this.computed(source.dtype, [name]));
     const ref = { dtype: wide.dtype, shape: wide.shape, source: () => wide };
     const value = parameter(ref);
     // The leaf knows the parameter by identity, so it is the same object that carries the value.

@@ -20,6 +20,7 @@ export {
   type Predict,
 } from "./evaluate.ts";
 export { type ExportMetadata, type ExportSource, readMetadata, writeMetadata } from "./metadata.ts";
+export { mixesPictures } from "./mixing.ts";
 export * from "./predictor.ts";
 export { mergeTestRecords, type NamedRecord, parseTestRecord, readCounts, type TestRecord } from "./record.ts";
 export { parseShard, type Shard, shardRange } from "./shard.ts";

@@ -48,6 +48,8 @@ export interface StartedNet {
   readonly net: Net;
   /** Keys of the head. */
   readonly head: readonly string[];
+  /** What should be known of the network before it is trained. */
+  readonly remarks?: readonly string[];
   /** What of `init` was not taken over; absent where there is none. */
   readonly loaded?: LoadReport;
   /** Checks before the first step. */

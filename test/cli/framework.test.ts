@@ -129,9 +129,13 @@ describe("progress", () => {
 
   test("a terminal: what is printed takes the place of the live line", () => {
     const out = terminal(60);
-    const io = createIo({ stdout: out.stream, stderr: out.stream }, { json: false, quiet: false }, () => {
-      throw new Error("not asked for");
-    });
+    const io = createIo(
+      { stdout: out.stream, stderr: out.stream },
+      { json: false, quiet: false, advice: (text) => text },
+      () => {
+        throw new Error("not asked for");
+      },
+    );
     const view = io.progress();
     view.update({ done: 1, total: 1, line: "live" });
     out.text();

@@ -312,7 +312,7 @@ test.for<[string, () => unknown, string | RegExp]>([
       const model = heads["MatMul and Add"];
       return new OnnxNet({ ...model, inputs: [...model.inputs, { name: "mask", dtype: "int64", shape: [1] }] });
     },
-    'must take one input of pictures in float32, but takes "x" (float32 [n, 2, 4, 4]), "mask" (int64 [1])',
+    'must take one input of pictures in a floating type, but takes "x" (float32 [n, 2, 4, 4]), "mask" (int64 [1])',
   ],
   [
     "several outputs",
@@ -335,7 +335,7 @@ test.for<[string, () => unknown, string | RegExp]>([
   [
     "no head",
     () => new OnnxNet(chain([{ opType: "Flatten" }, { opType: "Tanh" }], weights(["w", [3]])), { numClasses: 3 }),
-    'before output "y" stands Tanh node "/1/Tanh". Name the layer to replace (head), one of none',
+    'no head found that can be replaced: Flatten node "/0/Flatten" lies between the layers with weights and output "y". No layer of the file could be the head.',
   ],
   [
     "a head that is not there",
@@ -345,7 +345,7 @@ test.for<[string, () => unknown, string | RegExp]>([
   [
     "nothing to train",
     () => new OnnxNet(chain([{ opType: "Flatten" }], new Map())),
-    "no initializer is a weight, so there is nothing to train",
+    "no layer has a weight in the file, so there is nothing to train",
   ],
 ])("%s is refused", ([, make, message]) => {
   expect(make).toThrow(message);

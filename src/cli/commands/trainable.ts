@@ -1,10 +1,12 @@
 import { onnxTrainable } from "../../recipes/node/trainable.ts";
+import { registerNode } from "../../runtime/node/platform.ts";
 import { describeGaps } from "../../training/index.ts";
 import type { Run } from "../table.ts";
 import { grouped } from "../text-table.ts";
 
 /** Whether an ONNX model can be trained: a thin call of {@link onnxTrainable}. */
 export const run: Run<"trainable"> = async ({ args: { model }, options, io }) => {
+  registerNode();
   const { train, freeze, imageSize, ...rest } = options;
   const result = await onnxTrainable(model, {
     ...rest,
@@ -12,11 +14,12 @@ export const run: Run<"trainable"> = async ({ args: { model }, options, io }) =>
     freeze,
     ...(imageSize !== undefined && { imageShape: [3, imageSize, imageSize] }),
   });
-  const { ok, output, classes, head, parameters, trained, values } = result;
+  const { ok, output, classes, head, headProblem, parameters, trained, values } = result;
+  for (const remark of result.remarks) io.warn(`${model}: ${remark}`);
   io.result({ type: "result", model, ...result }, () =>
     [
       `output   ${output}, ${classes} classes`,
-      `head     ${head.join(", ") || "not found: --head names it, where it is to be replaced"}`,
+      `head     ${[head.join(", "), headProblem && `cannot be replaced: ${io.advice(headProblem)}`].filter(Boolean).join("; ")}`,
       `weights  ${parameters.length}, ${grouped(values)} values`,
       `trained  ${trained.length}`,
       ...(result.gaps.length || result.unreached.length ? [`stops    ${describeGaps(result)}`] : []),

@@ -1,8 +1,10 @@
 import { must, RepmlpError } from "../../errors.ts";
 import { floatAttr, intAttr, intsAttr, type OnnxNode, stringAttr } from "../../onnx/index.ts";
-import { isFloating, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
+import { type DType, isFloating, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
+import { cast } from "../ops/elementwise.ts";
 import { currentPath } from "../path.ts";
 import { asConstant, constant, type Value } from "../value.ts";
+import { inType } from "./widen.ts";
 
 /** Reads the nodes of one ONNX operator as ops of the graph; the values of its outputs, in order. */
 export type Reader = (node: NodeContext) => Value | readonly Value[];
@@ -25,6 +27,8 @@ export interface Tensors {
   value(name: string): Value | undefined;
   /** An initializer, whatever it is used for. */
   initializer(name: string): TensorSource | undefined;
+  /** The type in which a node with these inputs computes what the file has in `dtype`. */
+  computed(dtype: DType, inputs: readonly string[]): DType;
 }
 
 /** One node of the model, with typed access to its inputs and attributes; what does not fit throws `read-onnx/…`. */
@@ -58,11 +62,24 @@ export class NodeContext {
     if (name === "") this.fail("input", `input ${i} is missing. The file is damaged.`);
     const value = this.tensors.value(name);
     if (!value) this.fail("input", `it reads "${name}" before any node makes it. The file is damaged.`);
-    return value;
+    const type = this.computed(value.dtype);
+    if (type === value.dtype) return value;
+    const source = asConstant(value)?.source;
+    return source ? constant(inType(source, type)) : cast(value, type);
+  }
+
+  /** The type in which this node computes what the file has in `dtype`. */
+  computed(dtype: DType): DType {
+    return this.tensors.computed(dtype, this.node.inputs);
   }
 
   optional(i: number): Value | undefined {
     return this.has(i) ? this.input(i) : undefined;
+  }
+
+  /** Number of outputs, left-out ones not counted. */
+  get outputCount(): number {
+    return this.node.outputs.filter((name) => name !== "").length;
   }
 
   /** All inputs. */

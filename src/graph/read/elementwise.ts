@@ -33,7 +33,6 @@ import {
 } from "../ops/elementwise.ts";
 import type { Value } from "../value.ts";
 import { knownTensor, type NodeContext, type Reader } from "./context.ts";
-import { widened } from "./widen.ts";
 
 const unary =
   (f: (x: Value) => Value): Reader =>
@@ -123,7 +122,7 @@ const dtypeNumbers: Readonly<Record<number, DType>> = {
 function readCast(node: NodeContext): Value {
   const to = dtypeNumbers[node.int("to")];
   if (!to) node.fail("dtype", `element type number ${node.int("to")} is not supported.`);
-  return cast(node.input(0), widened(to));
+  return cast(node.input(0), node.computed(to));
 }
 
 export const elementwiseReaders: Readonly<Record<string, Reader>> = {

@@ -10,8 +10,9 @@ import { axisOf, type NodeContext, type Reader } from "./context.ts";
 const defaultEpsilon = Math.fround(1e-5);
 
 function readBatchNormalization(node: NodeContext): Value {
-  if (node.int("training_mode", 0) === 1)
-    node.fail("training", "it uses the statistics of the batch. Export the model in evaluation mode.");
+  // Up to operator set 13 the mode is said by the outputs alone: the statistics are only there in training.
+  const training = node.opset < 14 ? node.outputCount > 1 : node.int("training_mode", 0) === 1;
+  if (training) node.fail("training", "it uses the statistics of the batch. Export the model in evaluation mode.");
   node.onlyOutputs(1, "statistics of the batch. Export the model in evaluation mode");
   node.only("spatial", 1);
   const [x, weight, bias, mean, variance] = node.inputs();

@@ -215,8 +215,12 @@ function readSpaceToDepth(node: NodeContext): Value {
   return reshape(transpose(cut, [0, 3, 5, 1, 2, 4]), [n, c * b * b, h / b, w / b]);
 }
 
+/** Since operator set 12 it may be told to drop values wherever it runs. */
 function readDropout(node: NodeContext): Value {
   node.onlyOutputs(1, "the mask");
+  const training = node.opset >= 12 && node.has(2) && node.numbers(2)[0] !== 0;
+  if (training && (node.number("ratio", 1, 12) ?? 0.5) !== 0)
+    node.fail("training", "it drops values at random. Export the model in evaluation mode.");
   return node.input(0);
 }
 

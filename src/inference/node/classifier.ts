@@ -3,7 +3,7 @@ import { openCheckpointFile, openSource } from "../../checkpoint/node/index.ts";
 import type { Preprocessing } from "../../data/index.ts";
 import { fmt, must } from "../../errors.ts";
 import { lower, targets } from "../../graph/index.ts";
-import { createDetected, detectModel, type ModelForm, modelInfo } from "../../models/index.ts";
+import { createDetected, detectModel, type ModelForm, modelInfo, rawOutput } from "../../models/index.ts";
 import { countParameters, type Net, traceModel } from "../../nn/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import type { CompileOptions } from "../../runtime/index.ts";
@@ -161,8 +161,14 @@ async function compileNet(
   };
 }
 
+/** The model with logits as its output: what goes into a Softmax or Sigmoid at its end. */
+function withLogits(model: OnnxModel): OnnxModel {
+  const [output] = model.outputs;
+  return { ...model, outputs: [{ ...output, name: rawOutput(model, output.name) }] };
+}
+
 async function openOnnxClassifier(path: string, options: ClassifierOptions): Promise<Classifier> {
-  const model = await openOnnx(path);
+  const model = withLogits(await openOnnx(path));
   const metadata = readMetadata(model, path);
   const preprocessing = options.preprocessing ?? metadata.preprocessing;
   must(
@@ -172,7 +178,7 @@ async function openOnnxClassifier(path: string, options: ClassifierOptions): Pro
     "file",
   );
   const [batch] = mustTakePictures(model, preprocessing, path);
-  const [{ name: input }] = model.inputs;
+  const [{ name: input, dtype }] = model.inputs;
   const [{ name: output }] = model.outputs;
   const weights = [...model.initializers].filter(([, { dtype }]) => dtype !== "int64");
   return {
@@ -186,7 +192,8 @@ async function openOnnxClassifier(path: string, options: ClassifierOptions): Pro
     async compile({ batchSize = 1, ...compileOptions } = {}) {
       const program = await compilePlaced(model, compileOptions);
       const size = typeof batch === "number" ? batch : batchSize;
-      const run = async (chunk: Tensor): Promise<Tensor> => (await program.run({ [input]: chunk }))[output];
+      const run = async (chunk: Tensor): Promise<Tensor> =>
+        (await program.run({ [input]: chunk.cast(dtype) }))[output].cast("float32");
       return finite({ run: (images) => inBatches(images, size, run), dispose: () => program.dispose() }, path);
     },
   };

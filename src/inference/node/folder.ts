@@ -102,7 +102,7 @@ async function indicesOf({ classes }: ImageFolder, folder: string, options: Test
       const problem = unknown.length
         ? `${listed(unknown)} ${unknown.length > 1 ? "are" : "is"} none of the ${labels.length} classes that the weights name (${listed(labels)})`
         : `the weights name ${listed(classes.filter((name) => labels.indexOf(name) !== labels.lastIndexOf(name)))} twice`;
-      return `${folder}: ${problem}. Say which class a folder is with a class map (--class-map FILE): a line per folder with its name, a tab and the index of its class; or the names of all folders alone, in the order of the classes.`;
+      return `${folder}: ${problem}. Say which class a folder is with a class map (\`classMap\` FILE): a line per folder with its name, a tab and the index of its class; or the names of all folders alone, in the order of the classes.`;
     },
     "file",
   );

@@ -1,2 +1,2 @@
-export { findHead, type OnnxHead } from "./head.ts";
+export { rawOutput } from "./logits.ts";
 export { OnnxNet, type OnnxNetOptions } from "./onnx-net.ts";

@@ -1,10 +1,19 @@
 import { fmt, listed, must, RepmlpError } from "../../errors.ts";
-import { asParameter, type BatchNormNode, batchNormTrain, readOnnx, reshape, type Value } from "../../graph/index.ts";
+import {
+  asParameter,
+  type BatchNormNode,
+  batchNormTrain,
+  type OnnxGraph,
+  readOnnx,
+  reshape,
+  type Value,
+} from "../../graph/index.ts";
 import { Buffer, type Initializer, Module, Parameter, tracked } from "../../nn/index.ts";
 import type { OnnxDim, OnnxModel } from "../../onnx/index.ts";
 import { type DType, derived, isFloating, type Shape, sizeOf, type TensorSource } from "../../tensor/index.ts";
-import { findHead, type OnnxHead, withClasses } from "./head.ts";
-import { openedFirstAxis, producerOf, untied } from "./prepare.ts";
+import { findHead, type OnnxHead, type ShapeOf, withClasses } from "./head.ts";
+import { logitsOf, mustBeLogits } from "./logits.ts";
+import { openedFirstAxis, untied, type WithWeights, withWeights } from "./prepare.ts";
 
 export interface OnnxNetOptions {
   /**
@@ -12,9 +21,9 @@ export interface OnnxNetOptions {
    * the Softmax is taken: cross entropy wants logits.
    */
   readonly output?: string;
-  /** Replaces the head by a new one for so many classes; see {@link findHead}. */
+  /** Replaces the head by a new one for so many classes: all layers that make the output and depend on that number. */
   readonly numClasses?: number;
-  /** Node (or weight) that is the head. Default: the last layer with a weight before the output. */
+  /** Node (or weight) that is the head, where the number of classes cannot be followed from the output to the layers. */
   readonly head?: string;
   /**
    * `frozen`: batch norms go on using the running statistics of the file, their scales and biases are trained; right for
@@ -45,15 +54,16 @@ class Template {
 const where = "onnx-net";
 
 /**
- * A network from an ONNX model made elsewhere: its floating initializers are the parameters, under their names (running
- * statistics of batch norms are buffers), and it trains, evaluates and saves like any other network. {@link toOnnx} gives
+ * A network from an ONNX model made elsewhere: its floating initializers, and the weights that it has in `Constant` nodes,
+ * are the parameters under their names (running statistics of batch norms are buffers), and it trains, evaluates and saves like any other network. {@link toOnnx} gives
  * the same model with the present weights.
  *
  * Weights that the exporter merged because their values were equal are separate again. `Dropout` nodes do nothing, as in
- * the file.
+ * the file. Everything is computed in float32, whatever types the file has, and written in those again.
  *
- * @throws RepmlpError `onnx-net/input`, `onnx-net/output`, `onnx-net/batch`, `onnx-net/parameters`, `onnx-net/head` for a
- *   model that cannot be taken so, and what {@link readOnnx} throws
+ * @throws RepmlpError `onnx-net/input`, `onnx-net/size`, `onnx-net/output`, `onnx-net/logits`, `onnx-net/batch`,
+ *   `onnx-net/parameters`, `onnx-net/head` for a model that cannot be taken so, and what {@link readOnnx} throws (models in
+ *   training mode, operators that are not known)
  * @example
  * const net = new OnnxNet(await openOnnx("model.onnx"), { numClasses: 10 });
  * await new Trainer(net, { data, epochs: 3, lr: 0.01 }).run();
@@ -69,40 +79,47 @@ export class OnnxNet extends Module {
   /** Number of outputs. */
   readonly classes: number;
 
+  /**
+   * What a user should know of the file: what is not trained although it looks like weights, what is computed in another
+   * type. Sentences without their stop.
+   */
+  readonly remarks: readonly string[];
+
   constructor(file: OnnxModel, options: OnnxNetOptions = {}) {
     super();
     const { numClasses, batchNorm = "frozen" } = options;
-    const whole = untied(file);
+    const { model: whole, constants } = weightsOf(file);
     const input = onlyInput(whole);
-    const output = logitsOf(whole, chosenOutput(whole, options.output));
-    const head = headOf(whole, output, options);
-    const renewed = numClasses !== undefined && head ? withClasses(whole, head, numClasses) : undefined;
-    const model = renewed?.model ?? whole;
-    const open = openedFirstAxis({ ...model, outputs: [{ name: output, dtype: "float32" }] }, input);
-    const { outputs, parameters } = readOnnx(open, {
-      batch: PROBE,
-      trainable: options.trainable ?? ((_, shape) => shape.length > 0 && sizeOf(shape) > 0),
-      ...(options.imageShape && { inputShapes: { [input]: [PROBE, ...options.imageShape] } }),
-    });
-    this.classes = mustClassify(outputs.get(output)!.shape, output, numClasses);
+    const chosen = chosenOutput(whole, options.output);
+    const output = logitsOf(whole, chosen);
+    mustBeLogits(whole, output);
+    const size = imageSize(whole, input, options.imageShape);
+    const before = read(whole, { input, output, size, trainable: options.trainable });
+    const classes = mustClassify(before.graph.outputs.get(output)!.shape, output);
+    const head = headOf(whole, output, before.graph.shapeOf, options);
+    const after = head && numClasses !== undefined ? replaced(whole, head, numClasses, { ...before, output }) : before;
+    this.classes = after === before ? classes : numClasses!;
+    const { model, open } = after;
+    const { parameters } = after.graph;
     must(
       parameters.size > 0,
       "onnx-net/parameters",
-      () =>
-        `${where}: no initializer is a weight, so there is nothing to train. Weights in Constant nodes have to become initializers first; exporters and simplifiers do that.`,
+      () => `${where}: no layer has a weight in the file, so there is nothing to train.`,
       "file",
     );
     const names = [...model.initializers.keys()].filter((name) => parameters.has(name));
     const statistics = statisticsOf(open);
-    const fresh = new Set(renewed && head ? head.tensors.keys() : []);
+    const fresh = after === before ? undefined : head?.tensors;
     this.template = new Template(model, open, input, output, names);
     this.weights = names.map((name) => {
       const source = parameters.get(name)!.source();
       const Kind = statistics.has(name) ? Buffer : Parameter;
-      return fresh.has(name) ? withInit(source, renewed!.init) : withValues(Kind, source);
+      const made = fresh?.get(name);
+      return made ? withInit(source, made.init, Kind) : withValues(Kind, source);
     });
     this.batchNorm = batchNorm;
     this.headKeys = head ? [...head.tensors.keys()].filter((name) => parameters.has(name)) : [];
+    this.remarks = remarksOn(after.graph, constants);
   }
 
   /** Name of the tensor that {@link forward} returns. */
@@ -124,6 +141,7 @@ export class OnnxNet extends Module {
   forward(x: Value): Value {
     const { open, input, output, names } = this.template;
     const { outputs } = readOnnx(open, {
+      single: true,
       values: new Map([[input, x], ...names.map((name, i) => [name, this.weights[i].value] as const)]),
       trainable: () => false,
       ...(this.training && this.batchNorm === "batch" && { batchNorm: withBatchStatistics }),
@@ -153,10 +171,10 @@ const PROBE = 3;
 function onlyInput({ inputs }: OnnxModel): string {
   const [first, ...more] = inputs;
   must(
-    first && !more.length && isFloating(first.dtype) && first.dtype !== "float64",
+    first && !more.length && isFloating(first.dtype),
     "onnx-net/input",
     () =>
-      `${where}: must take one input of pictures in float32, but takes ${inputs.map(({ name, dtype, shape }) => `"${name}" (${dtype} ${shape ? fmt(shape.map((d) => d || "?")) : "of any shape"})`).join(", ") || "none"}. Export the model without preprocessing and further inputs.`,
+      `${where}: must take one input of pictures in a floating type, but takes ${inputs.map(({ name, dtype, shape }) => `"${name}" (${dtype} ${shape ? fmt(shape.map((d) => d || "?")) : "of any shape"})`).join(", ") || "none"}. Export the model without preprocessing and further inputs.`,
     "file",
   );
   return first.name;
@@ -167,7 +185,7 @@ function chosenOutput({ outputs, nodes }: OnnxModel, name: string | undefined): 
   must(
     name !== undefined || names.length === 1,
     "onnx-net/output",
-    () => `${where}: has ${names.length} outputs, ${listed(names)}. Say which are the logits.`,
+    () => `${where}: has ${names.length} outputs, ${listed(names)}. Say which are the logits with \`output\`.`,
     "usage",
   );
   const chosen = name ?? names[0];
@@ -180,23 +198,118 @@ function chosenOutput({ outputs, nodes }: OnnxModel, name: string | undefined): 
   return chosen;
 }
 
-/** What goes into the Softmax that makes an output, or the output itself. */
-function logitsOf(model: OnnxModel, output: string): string {
-  const node = producerOf(model, output);
-  return node?.opType === "Softmax" && !node.domain ? logitsOf(model, node.inputs[0]) : output;
-}
-
 /** A head that was neither named nor is to be replaced may be missing. */
-function headOf(model: OnnxModel, output: string, { head, numClasses }: OnnxNetOptions): OnnxHead | undefined {
+function headOf(
+  model: OnnxModel,
+  output: string,
+  shapeOf: ShapeOf,
+  { head, numClasses }: OnnxNetOptions,
+): OnnxHead | undefined {
   try {
-    return findHead(model, output, head);
+    return findHead(model, output, shapeOf, head);
   } catch (error) {
     if (error instanceof RepmlpError && head === undefined && numClasses === undefined) return undefined;
     throw error;
   }
 }
 
-function mustClassify(shape: Shape, output: string, numClasses: number | undefined): number {
+interface Setting extends Pick<OnnxNetOptions, "trainable"> {
+  readonly input: string;
+  /** The logits. */
+  readonly output: string;
+  /** Of one picture. */
+  readonly size: Shape;
+}
+
+/** A model as it is written, as it is traced, and its graph for {@link PROBE} pictures. */
+interface ReadModel extends Setting {
+  readonly model: OnnxModel;
+  readonly open: OnnxModel;
+  readonly graph: OnnxGraph;
+}
+
+const isWeight = (_: string, shape: Shape): boolean => shape.length > 0 && sizeOf(shape) > 0;
+
+function read(model: OnnxModel, { input, output, size, trainable = isWeight }: Setting): ReadModel {
+  const open = openedFirstAxis({ ...model, outputs: [{ name: output, dtype: "float32" }] }, input);
+  const graph = readOnnx(open, { single: true, trainable, inputShapes: { [input]: [PROBE, ...size] } });
+  return { input, output, size, trainable, model, open, graph };
+}
+
+/**
+ * The model with a new head. Whether the rest goes along with another number of classes is tried, with one more where the
+ * number stays the same: a part that keeps the old classes would not show.
+ */
+function replaced(whole: OnnxModel, head: OnnxHead, numClasses: number, setting: Setting): ReadModel {
+  const made = (classes: number): ReadModel => {
+    try {
+      const result = read(withClasses(whole, head, classes), setting);
+      mustMake(result.graph.outputs.get(setting.output)!.shape[1], classes, setting.output, head);
+      return result;
+    } catch (cause) {
+      if (!(cause instanceof RepmlpError) || cause.code === "onnx-net/head") throw cause;
+      throw new RepmlpError(
+        "onnx-net/head",
+        `${where}: with a new head (${listed(head.layers)}) for ${classes} classes the model does not fit together: ${cause.message}`,
+        "usage",
+        { cause },
+      );
+    }
+  };
+  if (numClasses === head.classes) made(numClasses + 1);
+  return made(numClasses);
+}
+
+function mustMake(found: number, classes: number, output: string, { layers }: OnnxHead): void {
+  must(
+    found === classes,
+    "onnx-net/head",
+    () =>
+      `${where}: with a new head (${listed(layers)}) for ${classes} classes output "${output}" still has ${found}. Name the layer that decides it with \`head\`.`,
+    "usage",
+  );
+}
+
+/** Sizes of one picture: as the file states them, else as asked for. */
+function imageSize({ inputs }: OnnxModel, input: string, wanted: Shape | undefined): Shape {
+  const stated = inputs.find(({ name }) => name === input)!.shape;
+  const said = stated ? fmt(stated.map((d) => d || "?")) : "of any shape";
+  const size = wanted ?? stated?.slice(1);
+  must(
+    size?.every((d) => typeof d === "number"),
+    "onnx-net/size",
+    () =>
+      `${where}: input "${input}" is ${said} in the file, which leaves the size of a picture open. Say it with \`imageShape\`.`,
+    "usage",
+  );
+  const sizes = size as Shape;
+  must(
+    !stated || fits(stated.slice(1), sizes),
+    "onnx-net/size",
+    () =>
+      `${where}: input "${input}" is ${said} in the file, which pictures of ${fmt(sizes)} do not fit. Change \`imageShape\`.`,
+    "usage",
+  );
+  return sizes;
+}
+
+const fits = (stated: readonly OnnxDim[], sizes: Shape): boolean =>
+  stated.length === sizes.length && stated.every((d, i) => typeof d === "string" || d === sizes[i]);
+
+/** Every weight as a tensor of its own. */
+function weightsOf(file: OnnxModel): WithWeights {
+  const { model, constants } = withWeights(file);
+  return { model: untied(model), constants };
+}
+
+function remarksOn({ narrowed }: OnnxGraph, constants: readonly string[]): string[] {
+  return [
+    ...(narrowed ? ["what the file has in float64 is computed in float32"] : []),
+    ...(constants.length ? [`numbers in Constant nodes are not trained: ${listed(constants)}`] : []),
+  ];
+}
+
+function mustClassify(shape: Shape, output: string): number {
   const [batch, classes, ...rest] = shape;
   must(
     batch === PROBE,
@@ -209,14 +322,7 @@ function mustClassify(shape: Shape, output: string, numClasses: number | undefin
     shape.length >= 2 && sizeOf(rest) === 1,
     "onnx-net/output",
     () =>
-      `${where}: output "${output}" must be [N, classes], but is ${fmt(["N", ...shape.slice(1)])}. Choose another one.`,
-    "usage",
-  );
-  must(
-    numClasses === undefined || classes === numClasses,
-    "onnx-net/head",
-    () =>
-      `${where}: with the new head for ${numClasses} classes output "${output}" still has ${classes}. Name the layer that decides it (head).`,
+      `${where}: output "${output}" must be [N, classes], but is ${fmt(["N", ...shape.slice(1)])}. Choose another one with \`output\`.`,
     "usage",
   );
   return classes;

@@ -19,6 +19,97 @@ export function untied(model: OnnxModel): OnnxModel {
   return { ...model, nodes, initializers: new Map([...initializers].filter(([name]) => used.has(name))) };
 }
 
+/** Inputs that are weights, by operator. */
+const weightInputs: ReadonlyMap<string, readonly number[]> = new Map(
+  Object.entries({
+    BatchNormalization: [1, 2, 3, 4],
+    Conv: [1, 2],
+    ConvTranspose: [1, 2],
+    Einsum: [0, 1, 2, 3],
+    Gather: [0],
+    Gemm: [0, 1, 2],
+    GroupNormalization: [1, 2],
+    InstanceNormalization: [1, 2],
+    LayerNormalization: [1, 2],
+    MatMul: [0, 1],
+    PRelu: [1],
+  }),
+);
+
+const words = (list: string): ReadonlySet<string> => new Set(list.split(" "));
+
+/** Arithmetic, which biases and scales per channel are written with. */
+const arithmetic = words("Add Sub Mul Div Sum");
+/** What passes the values of a weight on. */
+const carriers = words("Identity Cast Reshape Flatten Transpose Squeeze Unsqueeze");
+/** What takes lists of floats that are settings. */
+const settings = words("Resize Upsample Clip Pad Dropout Range Constant ConstantOfShape");
+
+/** The floating values of a `Constant` node. */
+function floatsOf({ opType, domain, attrs: { value, value_floats: list } }: OnnxNode): Tensor | undefined {
+  if (opType !== "Constant" || domain) return undefined;
+  if (value instanceof Tensor) return isFloating(value.dtype) ? value : undefined;
+  return typeof list === "object" && "floats" in list ? Tensor.float32([list.floats.length], list.floats) : undefined;
+}
+
+export interface WithWeights {
+  readonly model: OnnxModel;
+  /** `Constant` nodes with several numbers that stay what they are, where a layer computes with them. */
+  readonly constants: readonly string[];
+}
+
+/**
+ * Weights that an exporter wrote as `Constant` nodes become initializers of the same name: what layers take as weights,
+ * and behind the first layer what is added or multiplied per channel, in both cases also by way of nodes that only pass
+ * values on. Other constants (means and scales of the pictures before the first layer, positions, masks) stay.
+ */
+export function withWeights(model: OnnxModel): WithWeights {
+  const constants = new Map<string, Tensor>();
+  /** The constant whose values a tensor carries. */
+  const origin = new Map<string, string>();
+  const fed = new Set(model.inputs.map(({ name }) => name));
+  const layered = new Set<string>();
+  const weights = new Set<string>();
+  const others = new Set<string>();
+  for (const node of model.nodes) {
+    const { opType, domain, inputs, outputs } = node;
+    const values = floatsOf(node);
+    if (values) {
+      constants.set(outputs[0], values);
+      origin.set(outputs[0], outputs[0]);
+      continue;
+    }
+    const source = carriers.has(opType) && !domain ? origin.get(inputs[0]) : undefined;
+    if (source !== undefined) {
+      origin.set(outputs[0], source);
+      continue;
+    }
+    if (!inputs.some((name) => fed.has(name))) continue;
+    const places = domain ? undefined : weightInputs.get(opType);
+    const behind = inputs.some((name) => layered.has(name));
+    for (const name of outputs) {
+      fed.add(name);
+      if (places || behind) layered.add(name);
+    }
+    for (const [i, name] of inputs.entries()) {
+      const constant = origin.get(name);
+      if (constant === undefined || settings.has(opType)) continue;
+      const { shape } = constants.get(constant)!;
+      const perChannel = sizeOf(shape) > 1 && sizeOf(shape) === Math.max(...shape);
+      if (places?.includes(i) || (behind && arithmetic.has(opType) && perChannel)) weights.add(constant);
+      else if (sizeOf(shape) > 1) others.add(constant);
+    }
+  }
+  const kept = new Set(model.outputs.map(({ name }) => name));
+  for (const name of weights) if (kept.has(name)) weights.delete(name);
+  const left = [...others].filter((name) => !weights.has(name));
+  if (!weights.size) return { model, constants: left };
+  const nodes = model.nodes.filter((node) => !(floatsOf(node) && weights.has(node.outputs[0])));
+  const initializers = new Map<string, TensorSource>(model.initializers);
+  for (const name of weights) initializers.set(name, constants.get(name)!);
+  return { model: { ...model, nodes, initializers }, constants: left };
+}
+
 /** The values of a tensor that the file itself states: an initializer, or the output of a `Constant`. */
 export function statedTensor({ initializers, nodes }: OnnxModel, name: string): TensorSource | undefined {
   const found = initializers.get(name);
@@ -44,8 +135,8 @@ export function dependents({ nodes }: OnnxModel, name: string): OnnxNode[] {
 /** A model in which some Reshapes have other targets. `change` gives the new target, or the old one. */
 export function withReshapes(
   model: OnnxModel,
-  nodes: readonly OnnxNode[],
-  change: (target: readonly number[]) => readonly number[],
+  nodes: Iterable<OnnxNode>,
+  change: (target: readonly number[], node: OnnxNode) => readonly number[],
 ): OnnxModel {
   const initializers = new Map(model.initializers);
   const changed = new Map<OnnxNode, OnnxNode>();
@@ -53,7 +144,7 @@ export function withReshapes(
     const target = node.opType === "Reshape" ? statedTensor(model, node.inputs[1] ?? "") : undefined;
     if (!target || sizeOf(target.shape) > 8) continue;
     const before = [...target.readSync().toFloat64()];
-    const after = change(before);
+    const after = change(before, node);
     if (before.every((d, i) => d === after[i])) continue;
     let name = `${node.inputs[1]}.changed`;
     while (initializers.has(name)) name += "_";

@@ -7,6 +7,7 @@ import { OnnxNet } from "../../models/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import { mustHaveGradients } from "../../training/index.ts";
 import type { Start, StartOptions } from "../start.ts";
+import { remarksOn } from "./trainable.ts";
 
 /** Name of the file that a run from an ONNX model writes. */
 const FILE = "model.onnx";
@@ -22,7 +23,7 @@ export async function onnxStart(path: string, options: StartOptions): Promise<St
     options.trainingForm === undefined && !options.allowMismatch?.length && options.arch === undefined,
     "train/options",
     () =>
-      "train: --arch, --allow-mismatch and --fc3-batch-norm are for checkpoints, an ONNX model is trained as it is. Leave them out.",
+      "train: `arch`, `allowMismatch` and `fc3BatchNorm` are for checkpoints, an ONNX model is trained as it is. Leave them out.",
     "usage",
   );
   const model = await openOnnx(path);
@@ -39,12 +40,13 @@ export async function onnxStart(path: string, options: StartOptions): Promise<St
         net.classes === classes.length,
         "train/classes",
         () =>
-          `${path}: its output has ${net.classes} classes, the data ${classes.length}. Ask for a new head: --num-classes ${classes.length}.`,
+          `${path}: its output has ${net.classes} classes, the data ${classes.length}. Ask for a new head: \`numClasses\` ${classes.length}.`,
         "usage",
       );
       return {
         net,
         head: net.headKeys,
+        remarks: await remarksOn(model, { output, imageShape: preprocessing.inputSize }),
         check: (inputShape, trained) => {
           mustHaveGradients(net, { inputShape, trained });
         },
@@ -75,7 +77,7 @@ function preparation(
       preprocessing[name].length === channels,
       "train/preprocessing",
       () =>
-        `${path}: takes ${channels} channels, but ${name} is ${fmt(preprocessing[name])}. Say it with --mean and --std, or in the recipe.`,
+        `${path}: takes ${channels} channels, but ${name} is ${fmt(preprocessing[name])}. Say it with \`mean\` and \`std\`, or in the recipe.`,
       "usage",
     );
   const { mean, std } = preprocessing;
@@ -115,14 +117,14 @@ function sizeOfInput(
     "train/preprocessing",
     () =>
       shape?.length === 4
-        ? `${path}: leaves the size of a picture open. Say it with --image-size.`
+        ? `${path}: leaves the size of a picture open. Say it with \`imageSize\`.`
         : `${path}: must take one input of pictures [N, C, H, W], but takes ${listed(inputs.map(({ name, shape: s }) => `${name} ${fmt((s ?? ["?"]).map((d) => d || "?"))}`))}.`,
     "usage",
   );
   must(
     imageSize === undefined || (height === imageSize && width === imageSize),
     "train/preprocessing",
-    () => `${path}: is made for pictures of ${height} x ${width}, not of ${imageSize}. Leave --image-size out.`,
+    () => `${path}: is made for pictures of ${height} x ${width}, not of ${imageSize}. Leave \`imageSize\` out.`,
     "usage",
   );
   return [channels, height, width];

@@ -19,7 +19,7 @@ export async function registryStart(options: StartOptions): Promise<Start> {
   must(
     output === undefined && head === undefined && batchNorm === "frozen",
     "train/options",
-    () => "train: --output, --head and --batch-norm are for ONNX models. Leave them out, or give one with --init.",
+    () => "train: `output`, `head` and `batchNorm` are for ONNX models. Leave them out, or give one with `init`.",
     "usage",
   );
   const wanted = options.arch ?? recipe.arch ?? (init === undefined ? undefined : await archOf(init));
@@ -71,7 +71,7 @@ function mustHaveForm(arch: string, name: string, init: string | undefined): Tra
   must(
     init !== undefined,
     "train/init",
-    () => `train: ${forms[name].flag} is for a merged network. Give it with --init.`,
+    () => `train: ${forms[name].flag} is for a merged network. Give it with \`init\`.`,
     "usage",
   );
   return forms[name];
@@ -113,7 +113,7 @@ async function loadInitial(
     const advice =
       trainingForm === undefined && isMerged(stored, whole, merged)
         ? `The file holds a merged network: fine-tune its training form${flags.length ? `, or this one with ${listed(flags)}` : ""}.`
-        : `Where a difference is wanted, allow it: --allow-mismatch "${head.length ? patternOf(head) : "linear.*"}"; --num-classes ${classes.length} asks for a new head.`;
+        : `Where a difference is wanted, allow it: \`allowMismatch\` "${head.length ? patternOf(head) : "linear.*"}"; \`numClasses\` ${classes.length} asks for a new head.`;
     throw new RepmlpError(
       "train/init",
       `${path}: ${error.message}${/[.!]$/.test(error.message) ? "" : "."} ${advice}`,

@@ -71,7 +71,7 @@ export interface TrainingPlan {
   readonly loaded?: LoadReport;
   /** Keys that get a new head's initial values. */
   readonly newHead: readonly string[];
-  /** What one should know of the data, as sentences. */
+  /** What one should know of the data and of the network, as sentences. */
   readonly notes: readonly string[];
   readonly preprocessing: Preprocessing;
   /** Where the preprocessing is from, where that is a question. */
@@ -138,13 +138,13 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     mustBeClasses(classes.length, numClasses, options.data);
     const isReady = data.kind !== "image-folder";
     const resuming = resume && existsSync(join(folder, "last.safetensors"));
-    const { net, head, loaded, check, save } = await start.build(classes, !resuming);
+    const { net, head, loaded, remarks = [], check, save } = await start.build(classes, !resuming);
     const settings = trainerOptions(recipe, net, head);
     const [trained, frozen] = split([...net.parameters()], ([key, p]) => !settings.group?.(key, p)?.frozen);
     options.onStart?.({
       ...(loaded && { loaded }),
       newHead: numClasses === undefined || resuming ? [] : head,
-      notes: data.notes,
+      notes: [...data.notes, ...remarks.map((remark) => `${init}: ${remark}`)],
       preprocessing: data.preprocessing,
       ...(start.from !== undefined && {
         from: isReady && !start.normalization ? "as usual for this data set" : start.from,
@@ -253,7 +253,8 @@ function mustBeClasses(found: number, wanted: number | undefined, data: string):
   must(
     wanted === undefined || wanted === found,
     "train/classes",
-    () => `${data}: has ${found} classes, not ${wanted}. The head is for as many as there are: --num-classes ${found}.`,
+    () =>
+      `${data}: has ${found} classes, not ${wanted}. The head is for as many as there are: \`numClasses\` ${found}.`,
     "usage",
   );
 }

@@ -1,10 +1,13 @@
+import { RepmlpError } from "../../errors.ts";
+import { mixesPictures } from "../../inference/index.ts";
 import { openOnnx } from "../../inference/node/index.ts";
 import { OnnxNet, type OnnxNetOptions } from "../../models/index.ts";
+import type { OnnxModel } from "../../onnx/index.ts";
 import { type Shape, sizeOf } from "../../tensor/index.ts";
 import { type GradientReport, gradientReport } from "../../training/index.ts";
 import { fitsPattern, mustFitSome } from "../recipe.ts";
 
-export interface TrainableOptions extends Pick<OnnxNetOptions, "output" | "head" | "imageShape"> {
+export interface TrainableOptions extends Pick<OnnxNetOptions, "output" | "head" | "numClasses" | "imageShape"> {
   /** Keys that are to be trained, as patterns. Default all. */
   readonly train?: readonly string[];
   /** Keys that are not. */
@@ -17,6 +20,10 @@ export interface Trainable extends GradientReport {
   readonly classes: number;
   /** Keys of the head; none where it is not found. */
   readonly head: readonly string[];
+  /** Why the head cannot be replaced by one for another number of classes; absent where it can. */
+  readonly headProblem?: string;
+  /** What should be known of the file before it is trained. */
+  readonly remarks: readonly string[];
   readonly parameters: readonly { readonly key: string; readonly shape: Shape }[];
   /** Trainable values in all. */
   readonly values: number;
@@ -32,7 +39,9 @@ export interface Trainable extends GradientReport {
  */
 export async function onnxTrainable(path: string, options: TrainableOptions = {}): Promise<Trainable> {
   const { train = ["*"], freeze = [], ...net } = options;
-  const model = new OnnxNet(await openOnnx(path), net);
+  const file = await openOnnx(path);
+  const model = new OnnxNet(file, net);
+  const headProblem = net.numClasses === undefined ? headProblemOf(file, net, model.classes) : undefined;
   const parameters = [...model.parameters()].map(([key, { shape }]) => ({ key, shape }));
   const keys = parameters.map(({ key }) => key);
   mustFitSome(train, keys, "trainable: train");
@@ -44,7 +53,32 @@ export async function onnxTrainable(path: string, options: TrainableOptions = {}
   return {
     ...report,
     ...{ output: model.output, classes: model.classes, head: model.headKeys, parameters },
+    ...(headProblem !== undefined && { headProblem }),
+    remarks: await remarksOn(file, { ...net, imageShape: size }),
     values: parameters.reduce((n, { shape }) => n + sizeOf(shape), 0),
     ok: report.unreached.length === 0 && report.gaps.every(({ why }) => why === "zero"),
   };
+}
+
+/** What asking for a new head would be refused with. */
+function headProblemOf(file: OnnxModel, options: OnnxNetOptions, classes: number): string | undefined {
+  try {
+    new OnnxNet(file, { ...options, numClasses: classes + 1 });
+    return undefined;
+  } catch (error) {
+    if (error instanceof RepmlpError && error.code === "onnx-net/head") return error.message;
+    throw error;
+  }
+}
+
+/** What should be known of an ONNX model before it is trained, in sentences without their stop. */
+export async function remarksOn(file: OnnxModel, { output, imageShape }: OnnxNetOptions): Promise<string[]> {
+  const net = new OnnxNet(file, { output, imageShape });
+  const mixes = await mixesPictures(net.eval(), imageShape ?? net.imageShape.map(Number));
+  return [
+    ...net.remarks,
+    ...(mixes
+      ? ["it mixes the pictures of a batch, or computes with their number: it gives other results at other batch sizes"]
+      : []),
+  ];
 }
