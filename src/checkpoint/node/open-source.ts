@@ -1,4 +1,4 @@
-import { constants, openSync, type Stats, statSync } from "node:fs";
+import { closeSync, constants, openSync, readSync, type Stats, statSync } from "node:fs";
 import { Socket } from "node:net";
 import { type ByteSource, memorySource } from "../byte-source.ts";
 import { demand } from "../file-error.ts";
@@ -38,11 +38,15 @@ function descriptorOf(path: string): number | undefined {
 }
 
 async function readPipe(path: string): Promise<Uint8Array<ArrayBuffer>> {
+  const own = descriptorOf(path);
   // Opened without waiting for somebody to write, which could not be interrupted.
-  const descriptor = descriptorOf(path) ?? openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  const descriptor = own ?? openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  const first = own === undefined ? firstBytes(descriptor) : undefined;
+  if (first?.length === 0) closeSync(descriptor);
+  demand(first?.length !== 0, "pipe", () => nothing(path));
   const stream = descriptor === 0 ? process.stdin : new Socket({ fd: descriptor, readable: true, writable: false });
-  const chunks: Uint8Array[] = [];
-  let total = 0;
+  const chunks: Uint8Array[] = first ? [first] : [];
+  let total = first?.length ?? 0;
   for await (const chunk of stream as AsyncIterable<Uint8Array>) {
     total += chunk.length;
     demand(
@@ -53,6 +57,20 @@ async function readPipe(path: string): Promise<Uint8Array<ArrayBuffer>> {
     );
     chunks.push(chunk);
   }
-  demand(total > 0, "pipe", () => `${path}: is a pipe, and nothing came through it. Start what writes into it first.`);
+  demand(total > 0, "pipe", () => nothing(path));
   return new Uint8Array(Buffer.concat(chunks));
+}
+
+const nothing = (path: string): string =>
+  `${path}: is a pipe, and nothing came through it. Start what writes into it first.`;
+
+/** What is in a pipe already: no bytes where nobody has it open for writing, `undefined` where they are yet to come. */
+function firstBytes(descriptor: number): Uint8Array | undefined {
+  const bytes = Buffer.alloc(2 ** 16);
+  try {
+    return bytes.subarray(0, readSync(descriptor, bytes));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EAGAIN") return undefined;
+    throw error;
+  }
 }
