@@ -8,7 +8,7 @@ import {
   RepVGGBlock,
 } from "../../src/blocks/index.ts";
 import { constant, grad, reshape, type Value } from "../../src/graph/index.ts";
-import { RepMLPResNet, type RepMLPResNetBlock } from "../../src/models/index.ts";
+import { RepMLPResNet, type RepMLPResNetBlock, RepVGG } from "../../src/models/index.ts";
 import { type Net, parameterNames, traceModel } from "../../src/nn/index.ts";
 import { convertToDeploy, equivalentInGraph } from "../../src/reparam/index.ts";
 import { compile, compileStep } from "../../src/runtime/index.ts";
@@ -57,6 +57,14 @@ export const builders: Readonly<Record<string, (args: Args, id: string) => Net>>
     new RepVGGBlock({
       ...{ inChannels: a.in_channels, outChannels: a.out_channels, kernelSize: a.kernel_size, padding: a.padding },
       ...{ stride: a.stride ?? 1, groups: a.groups ?? 1, useSe: a.use_se ?? false },
+    }),
+  repvgg_net: (a) =>
+    new RepVGG({
+      numBlocks: a.num_blocks,
+      widthMultiplier: a.width_multiplier,
+      groupsByLayer: a.override_groups_map,
+      numClasses: a.num_classes,
+      useSe: a.use_se,
     }),
   repmlp_resnet: (a) =>
     new RepMLPResNet({

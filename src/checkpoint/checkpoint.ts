@@ -20,6 +20,7 @@ export interface OpenCheckpointOptions extends StateDictOptions {
 interface CheckpointContents {
   readonly entries: ReadonlyMap<string, TensorSource>;
   readonly wrapper: string | undefined;
+  readonly alternatives: readonly string[];
   readonly strippedPrefix: boolean;
   readonly metadata: Readonly<Record<string, string>>;
   readonly others: ReadonlyMap<string, OtherValue>;
@@ -34,9 +35,11 @@ export class Checkpoint {
   readonly entries: ReadonlyMap<string, TensorSource>;
   /** Key under which the state dict was found, e.g. `state_dict`. */
   readonly wrapper: string | undefined;
+  /** Keys under which other values of the same network lie, e.g. `state_dict_ema`; for `wrapper` in the options. */
+  readonly alternatives: readonly string[];
   /** Whether a leading `module.` was taken off keys. */
   readonly strippedPrefix: boolean;
-  /** What a safetensors file carries as `__metadata__`; empty for `.pth`. */
+  /** What a safetensors file carries as `__metadata__`, and a `.pth` as the attribute `metadata` of its state dict. */
   readonly metadata: Readonly<Record<string, string>>;
   /** What lies beside the state dict in a `.pth`, by path: `epoch`, `optimizer.param_groups.0.lr`, …. */
   readonly others: ReadonlyMap<string, OtherValue>;
@@ -50,6 +53,7 @@ export class Checkpoint {
     this.name = source.name;
     this.entries = contents.entries;
     this.wrapper = contents.wrapper;
+    this.alternatives = contents.alternatives;
     this.strippedPrefix = contents.strippedPrefix;
     this.metadata = contents.metadata;
     this.others = contents.others;
@@ -95,13 +99,16 @@ function* opening(
     const { entries, metadata } = yield* openSafetensors(source);
     const { stripModulePrefix = true } = options;
     const names = stripped(source.name, entries, stripModulePrefix);
-    return { format, contents: { ...names, wrapper: undefined, metadata, others: new Map(), *verify() {} } };
+    return {
+      format,
+      contents: { ...names, wrapper: undefined, alternatives: [], metadata, others: new Map(), *verify() {} },
+    };
   }
   const archive =
     format === "pth-zip"
       ? yield* openPthZip(source, options.verify === "never" ? "ignore" : "check")
       : yield* openPthLegacy(source);
-  const contents = { ...stateDictOf(archive, options), metadata: {}, verify: archive.verify };
+  const contents = { ...stateDictOf(archive, options), verify: archive.verify };
   if (options.verify === "open") yield* archive.verify();
   return { format, contents };
 }

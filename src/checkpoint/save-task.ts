@@ -9,7 +9,7 @@ import { StoredTensor } from "./stored-tensor.ts";
 export type TensorEntry = readonly [key: string, tensor: TensorSource];
 
 export interface SaveOptions {
-  /** String pairs for `__metadata__`; only safetensors has a place for them. */
+  /** String pairs: `__metadata__` of safetensors, in a `.pth` the attribute `metadata` of the state dict. */
   readonly metadata?: Readonly<Record<string, string>>;
   /** Key under which the state dict lies in a `.pth`, such as `model_ema`, where training scripts have one. */
   readonly wrapper?: string;

@@ -9,7 +9,8 @@ export type SaveFormat = "pth" | "safetensors";
 
 /**
  * Writes a checkpoint to a sink, front to back, reading one tensor at a time. `.pth` is what `torch.save` writes of an
- * `OrderedDict` of tensors (`torch.load` takes it, with `weights_only=True` too); safetensors as its reference.
+ * `OrderedDict` of tensors (`torch.load` takes it, with `weights_only=True` too), with metadata as its attribute
+ * `metadata`; safetensors as its reference.
  *
  * @param entries  keys and tensors, in the order of the state dict; any keys that are valid Unicode, each once
  * @throws RepmlpError `checkpoint/save-key` for a repeated or malformed key, `checkpoint/save-metadata`, `checkpoint/save-wrapper`, and whatever
@@ -54,12 +55,6 @@ function checkKeys({ entries, metadata, wrapper }: SaveTask, format: SaveFormat)
     seen.add(key);
   }
   const pairs = Object.entries(metadata);
-  must(
-    pairs.length === 0 || format === "safetensors",
-    "checkpoint/save-metadata",
-    () => `save: .pth has no place for metadata (${pairs.map(([name]) => name).join(", ")}). Save as .safetensors.`,
-    "usage",
-  );
   must(
     pairs.every(([name, text]) => typeof text === "string" && isUnicode(name) && isUnicode(text)),
     "checkpoint/save-metadata",

@@ -98,6 +98,9 @@ export const texts = (flags: string, help: string): OptionSpec<readonly string[]
   default: [],
 });
 
+/** Any text, one at a time, several times: what follows it is not taken for more of it. */
+export const repeated = (flags: string, help: string): OptionSpec<readonly string[]> => texts(flags, help);
+
 /** One of a few words. */
 export function choice<const T extends string>(
   flags: string,

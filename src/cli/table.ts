@@ -11,6 +11,7 @@ import {
   many,
   type OptionSpec,
   optional,
+  repeated,
   required,
   text,
   texts,
@@ -19,6 +20,17 @@ import {
 const arch = text("-a, --arch <name>", "architecture; found from the checkpoint's keys when not given");
 const numClasses = integer("--num-classes <n>", "number of classes, where it cannot be told");
 const imageSize = integer("--image-size <n>", "height and width of the input in pixels, other than the architecture's");
+const key = text(
+  "--key <name>",
+  "which state dict of a .pth to take, such as model_ema or ema.module, where it has several",
+);
+const prefix = text("--prefix <text>", 'what the network\'s keys begin with, such as "backbone."; others are left out');
+const modelOption = repeated(
+  "--model-option <name=value>",
+  "option of the architecture other than its own, such as channels=[8,16,32], where the file does not state it",
+);
+/** Of all commands that open a checkpoint. */
+const weights = { key, prefix, modelOption };
 const labels = text("--labels <file>", "class names: one per line, or columns with index and name");
 const output = text("-o, --output <file>", "write the counts as JSON");
 const csv = text("--csv <file>", "add a line to a results file with timm's columns");
@@ -46,6 +58,7 @@ export const commands = {
       arch,
       numClasses,
       imageSize,
+      ...weights,
       dtype: choice(
         "--dtype <type>",
         ["float32", "float16", "bfloat16", "float64"],
@@ -77,6 +90,7 @@ export const commands = {
       arch,
       numClasses,
       imageSize,
+      ...weights,
       tolerance: decimal(
         "--tolerance <x>",
         "largest difference relative to the largest value; by default what rounding to the file's element type explains",
@@ -127,6 +141,7 @@ export const commands = {
     ],
     args: { arch: required("architecture; see `repmlp models`") },
     options: {
+      modelOption,
       depth: integer("--depth <n>", "levels of the layer tree", { default: 3 }),
       numClasses: integer("--num-classes <n>", "number of classes"),
       imageSize,
@@ -191,6 +206,8 @@ export const commands = {
       batchSize: integer("-b, --batch-size <n>", "instead of the recipe's"),
       lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
       init: text("--init <file>", "checkpoint of the training form, or ONNX model, to start from"),
+      key,
+      prefix,
       numClasses: integer("--num-classes <n>", "start with a new head for the n classes of the data"),
       allowMismatch: texts(
         "--allow-mismatch <pattern...>",
@@ -293,6 +310,7 @@ export const commands = {
     options: {
       arch,
       imageSize,
+      ...weights,
       dtype: choice(
         "--dtype <type>",
         ["float32", "float16", "fp32", "fp16"],
@@ -328,6 +346,7 @@ export const commands = {
     options: {
       arch,
       imageSize,
+      ...weights,
       topK: integer("--top-k <n>", "classes to show", { default: 5 }),
       labels,
     },
@@ -353,6 +372,7 @@ export const commands = {
     },
     options: {
       arch,
+      ...weights,
       workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0, default: 4 }),
       batchSize: integer("-b, --batch-size <n>", "pictures per batch", { default: 100 }),
       resolution: integer("-r, --resolution <n>", "height and width of the input; the architecture's by default"),

@@ -19,8 +19,9 @@ export {
   evaluateData,
   type Predict,
 } from "./evaluate.ts";
-export { type ExportMetadata, type ExportSource, readMetadata, writeMetadata } from "./metadata.ts";
+export { checkpointMetadata, type ExportMetadata, type ExportSource, readMetadata, writeMetadata } from "./metadata.ts";
 export { mixesPictures } from "./mixing.ts";
+export { type OpenedModel, openModel, type ReadModelOptions, readModel, type StoredModel } from "./open-model.ts";
 export * from "./predictor.ts";
 export { mergeTestRecords, type NamedRecord, parseTestRecord, readCounts, type TestRecord } from "./record.ts";
 export { parseShard, type Shard, shardRange } from "./shard.ts";

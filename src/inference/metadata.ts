@@ -1,7 +1,7 @@
 import * as v from "valibot";
 import type { Preprocessing } from "../data/index.ts";
 import { must } from "../errors.ts";
-import type { ModelForm } from "../models/index.ts";
+import type { ModelForm, ModelOptions } from "../models/index.ts";
 import type { OnnxModel } from "../onnx/index.ts";
 
 /** Where exported weights came from. */
@@ -65,6 +65,23 @@ export function writeMetadata(metadata: ExportMetadata): Record<string, string> 
     ...extra,
   };
   return Object.fromEntries(Object.entries(entries).filter((e): e is [string, string] => e[1] !== undefined));
+}
+
+/** What a checkpoint says of its network, for {@link readModel} to read; an entry that is not known is absent. */
+export function checkpointMetadata(of: {
+  readonly arch?: string | undefined;
+  /** Options of the architecture other than its own. */
+  readonly options?: ModelOptions;
+  readonly classes?: readonly string[];
+  readonly preprocessing?: Preprocessing;
+}): Record<string, string> {
+  const { arch, options = {}, classes, preprocessing } = of;
+  return {
+    ...(arch !== undefined && { arch }),
+    ...(Object.keys(options).length > 0 && { options: JSON.stringify(options) }),
+    ...(classes && { classes: JSON.stringify(classes) }),
+    ...(preprocessing && { preprocessing: JSON.stringify(preprocessing) }),
+  };
 }
 
 /**

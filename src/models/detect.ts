@@ -77,6 +77,26 @@ export function identifyState<T extends { readonly shape: Shape }>(
   throw nearestError(readings, arch, where, options.options ?? {});
 }
 
+/** Entries under the names of one architecture, whether or not they fit it; all of them, unless a prefix is asked for. */
+export function entriesFor<T extends { readonly shape: Shape }>(
+  entries: ReadonlyMap<string, T>,
+  arch: string,
+  { prefix, where = "checkpoint" }: Pick<DetectOptions, "prefix" | "where">,
+): Pick<IdentifiedState<T>, "entries" | "taken"> {
+  mustHavePrefix([...entries.keys()], prefix, where);
+  const states = namedStates(entries, familyOf(arch), prefix);
+  const prefixes = states.map(({ taken }) => taken.prefix ?? "");
+  must(states.length < 2, "detect/prefix", () => `${where}: ${severalPrefixes(prefixes)}`, "usage");
+  const { taken, ...state } = states.at(0) ?? plain(entries);
+  if (state.whole) return { entries: state.entries, taken };
+  const { leftOut: _, ...rest } = taken;
+  // They may belong to the network under some other name; who loads them says that they do not fit.
+  return { entries: new Map([...state.entries, ...state.others]), taken: rest };
+}
+
+const severalPrefixes = (prefixes: readonly string[]): string =>
+  `holds a network under each of ${prefixes.map((p) => `"${p}"`).join(", ")}. Say which: --prefix ${prefixes[0]} on the command line.`;
+
 function mustHavePrefix(keys: readonly string[], prefix: string | undefined, where: string): void {
   must(
     !prefix || keys.some((key) => key.startsWith(prefix)),
@@ -109,7 +129,12 @@ function readingsOf<T extends { readonly shape: Shape }>(
   return (states.length ? states : [plain(entries)]).map((state) => ({ family, names, state }));
 }
 
-const plain = <T>(entries: ReadonlyMap<string, T>): NamedState<T> => ({ entries, whole: true, taken: {} });
+const plain = <T>(entries: ReadonlyMap<string, T>): NamedState<T> => ({
+  entries,
+  whole: true,
+  others: new Map(),
+  taken: {},
+});
 
 /** Architectures that exist with these options; another image size, say, does not suit all. */
 function mustBeBuildable<T>(readings: readonly Reading<T>[], options: ModelOptions): Reading<T>[] {
@@ -189,7 +214,7 @@ function mustBeWhole(fitting: readonly Fitting<unknown>[], where: string): void 
       const [{ name, state }] = fitting;
       const others = state.taken.leftOut ?? [];
       return prefixes.length > 1
-        ? `${where}: holds a network under each of ${prefixes.map((p) => `"${p}"`).join(", ")}. Say which: --prefix ${prefixes[0]} on the command line.`
+        ? `${where}: ${severalPrefixes(prefixes)}`
         : `${where}: the keys under "${prefixes[0]}" are those of ${name}; ${others.length} others are not: ${listed(others, 3)}. To leave those out say --prefix ${prefixes[0]} on the command line.`;
     },
     "usage",
@@ -360,7 +385,9 @@ function unknownMessage(
   const head = arch
     ? `${where}: does not hold ${candidate.name}${under}. Compared with its ${words[candidate.form]}:`
     : `${where}: no known architecture has these keys and shapes${under}. Nearest is the ${words[candidate.form]} of ${candidate.name}:`;
-  const advice = arch ? "Give another architecture." : "Name the architecture (and image size) if it is one of those.";
+  const advice = arch
+    ? "Give another architecture, or its options (--model-option on the command line)."
+    : "Name the architecture (-a) if it is one of those, with its options (--image-size, --model-option).";
   return `${head}${part("missing", missing)}${part("unexpected", unexpected)}${part("other shapes", reshaped)} ${advice}`;
 }
 

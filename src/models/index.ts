@@ -24,3 +24,4 @@ export { createModel, familyOf, listModels, type ModelInfo, modelInfo } from "./
 export { RepMLPCifar, type RepMLPCifarMixer, type RepMLPCifarOptions } from "./repmlp-cifar.ts";
 export { RepMLPMixer, type RepMLPMixerOptions } from "./repmlp-mixer.ts";
 export { RepMLPResNet, type RepMLPResNetBlock, type RepMLPResNetOptions } from "./repmlp-resnet.ts";
+export { RepVGG, type RepVGGOptions } from "./repvgg.ts";

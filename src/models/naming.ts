@@ -17,6 +17,8 @@ export interface NamedState<T> {
   readonly entries: ReadonlyMap<string, T>;
   /** Whether all keys are in it, or some had to be left out that nobody asked to leave out. */
   readonly whole: boolean;
+  /** Those keys. */
+  readonly others: ReadonlyMap<string, T>;
   readonly taken: Taken;
 }
 
@@ -42,12 +44,15 @@ export function namedStates<T>(
       const { inside, outside } = under(bare, own);
       return {
         entries: naming.rename ? renamed(inside, naming.rename) : inside,
-        whole: outside.length === 0,
+        whole: outside.size === 0,
+        others: outside,
         taken: {
           ...((prefix || own) && { prefix: `${prefix ?? ""}${own}` }),
           ...(wrappers.length && { wrappers }),
           ...(i > 0 && { naming: naming.name }),
-          ...((given?.outside.length || outside.length) && { leftOut: [...(given?.outside ?? []), ...outside] }),
+          ...((given?.outside.size || outside.size) && {
+            leftOut: [...(given?.outside.keys() ?? []), ...outside.keys()],
+          }),
         },
       };
     });
@@ -58,13 +63,13 @@ export function namedStates<T>(
 function under<T>(
   entries: ReadonlyMap<string, T>,
   prefix: string,
-): { readonly inside: ReadonlyMap<string, T>; readonly outside: string[] } {
-  if (!prefix) return { inside: entries, outside: [] };
-  const all = [...entries];
-  return {
-    inside: new Map(all.flatMap(([key, t]) => (key.startsWith(prefix) ? [[key.slice(prefix.length), t]] : []))),
-    outside: all.flatMap(([key]) => (key.startsWith(prefix) ? [] : [key])),
-  };
+): { readonly inside: ReadonlyMap<string, T>; readonly outside: ReadonlyMap<string, T> } {
+  const inside = new Map<string, T>();
+  const outside = new Map<string, T>();
+  for (const [key, t] of entries)
+    if (key.startsWith(prefix)) inside.set(key.slice(prefix.length), t);
+    else outside.set(key, t);
+  return { inside, outside };
 }
 
 /** Takes wrappers' names out of the keys, unless two keys would then be one. */

@@ -54,3 +54,10 @@ export const kernelSizes = v.pipe(
 /** One of a few words. */
 export const oneOf = <const T extends string>(...words: T[]): v.GenericSchema<unknown, T> =>
   v.picklist(words, words.map((word) => `"${word}"`).join(" or "));
+
+/** Whole numbers by other ones, such as groups by layers. */
+export const byNumber = v.record(
+  v.pipe(v.string(), v.regex(/^\d{1,6}$/, "keyed by whole numbers")),
+  whole,
+  "an object of whole numbers by whole numbers",
+);

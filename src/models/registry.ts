@@ -4,9 +4,10 @@ import type { Family, ModelOptions, PreprocessingConfig, Variant } from "./famil
 import { repmlpCifar } from "./repmlp-cifar.ts";
 import { repmlpMixer } from "./repmlp-mixer.ts";
 import { repmlpResNet } from "./repmlp-resnet.ts";
+import { repvgg } from "./repvgg.ts";
 
 /** All there are. What a family is lies in its own file. */
-export const families: readonly Family[] = [repmlpResNet, repmlpCifar, repmlpMixer];
+export const families: readonly Family[] = [repmlpResNet, repmlpCifar, repmlpMixer, repvgg];
 
 /** A network by name. */
 interface Named {

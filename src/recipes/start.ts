@@ -1,4 +1,5 @@
 import type { Normalization, Preprocessing } from "../data/index.ts";
+import type { ModelOptions } from "../models/index.ts";
 import type { LoadReport, Net } from "../nn/index.ts";
 import type { Recipe } from "./recipe.ts";
 
@@ -9,6 +10,9 @@ export interface StartOptions {
   readonly arch?: string;
   /** Weights to start from: a checkpoint of the training form, or an ONNX model, which is then trained itself. */
   readonly init?: string;
+  /** Of a checkpoint: which of its state dicts, and what the network's keys begin with. */
+  readonly key?: string | undefined;
+  readonly prefix?: string | undefined;
   /** Asks for a new head for so many classes, which must be those of the data. */
   readonly numClasses?: number;
   /** Keys of a checkpoint that may be missing, unexpected or of another shape, as patterns. */
@@ -33,8 +37,9 @@ export interface StartOptions {
 export interface Start {
   /** Architecture, or the file's name. */
   readonly name: string;
-  /** Architecture in the registry, if it is one. */
+  /** Architecture in the registry, if it is one, and its options where they are not its own. */
   readonly arch?: string;
+  readonly options?: ModelOptions;
   readonly preprocessing: Preprocessing;
   /** For data sets of ready pictures; absent: theirs. */
   readonly normalization?: Normalization;
@@ -50,8 +55,8 @@ export interface StartedNet {
   readonly head: readonly string[];
   /** What should be known of the network before it is trained. */
   readonly remarks?: readonly string[];
-  /** What of `init` was not taken over; absent where there is none. */
-  readonly loaded?: LoadReport;
+  /** What of `init` was not taken over, and what was taken of several; absent where there is none. */
+  readonly loaded?: LoadReport & { readonly remarks: readonly string[] };
   /** Checks before the first step. */
   check?(inputShape: readonly number[], trained: (key: string) => boolean): void;
   /** Writes what the run makes beside checkpoints; its path. */

@@ -1,3 +1,4 @@
+import { isOptimizerState } from "../checkpoint/run-entries.ts";
 import type { Tensor, TensorSource } from "../tensor/index.ts";
 
 /** Everything a training run needs to go on. */
@@ -21,8 +22,6 @@ export interface CheckpointStore {
   save(name: string, checkpoint: Omit<TrainingCheckpoint, "where">): Promise<string>;
   load(name: string): Promise<TrainingCheckpoint | undefined>;
 }
-
-const isOptimizerState = (key: string): boolean => /^optimizer\.\w+:/.test(key);
 
 /** The two parts of a training checkpoint's entries. */
 export function splitCheckpoint(entries: ReadonlyMap<string, TensorSource>): {

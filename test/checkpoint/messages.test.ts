@@ -72,7 +72,7 @@ test("which state dict is meant", async () => {
   const dict = (key: string) => `${text(key)}}${text("w")}${tensor()}s`;
   const two = await pthOf(`\x80\x02}(${dict("teacher")}${dict("student")}${text("epoch")}K\x03u.`);
   expect((await failure(two)).message).toMatchInlineSnapshot(
-    `"model.pth: several of its keys hold tensors: teacher, student. Name one of them as the wrapper."`,
+    `"model.pth: several of its keys hold tensors: teacher, student. Say which, on the command line with --key."`,
   );
   expect((await failure(two, undefined, { wrapper: "techer" })).message).toMatchInlineSnapshot(
     `"model.pth: holds no state dict under "techer"; its keys are teacher, student, epoch. Name another wrapper."`,
@@ -97,7 +97,7 @@ test("module. is only taken off the front, and never makes two keys one", async 
   expect(await keys("a", "b.module.c")).toEqual(["a", "b.module.c"]);
   expect(await keys("module.module.a")).toEqual(["module.a"]);
   await expect(keys("module.a", "a")).rejects.toThrowErrorMatchingInlineSnapshot(
-    `[RepmlpError: model.pth: holds both "a" and "module.a". Read it with stripModulePrefix: false.]`,
+    `[RepmlpError: model.pth: holds both "a" and "module.a". On the command line --prefix module. takes those; in the library read it with stripModulePrefix: false.]`,
   );
 });
 

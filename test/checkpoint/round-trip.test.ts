@@ -155,11 +155,6 @@ describe("what is refused before anything is written", () => {
     await expect(save([["__metadata__", w]], { format: "safetensors" })).rejects.toThrowErrorMatchingInlineSnapshot(
       `[RepmlpError: save: safetensors keeps the key "__metadata__" for itself. Rename the tensor.]`,
     );
-    await expect(
-      save([["a", w]], { format: "pth", metadata: { epoch: "3" } }),
-    ).rejects.toThrowErrorMatchingInlineSnapshot(
-      `[RepmlpError: save: .pth has no place for metadata (epoch). Save as .safetensors.]`,
-    );
   });
 
   test("a tensor that is not what it was announced as", async () => {

@@ -29,7 +29,7 @@ test("what does not fit is told with the nearest architecture", () => {
   damaged.set("head.weight", { shape: [3] });
   damaged.set("fc0.conv.weight", { shape: [16, 3, 1, 1] });
   expect(() => detectModel(damaged, { where: "x.pth" })).toThrowErrorMatchingInlineSnapshot(
-    `[RepmlpError: x.pth: no known architecture has these keys and shapes. Nearest is the training form of RepMLP-Mixer-28: missing 1: rep1.fc3.weight. unexpected 1: head.weight. other shapes 1: fc0.conv.weight is [16, 3, 1, 1] instead of [16, 1, 1, 1]. Name the architecture (and image size) if it is one of those.]`,
+    `[RepmlpError: x.pth: no known architecture has these keys and shapes. Nearest is the training form of RepMLP-Mixer-28: missing 1: rep1.fc3.weight. unexpected 1: head.weight. other shapes 1: fc0.conv.weight is [16, 3, 1, 1] instead of [16, 1, 1, 1]. Name the architecture (-a) if it is one of those, with its options (--image-size, --model-option).]`,
   );
   expect(() => detectModel(state, { arch: "resnet50" })).toThrow(
     "checkpoint: does not hold ResNet-50-base-224. Compared with its training form: missing",

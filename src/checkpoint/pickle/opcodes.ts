@@ -1,6 +1,6 @@
 import { decodeUtf8, latin1 } from "../text.ts";
 import { narrowed, type PickleHost, PickleMachine } from "./machine.ts";
-import { Opaque, type PickleValue } from "./values.ts";
+import { Opaque, OrderedDict, type PickleValue } from "./values.ts";
 
 type Instruction = (m: PickleMachine) => void;
 
@@ -84,8 +84,9 @@ function intLine(m: PickleMachine): number | bigint | boolean {
 function build(m: PickleMachine): void {
   const state = m.pop();
   const target = m.top();
-  // OrderedDict gets `_metadata` this way, Parameters get Python attributes; only unknown classes keep it, to be shown.
+  // Attributes: of unknown classes, to be shown; of an OrderedDict, such as `_metadata`; Parameters' are not kept.
   if (target instanceof Opaque) target.state = state;
+  if (target instanceof OrderedDict) target.attributes = state;
 }
 
 function dict(m: PickleMachine, pairs: PickleValue[]): void {

@@ -22,6 +22,11 @@ export class Global {
   constructor(readonly path: string) {}
 }
 
+/** An OrderedDict, which unlike a dict can have attributes. */
+export class OrderedDict extends Map<PickleValue, PickleValue> {
+  attributes: PickleValue = null;
+}
+
 /** An object of a class that this library does not know: its class, what it was made from and what it holds. */
 export class Opaque {
   /** Attributes, as Python's `__setstate__` would get them. */

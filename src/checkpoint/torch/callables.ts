@@ -1,7 +1,7 @@
 import { refuse } from "../file-error.ts";
 import { latin1Bytes } from "../pickle/latin1-bytes.ts";
 import type { PickleHost, PickleTask } from "../pickle/machine.ts";
-import { Global, kindOf, Opaque, type PickleValue } from "../pickle/values.ts";
+import { Global, kindOf, Opaque, OrderedDict, type PickleValue } from "../pickle/values.ts";
 import { shortened } from "../text.ts";
 import { numpyScalar } from "./numpy-scalar.ts";
 import { TensorRef, UnreadableTensor } from "./values.ts";
@@ -34,7 +34,7 @@ export function torchHost(where: string, persistent: PickleHost["persistent"]): 
     },
     instance(type, args, task) {
       if (!(type instanceof Global)) return task.fail(`an object of ${kindOf(type)}`);
-      return type.path === "collections.OrderedDict" ? new Map() : new Opaque(type.path, args);
+      return type.path === "collections.OrderedDict" ? new OrderedDict() : new Opaque(type.path, args);
     },
   };
 }
@@ -59,7 +59,7 @@ const DICT_ITEM_BYTES = 64;
 const orderedDict: Callable = ([pairs = []], task) => {
   if (!Array.isArray(pairs)) return task.fail(`an OrderedDict is made of ${kindOf(pairs)}`);
   task.charge(pairs.length * DICT_ITEM_BYTES);
-  const dict = new Map<PickleValue, PickleValue>();
+  const dict = new OrderedDict();
   for (const pair of pairs) {
     if (!Array.isArray(pair) || pair.length !== 2) return task.fail(`an OrderedDict item is ${kindOf(pair)}`);
     if (dict.has(pair[0])) return task.fail(`an OrderedDict has ${kindOf(pair[0])} twice`);

@@ -1,5 +1,6 @@
 import { type DType, dtypes, sizeOf, stridesOf } from "../../tensor/index.ts";
-import type { TensorEntry } from "../save-task.ts";
+import type { SaveTask, TensorEntry } from "../save-task.ts";
+import { METADATA } from "./values.ts";
 
 const storageClasses: Readonly<Partial<Record<DType, string>>> = {
   float64: "DoubleStorage",
@@ -20,9 +21,13 @@ const storageClasses: Readonly<Partial<Record<DType, string>>> = {
  *
  * uint16, uint32 and uint64 have no storage class of their own; they are written as PyTorch 2.3 and later do.
  *
- * @param wrapper  key of a dict around it
+ * @param wrapper   key of a dict around it
+ * @param metadata  string pairs, as the attribute `metadata` of the OrderedDict
  */
-export function pickleStateDict(entries: readonly TensorEntry[], wrapper?: string): Uint8Array<ArrayBuffer> {
+export function pickleStateDict(
+  entries: readonly TensorEntry[],
+  { wrapper, metadata }: Pick<SaveTask, "wrapper" | "metadata">,
+): Uint8Array<ArrayBuffer> {
   const out = new PickleWriter();
   out.byte(0x80, 2);
   if (wrapper !== undefined) {
@@ -35,9 +40,25 @@ export function pickleStateDict(entries: readonly TensorEntry[], wrapper?: strin
     out.text(key);
     tensor(out, String(i), dtype, shape);
   });
+  out.char("u");
+  attributes(out, metadata);
   if (wrapper !== undefined) out.char("u");
-  out.char("u.");
+  out.char(".");
   return out.bytes();
+}
+
+/** Gives the dict on the stack an attribute `metadata`, which loading a state dict does not look at. */
+function attributes(out: PickleWriter, metadata: SaveTask["metadata"]): void {
+  const pairs = Object.entries(metadata);
+  if (!pairs.length) return;
+  out.char("}(");
+  out.text(METADATA);
+  out.char("}(");
+  for (const [name, text] of pairs) {
+    out.text(name);
+    out.text(text);
+  }
+  out.char("uub");
 }
 
 function tensor(out: PickleWriter, storage: string, dtype: DType, shape: readonly number[]): void {

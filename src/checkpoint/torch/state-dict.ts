@@ -1,18 +1,28 @@
 import { listed, RepmlpError } from "../../errors.ts";
 import type { TensorSource } from "../../tensor/index.ts";
 import { demand, refuse } from "../file-error.ts";
-import { kindOf, Opaque, type PickleValue } from "../pickle/values.ts";
+import { kindOf, Opaque, OrderedDict, type PickleValue } from "../pickle/values.ts";
 import { shortened } from "../text.ts";
 import { bindTensor, type TorchArchive, whyUnreadable } from "./archive.ts";
 import { type OtherValue, otherValues } from "./other-values.ts";
-import { TensorRef, UnreadableTensor } from "./values.ts";
+import { METADATA, TensorRef, UnreadableTensor } from "./values.ts";
 
 /** Keys under which training scripts put the state dict, the most wanted first. */
 const WRAPPERS = ["state_dict", "model_state_dict", "model", "net", "network", "model_ema", "state_dict_ema", "ema"];
 
+/** Keys within those, where there is another dict between. */
+const INNER = ["module", ...WRAPPERS];
+
+/** What belongs to the training run and not to the network. */
+const isOfTheRun = (key: PickleValue): boolean =>
+  typeof key === "string" && /optim|sched|scaler|callback|loops/i.test(key);
+
 export interface StateDictOptions {
-  /** Key of the state dict inside the file, e.g. `model_ema`. By default the usual ones are tried. */
-  readonly wrapper?: string;
+  /**
+   * Key of the state dict inside the file, e.g. `model_ema`; with a dot a key within that, e.g. `ema.module`; empty for the
+   * file's own dict. By default the usual ones are tried.
+   */
+  readonly wrapper?: string | undefined;
   /** Whether a leading `module.` is taken off the keys. Default `true`. */
   readonly stripModulePrefix?: boolean;
 }
@@ -20,17 +30,28 @@ export interface StateDictOptions {
 export interface StateDict {
   readonly entries: Map<string, TensorSource>;
   readonly wrapper: string | undefined;
+  readonly alternatives: readonly string[];
   readonly strippedPrefix: boolean;
+  readonly metadata: Readonly<Record<string, string>>;
   readonly others: Map<string, OtherValue>;
 }
 
 type Mapping = ReadonlyMap<PickleValue, PickleValue>;
 type PickledTensor = TensorRef | UnreadableTensor;
 
+/** A dict that holds tensors, and the keys that lead there. */
+interface Place {
+  readonly path: readonly PickleValue[];
+  readonly dict: Mapping;
+}
+
 /** Finds the state dict in what a `.pth` holds and makes its tensors readable; the rest goes to `others`. */
 export function stateDictOf(archive: TorchArchive, options: StateDictOptions): StateDict {
   const { root, source } = archive;
-  if (isTensor(root)) return finish(archive, undefined, new Map([["", root]]), new Map(), options);
+  if (isTensor(root)) {
+    const place = { path: [], dict: new Map([["", root]]) };
+    return finish(archive, place, new Map(), [], options);
+  }
   refuseModule(source.name, root);
   const top = mappingOf(root);
   demand(
@@ -38,12 +59,13 @@ export function stateDictOf(archive: TorchArchive, options: StateDictOptions): S
     "no-state-dict",
     () => `${source.name}: holds ${kindOf(root)}, not a state dict. Save model.state_dict() instead.`,
   );
-  const wrapper = chooseWrapper(source.name, top, options.wrapper);
-  if (wrapper === undefined) return finish(archive, undefined, top, new Map(), options);
-  const outside = new Map(top);
-  outside.delete(wrapper);
-  return finish(archive, String(wrapper), mappingOf(top.get(wrapper)) as Mapping, outside, options);
+  const places = placesIn(top);
+  const place = choosePlace(source.name, top, places, options.wrapper);
+  const others = places.filter((p) => p.dict !== place.dict && isAnother(p, place)).map(nameOf);
+  return finish(archive, place, without(top, place.path), others, options);
 }
+
+const nameOf = ({ path }: Place): string => path.map(String).join(".");
 
 const isTensor = (value: PickleValue | undefined): value is PickledTensor =>
   value instanceof TensorRef || value instanceof UnreadableTensor;
@@ -55,33 +77,83 @@ function mappingOf(value: PickleValue | undefined): Mapping | undefined {
   return Array.isArray(value) ? new Map(value.map((item, i) => [String(i), item])) : undefined;
 }
 
-const holdsTensors = (value: PickleValue | undefined): boolean =>
-  [...(mappingOf(value)?.values() ?? [])].some(isTensor);
+const holdsTensors = (mapping: Mapping): boolean => [...mapping.values()].some(isTensor);
 
-function chooseWrapper(file: string, top: Mapping, wanted: string | undefined): PickleValue | undefined {
-  if (wanted !== undefined) {
-    refuseModule(file, top.get(wanted));
-    demand(
-      holdsTensors(top.get(wanted)),
-      "no-state-dict",
-      () => `${file}: holds no state dict under "${wanted}"; its keys are ${keysOf(top)}. Name another wrapper.`,
-    );
-    return wanted;
-  }
-  const known = WRAPPERS.find((key) => holdsTensors(top.get(key)));
-  if (known !== undefined) return known;
-  if (top.size === 0 || [...top.values()].some(isTensor)) return undefined;
+/** Every dict with tensors that a path of one or two keys leads to. */
+function placesIn(top: Mapping): Place[] {
+  // One thing may stand in many places; a small file could name it millions of times.
+  const seen = new Set<PickleValue>();
+  const below = ({ path, dict }: Place): Place[] =>
+    [...dict].flatMap(([key, value]) => {
+      if (isOfTheRun(key) || seen.has(value)) return [];
+      const inner = mappingOf(value);
+      if (!inner) return [];
+      seen.add(value);
+      return [{ path: [...path, key], dict: inner }];
+    });
+  const first = below({ path: [], dict: top });
+  return [...first, ...first.flatMap(below)].filter(({ dict }) => holdsTensors(dict));
+}
+
+/** The state dict that is asked for, or the one that is most likely meant. */
+function choosePlace(file: string, top: Mapping, places: readonly Place[], wanted: string | undefined): Place {
+  const root: Place = { path: [], dict: top };
+  if (wanted !== undefined) return wantedPlace(file, root, places, wanted);
+  const at = (...path: string[]): Place | undefined =>
+    places.find((p) => p.path.length === path.length && path.every((key, i) => p.path[i] === key));
+  const known = WRAPPERS.map((key) => at(key)).find(Boolean);
+  if (known) return known;
+  if (top.size === 0 || holdsTensors(top)) return root;
   for (const key of WRAPPERS) refuseModule(file, top.get(key));
-  const candidates = [...top.keys()].filter((key) => holdsTensors(top.get(key)));
+  const inner = WRAPPERS.flatMap((key) => INNER.map((second) => at(key, second))).find(Boolean);
+  if (inner) return inner;
+  const shallow = places.filter(({ path }) => path.length === 1);
+  const candidates = shallow.length ? shallow : places;
   if (candidates.length === 1) return candidates[0];
   const empty = WRAPPERS.find((key) => mappingOf(top.get(key))?.size === 0);
-  if (candidates.length === 0 && empty !== undefined) return empty;
+  if (candidates.length === 0 && empty !== undefined) return { path: [empty], dict: new Map() };
   return refuse(
     "no-state-dict",
     candidates.length === 0
       ? `${file}: holds no state dict; its keys are ${keysOf(top)}. Save model.state_dict().`
-      : `${file}: several of its keys hold tensors: ${listed(candidates.map(String))}. Name one of them as the wrapper.`,
+      : `${file}: several of its keys hold tensors: ${listed(candidates.map(nameOf))}. Say which, on the command line with --key.`,
   );
+}
+
+function wantedPlace(file: string, root: Place, places: readonly Place[], wanted: string): Place {
+  if (wanted === "" && holdsTensors(root.dict)) return root;
+  refuseModule(file, root.dict.get(wanted));
+  const found = places.find((p) => nameOf(p) === wanted);
+  // What belongs to a run is found, too, by who asks for it.
+  const dict = found?.dict ?? mappingOf(root.dict.get(wanted));
+  if (dict !== undefined && holdsTensors(dict)) return found ?? { path: [wanted], dict };
+  const there = places.length ? `there are ${listed(places.map(nameOf))}` : `its keys are ${keysOf(root.dict)}`;
+  return refuse("no-state-dict", `${file}: holds no state dict under "${wanted}"; ${there}. Name another one.`);
+}
+
+/** Whether another dict is one of the same network: some keys are in both. */
+function isAnother({ dict }: Place, chosen: Place): boolean {
+  const names = (of: Mapping): string[] => [...of.keys()].map((key) => String(key).replace(/^module\./, ""));
+  const own = new Set(names(chosen.dict));
+  return names(dict).some((key) => own.has(key));
+}
+
+/** What is left when the state dict is taken out. */
+function without(top: Mapping, [first, ...rest]: readonly PickleValue[]): Mapping {
+  const outside = new Map(first === undefined ? [] : top);
+  const inner = mappingOf(top.get(first));
+  if (rest.length && inner) outside.set(first, without(inner, rest) as Map<PickleValue, PickleValue>);
+  else outside.delete(first);
+  return outside;
+}
+
+/** The string pairs that our own files carry beside the tensors. */
+function metadataOf(dict: Mapping): Record<string, string> {
+  const attributes = dict instanceof OrderedDict ? dict.attributes : null;
+  const metadata = attributes instanceof Map ? attributes.get(METADATA) : undefined;
+  if (!(metadata instanceof Map)) return {};
+  const pairs = [...metadata].filter((pair): pair is [string, string] => pair.every((x) => typeof x === "string"));
+  return Object.fromEntries(pairs);
 }
 
 const keysOf = (mapping: Mapping): string =>
@@ -100,9 +172,9 @@ function refuseModule(file: string, value: PickleValue | undefined): void {
 
 function finish(
   archive: TorchArchive,
-  wrapper: string | undefined,
-  dict: Mapping,
+  { path, dict }: Place,
   outside: Mapping,
+  alternatives: readonly string[],
   { stripModulePrefix = true }: StateDictOptions,
 ): StateDict {
   const { name } = archive.source;
@@ -121,9 +193,13 @@ function finish(
   }
   const others = otherValues(archive, [
     [[], outside],
-    [wrapper === undefined ? [] : [wrapper], rest],
+    [path.map(String), rest],
   ]);
-  return { ...stripped(name, tensors, stripModulePrefix), wrapper, others };
+  const wrapper = path.length ? path.map(String).join(".") : undefined;
+  return {
+    ...stripped(name, tensors, stripModulePrefix),
+    ...{ wrapper, alternatives, metadata: metadataOf(dict), others },
+  };
 }
 
 function bind(archive: TorchArchive, key: string, value: PickledTensor): TensorSource {
@@ -152,7 +228,7 @@ export function stripped<T>(
       !entries.has(short),
       "key",
       () =>
-        `${file}: holds both "${shortened(short)}" and "${prefix}${shortened(short)}". Read it with stripModulePrefix: false.`,
+        `${file}: holds both "${shortened(short)}" and "${prefix}${shortened(short)}". On the command line --prefix ${prefix} takes those; in the library read it with stripModulePrefix: false.`,
     );
     entries.set(short, tensor);
   }

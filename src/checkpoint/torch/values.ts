@@ -1,6 +1,9 @@
 import { type DType, dtypes } from "../../tensor/index.ts";
 import { Global, kindOf, PickleRecord, type PickleValue } from "../pickle/values.ts";
 
+/** Attribute of a state dict in which we keep what safetensors has its metadata for. */
+export const METADATA = "metadata";
+
 /** A storage as a pickle names it: the bytes lie elsewhere in the file. Checked when a tensor is made of it. */
 export class StorageRef extends PickleRecord {
   readonly record = "storage";

@@ -9,7 +9,7 @@ export async function writePth(task: SaveTask): Promise<void> {
   const zip = new ZipWriter(sink);
   const add = (name: string, bytes: Uint8Array<ArrayBuffer>) =>
     zip.add(`archive/${name}`, { length: bytes.length, pieces: () => [bytes] });
-  await add("data.pkl", pickleStateDict(task.entries, task.wrapper));
+  await add("data.pkl", pickleStateDict(task.entries, task));
   await add("byteorder", new TextEncoder().encode("little"));
   let storage = 0;
   for await (const payload of payloads(task, task.entries)) await zip.add(`archive/data/${storage++}`, payload);

@@ -1,15 +1,13 @@
 import { freemem } from "node:os";
 import { type CheckpointConversion, convertCheckpointFile, stateBytes } from "../../convert/node/checkpoint-file.ts";
 import { must, RepmlpError } from "../../errors.ts";
-import type { Equivalence } from "../../inference/index.ts";
-import { type DetectedModel, modelInfo } from "../../models/index.ts";
+import type { Equivalence, StoredModel } from "../../inference/index.ts";
 import type { Net } from "../../nn/index.ts";
 import { fmtBytes } from "../../tensor/index.ts";
 import type { Io } from "../io.ts";
-import type { Call, Run } from "../table.ts";
+import type { Run } from "../table.ts";
 import { grouped, scientific, textTable } from "../text-table.ts";
-
-type Options = Call<"convert">["options"];
+import { noteRemarks, weightsOptions } from "../weights.ts";
 
 /** Merges a checkpoint file and says what was merged. */
 export const run: Run<"convert"> = async ({ args: { load, save }, options, io }) => {
@@ -17,15 +15,16 @@ export const run: Run<"convert"> = async ({ args: { load, save }, options, io })
   let verification: Verification | undefined;
   const progress = io.progress();
   const result = await convertCheckpointFile(load, save, {
-    ...options,
+    ...weightsOptions(options),
+    dtype: options.dtype,
     signal: io.signal,
     onTensor: (label, done, total) => progress.update({ done, total, label }),
-    check: async (training, deploy, found) => {
+    check: async (training, deploy, stored) => {
       if (wantsVerification(training, deploy, options.verify, io))
-        verification = await verified(training, deploy, found, options, io);
+        verification = await verified(training, deploy, stored, io);
     },
   }).finally(() => progress.stop());
-  for (const remark of result.remarks) io.note(`${load}: ${remark}`);
+  noteRemarks(io, load, result.remarks);
   const seconds = (performance.now() - start) / 1000;
   const { blocks, ...rest } = result;
   const merged = blocks.filter((b) => b.merged).length;
@@ -89,20 +88,14 @@ function wantsVerification(training: Net, deploy: Net, asked: boolean | undefine
   return false;
 }
 
-async function verified(
-  training: Net,
-  deploy: Net,
-  { name, form: _, numClasses }: DetectedModel,
-  { imageSize }: Options,
-  io: Io,
-): Promise<Verification> {
+async function verified(training: Net, deploy: Net, { preprocessing }: StoredModel, io: Io): Promise<Verification> {
   const [{ coarsestType, judge, outputTolerances, verifyEquivalence }, { registerNode }] = await Promise.all([
     import("../../inference/index.ts"),
     import("../../runtime/node/platform.ts"),
   ]);
   registerNode();
   io.note(`comparing both forms on ${SAMPLES} random inputs`);
-  const { inputSize } = modelInfo(name).preprocessing({ imageSize, numClasses });
+  const { inputSize } = preprocessing;
   const found = await verifyEquivalence(training, deploy, { inputShape: inputSize, samples: SAMPLES });
   const { maxAbs, maxRel, top1, blocks } = found;
   // What is written decides, whoever asked for it: the checkpoint's own types, or --dtype.

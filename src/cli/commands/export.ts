@@ -6,8 +6,10 @@ import type { CardEvaluation } from "../../export/model-card.ts";
 import { exportHub } from "../../export/node/hub.ts";
 import { parseClassNames } from "../../inference/class-names.ts";
 import type { ExportSource } from "../../inference/metadata.ts";
-import { fileSha256, type OpenedModel, openModelFile } from "../../inference/node/classifier.ts";
+import { fileSha256 } from "../../inference/node/classifier.ts";
 import { saveOnnx } from "../../inference/node/onnx-file.ts";
+import { openModelFile } from "../../inference/node/open-model.ts";
+import type { OpenedModel } from "../../inference/open-model.ts";
 import { parseTestRecord, readCounts } from "../../inference/record.ts";
 import { modelInfo } from "../../models/index.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
@@ -15,6 +17,7 @@ import { fmtBytes } from "../../tensor/index.ts";
 import { readText } from "../read-text.ts";
 import type { Call, Run } from "../table.ts";
 import { scientific } from "../text-table.ts";
+import { noteRemarks, weightsOptions } from "../weights.ts";
 
 const exportDTypes = { float32: "float32", float16: "float16", fp32: "float32", fp16: "float16" } as const;
 
@@ -23,7 +26,8 @@ export const run: Run<"export"> = async (call) => {
   registerNode();
   const { weights } = call.args;
   const source = { name: basename(weights), sha256: await fileSha256(weights) };
-  const opened = await openModelFile(weights, call.options);
+  const opened = await openModelFile(weights, weightsOptions(call.options));
+  noteRemarks(call.io, weights, opened.remarks);
   try {
     await (call.options.layout === "hub" ? writeFolder(call, opened, source) : writeOne(call, opened, source));
   } finally {
@@ -35,8 +39,10 @@ export const run: Run<"export"> = async (call) => {
 const graphOptions = ({ keepBranches, opset, batch, check }: Call<"export">["options"]) =>
   ({ keepBranches, opset, batch, check }) satisfies Partial<ExportOnnxOptions>;
 
-async function labelsOf(path: string | undefined): Promise<{ labels?: string[] }> {
-  return path === undefined ? {} : { labels: parseClassNames(await readText(path), path) };
+/** Class names: those that are asked for, else those that the checkpoint has. */
+async function labelsOf(path: string | undefined, { classes }: OpenedModel): Promise<{ labels?: readonly string[] }> {
+  const labels = path === undefined ? classes : parseClassNames(await readText(path), path);
+  return labels ? { labels } : {};
 }
 
 async function writeOne({ args, options, io }: Call<"export">, opened: OpenedModel, source: ExportSource) {
@@ -47,7 +53,7 @@ async function writeOne({ args, options, io }: Call<"export">, opened: OpenedMod
     ...graphOptions(options),
     dtype,
     inputShape: preprocessing.inputSize,
-    metadata: { arch, preprocessing, source, ...(await labelsOf(options.labels)) },
+    metadata: { arch, preprocessing, source, ...(await labelsOf(options.labels, opened)) },
   });
   const { paths, bytes } = await saveOnnx(args.out, model);
   const { form } = model.metadata ?? {};
@@ -69,7 +75,7 @@ async function writeFolder({ args, options, io }: Call<"export">, opened: Opened
   const { files, exports } = await exportHub(net, args.out, {
     ...graphOptions(options),
     ...{ arch, preprocessing, source, dtypes, license },
-    ...(await labelsOf(options.labels)),
+    ...(await labelsOf(options.labels, opened)),
     ...(results !== undefined && { evaluation: await evaluationOf(results, source) }),
     description: modelInfo(arch).description,
     onFile: (name) => io.note(`writing ${name} …`),

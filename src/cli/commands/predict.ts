@@ -9,18 +9,21 @@ import { registerNode } from "../../runtime/node/platform.ts";
 import { Tensor } from "../../tensor/index.ts";
 import { readText } from "../read-text.ts";
 import type { Run } from "../table.ts";
+import { noteRemarks, weightsOptions } from "../weights.ts";
 
 /** Classifies pictures, one after the other. */
 export const run: Run<"predict"> = async ({ args: { weights, image: images }, options, io }) => {
   registerNode();
   const { topK, labels: labelFile } = options;
-  const classifier = await openClassifier(weights, options);
+  const classifier = await openClassifier(weights, weightsOptions(options));
+  noteRemarks(io, weights, classifier.remarks);
   const { preprocessing, classes } = classifier;
   const labels = labelFile === undefined ? classifier.labels : parseClassNames(await readText(labelFile), labelFile);
   must(
     !labels || labels.length === classes,
     "predict/labels",
-    () => `${labelFile ?? weights}: has ${labels?.length} labels, the network ${classes} classes`,
+    () =>
+      `${labelFile ?? weights}: has ${labels?.length} labels, the network ${classes} classes. Name them with --labels.`,
     "usage",
   );
   io.note(`${[classifier.arch, classifier.form && `${classifier.form} form`].filter(Boolean).join(", ") || weights}`);

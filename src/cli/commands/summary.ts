@@ -3,11 +3,20 @@ import { deployForm } from "../../reparam/index.ts";
 import { fmtBytes } from "../../tensor/index.ts";
 import type { Run } from "../table.ts";
 import { grouped, textTable } from "../text-table.ts";
+import { modelOptionsOf } from "../weights.ts";
 
 /** Layers of an architecture, both forms side by side. */
-export const run: Run<"summary"> = async ({ args: { arch }, options: { depth, numClasses, imageSize }, io }) => {
+export const run: Run<"summary"> = async ({
+  args: { arch },
+  options: { depth, numClasses, imageSize, modelOption },
+  io,
+}) => {
   const { name, preprocessing } = modelInfo(arch);
-  const options = { ...(numClasses && { numClasses }), ...(imageSize && { imageSize }) };
+  const options = {
+    ...modelOptionsOf(modelOption),
+    ...(numClasses && { numClasses }),
+    ...(imageSize && { imageSize }),
+  };
   const inputShape = [1, ...preprocessing(options).inputSize];
   const model = createModel(arch, options);
   const [train, deploy] = [model, deployForm(model)].map((form) => layerTable(form, inputShape, depth));

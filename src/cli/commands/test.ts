@@ -15,6 +15,7 @@ import { reexec } from "../reexec.ts";
 import type { Call, Run } from "../table.ts";
 import { reportTest, unreadableLine } from "../test-result.ts";
 import { grouped, scientific } from "../text-table.ts";
+import { noteRemarks, weightsOptions } from "../weights.ts";
 
 /** The original program prints a line every so many batches. */
 const PRINT_EVERY = 10;
@@ -30,13 +31,25 @@ export const run: Run<"test"> = async (call) => {
   const code = await reexec();
   if (code !== undefined) process.exit(code);
   registerNode();
-  const { arch, workers, batchSize, resolution, classMap, threads, shard, strict } = options;
+  const { workers, batchSize, resolution, classMap, threads, shard, strict } = options;
   const test: TestOptions = {
-    ...{ data: args.data, weights: args.weights, arch, workers, batchSize, resolution, classMap, strict },
+    ...{
+      data: args.data,
+      weights: args.weights,
+      ...weightsOptions(options),
+      workers,
+      batchSize,
+      resolution,
+      classMap,
+      strict,
+    },
     onUnreadable: (error) => io.warn(error.message),
     compile: threads === undefined ? {} : { threads },
     signal: io.signal,
-    onHeader: (header) => showHeader(header, io),
+    onHeader: (header) => {
+      noteRemarks(io, args.weights, header.remarks);
+      showHeader(header, io);
+    },
     onBatch: (batch) => showBatch(batch, io),
   };
   if (mode === "check") return check(call, test);
@@ -49,7 +62,7 @@ function showHeader(header: TestHeader, io: Io): void {
   const { tensors, images, classes, outputs, mapped, classesBy, notes, labelsSha256 } = header;
   const { preprocessing, arch, form } = header;
   const total = tensors.reduce((n, [, shape]) => n + sizeOf(shape), 0);
-  const { tensors: _, ...rest } = header;
+  const { tensors: _, remarks: __, ...rest } = header;
   io.result({ type: "start", ...rest, totalParams: total }, () =>
     [...tensors.map(([name, shape]) => `${shown(name)} [${shape.join(", ")}]`), `total params:  ${total}`].join("\n"),
   );

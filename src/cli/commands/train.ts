@@ -6,6 +6,7 @@ import type { Io } from "../io.ts";
 import { reexec } from "../reexec.ts";
 import type { Run } from "../table.ts";
 import { showTraining } from "../training-view.ts";
+import { noteRemarks } from "../weights.ts";
 
 /** Trains by a recipe: a thin call of {@link train}. */
 export const run: Run<"train"> = async ({ args, options, io }) => {
@@ -64,6 +65,7 @@ function showPlan(plan: TrainingPlan, init = "", io: Io): void {
   const left = [...missing, ...unexpected, ...mismatched].filter(
     (key) => !key.endsWith("num_batches_tracked") && !newHead.includes(key),
   );
+  noteRemarks(io, init, loaded?.remarks ?? []);
   if (left.length) io.note(`not taken from ${init}: ${left.join(", ")}`);
   if (newHead.length) io.note(`new head: ${newHead.join(", ")}`);
   if (from !== undefined) io.note(`pictures: ${describePreprocessing(preprocessing)} (${from})`);

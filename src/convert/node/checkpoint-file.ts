@@ -2,22 +2,24 @@ import { accessSync, constants, realpathSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { asWeights, type Checkpoint } from "../../checkpoint/index.ts";
 import { checksumsInThread } from "../../checkpoint/node/crc32-thread.ts";
-import { formatOfName, openCheckpointFile, saveCheckpointFile } from "../../checkpoint/node/index.ts";
+import { formatOfName, saveCheckpointFile } from "../../checkpoint/node/index.ts";
+import type { Preprocessing } from "../../data/index.ts";
 import { must, RepmlpError } from "../../errors.ts";
-import { createDetected, type DetectedModel, detectModel } from "../../models/detect.ts";
-import type { CreateOptions, ModelOptions } from "../../models/family.ts";
-import { modelInfo } from "../../models/registry.ts";
+import { checkpointMetadata } from "../../inference/metadata.ts";
+import { type OpenModelOptions, withModelFile } from "../../inference/node/open-model.ts";
+import type { StoredModel } from "../../inference/open-model.ts";
+import { createDetected } from "../../models/detect.ts";
 import { firstNames, mapModules, type Net } from "../../nn/module.ts";
 import { type ConversionEntry, deployForm } from "../../reparam/convert.ts";
 import { type DType, derived, dtypes, isFloating, sizeOf, type TensorSource } from "../../tensor/index.ts";
 
-export interface ConvertCheckpointOptions extends CreateOptions {
-  /** Architecture. Default: found from the keys and shapes. */
-  readonly arch?: string;
+type WantedType = "float32" | "float64" | "float16" | "bfloat16" | undefined;
+
+export interface ConvertCheckpointOptions extends OpenModelOptions {
   /** Element type of the result. Default: that of the checkpoint, tensor by tensor. */
-  readonly dtype?: "float32" | "float64" | "float16" | "bfloat16";
+  readonly dtype?: WantedType;
   /** Is given both forms, with the values of the file behind them, before anything is written; may throw to stop. */
-  readonly check?: (training: Net, deploy: Net, found: DetectedModel) => Promise<void>;
+  readonly check?: (training: Net, deploy: Net, stored: StoredModel) => Promise<void>;
   /** Told before each tensor is written. */
   readonly onTensor?: (key: string, index: number, count: number) => void;
   /** Stops the conversion between two tensors; nothing is left behind. */
@@ -33,7 +35,7 @@ export interface CheckpointConversion {
   /** Number of tensors and of values, before and after. */
   readonly tensors: readonly [before: number, after: number];
   readonly values: readonly [before: number, after: number];
-  /** Metadata that the written file carries; `.pth` has no place for any. */
+  /** Metadata that the written file carries. */
   readonly metadata: Readonly<Record<string, string>>;
   /** What was not taken over, in words: a wrapper, a prefix, an optimizer's state, metadata. */
   readonly remarks: readonly string[];
@@ -54,37 +56,38 @@ export async function convertCheckpointFile(
   save: string,
   { check, onTensor, signal, ...options }: ConvertCheckpointOptions = {},
 ): Promise<CheckpointConversion> {
-  const format = formatOfName(save);
+  formatOfName(save);
   mustDiffer(load, save);
   mustBeWritable(save);
-  using checkpoint = await openCheckpointFile(load);
-  const entries = withoutOptimizer(checkpoint);
-  const { found, training, create } = bindTraining(load, entries, options, checkpoint.metadata.arch);
-  const blocks: ConversionEntry[] = [];
-  const { dtype } = options;
-  const merged = mapModules(
-    deployForm(training, (entry) => blocks.push(entry)),
-    { parameter: (p) => (dtype && dtype !== p.dtype && isFloating(p.dtype) ? p.to(dtype) : p) },
-  );
-  await check?.(training, merged, found);
-  const result = [...merged.state()].map(([key, p]) => [key, p.source()] as const);
-  const metadata = format === "safetensors" ? metadataFor(checkpoint, found, create) : {};
-  const checksums = await checksumsInThread(entries.values());
-  await saveCheckpointFile(save, result, {
-    ...{ metadata, onTensor, signal },
-    confirm: () => checksums.done,
-    // The checkpoint it was made of is still there, should the power fail.
-    durable: false,
+  return withModelFile(load, options, async (stored, checkpoint) => {
+    const { found, entries, remarks } = stored;
+    const { dtype } = options;
+    const training = bindTraining(load, stored, dtype);
+    const blocks: ConversionEntry[] = [];
+    const merged = mapModules(
+      deployForm(training, (entry) => blocks.push(entry)),
+      { parameter: (p) => (dtype && dtype !== p.dtype && isFloating(p.dtype) ? p.to(dtype) : p) },
+    );
+    await check?.(training, merged, stored);
+    const result = [...merged.state()].map(([key, p]) => [key, p.source()] as const);
+    const metadata = metadataFor(checkpoint, stored);
+    const checksums = await checksumsInThread(entries.values());
+    await saveCheckpointFile(save, result, {
+      ...{ metadata, onTensor, signal },
+      confirm: () => checksums.done,
+      // The checkpoint it was made of is still there, should the power fail.
+      durable: false,
+    });
+    return {
+      arch: found.name,
+      numClasses: found.numClasses,
+      blocks,
+      tensors: [entries.size, result.length],
+      values: [valuesOf(entries.values()), valuesOf(result.map(([, source]) => source))],
+      metadata,
+      remarks,
+    };
   });
-  return {
-    arch: found.name,
-    numClasses: found.numClasses,
-    blocks,
-    tensors: [entries.size, result.length],
-    values: [valuesOf(entries.values()), valuesOf(result.map(([, source]) => source))],
-    metadata,
-    remarks: remarksOn(checkpoint, entries, format === "pth"),
-  };
 }
 
 /** Resolves links; a file that does not exist yet is no other one. */
@@ -122,30 +125,8 @@ function mustBeWritable(path: string): void {
   }
 }
 
-/** The state dict proper; training runs keep the optimizer's state beside it. */
-const withoutOptimizer = ({ entries }: Checkpoint): Map<string, TensorSource> =>
-  new Map([...entries].filter(([key]) => !key.startsWith("optimizer.")));
-
-interface Bound {
-  readonly found: DetectedModel;
-  /** In evaluation mode. */
-  readonly training: Net;
-  readonly create: ModelOptions;
-}
-
-/** The training form with a file's tensors behind its parameters; none is read. */
-function bindTraining(
-  where: string,
-  entries: ReadonlyMap<string, TensorSource>,
-  { arch, dtype, numClasses, imageSize }: ConvertCheckpointOptions,
-  prefer: string | undefined,
-): Bound {
-  const found = detectModel(entries, {
-    where,
-    options: { numClasses, imageSize },
-    prefer,
-    ...(arch !== undefined && { arch }),
-  });
+/** The training form in evaluation mode with a file's tensors behind its parameters; none is read. */
+function bindTraining(where: string, { found, options, entries }: StoredModel, dtype: WantedType): Net {
   must(
     found.form === "train",
     "convert/already-deploy",
@@ -153,8 +134,7 @@ function bindTraining(
       `${where}: holds the deploy form of ${found.name}, which is converted already. Use it as it is, or give the training checkpoint.`,
     "file",
   );
-  const create = { numClasses: found.numClasses, imageSize };
-  const model = createDetected(found, { imageSize });
+  const model = createDetected(found, options);
   // With another type wanted, float64 lies between: it holds every value, and the only rounding is the last one.
   const weights = asWeights(where, entries);
   const typeOf = (source: TensorSource): DType =>
@@ -168,7 +148,7 @@ function bindTraining(
     },
   });
   training.loadStateDict(new Map([...weights].map(([key, source]) => [key, cast(source, typeOf(source))])));
-  return { found, training: training.initialize(), create };
+  return training.initialize();
 }
 
 /** A tensor in another type when it is read. */
@@ -182,28 +162,17 @@ const valuesOf = (sources: Iterable<TensorSource>): number => {
 };
 
 /** Keeps what the checkpoint says of itself, but for the state of its training run. */
-function metadataFor({ metadata }: Checkpoint, { name }: DetectedModel, create: ModelOptions): Record<string, string> {
+function metadataFor({ metadata }: Checkpoint, { found, options, preprocessing }: StoredModel): Record<string, string> {
   const { "repmlp.training": _, ...kept } = metadata;
-  const preprocessing = JSON.stringify(modelInfo(name).preprocessing(create));
+  const own = checkpointMetadata({ arch: found.name, options, preprocessing });
+  // As the file has it, unless another size is wanted.
+  if (isOfSize(kept.preprocessing, preprocessing)) own.preprocessing = kept.preprocessing;
   // Other readers of safetensors ask for "format".
-  return { format: "pt", preprocessing, ...kept, arch: name, form: "deploy" };
+  return { format: "pt", ...kept, ...own, form: "deploy" };
 }
 
-function remarksOn(
-  checkpoint: Checkpoint,
-  entries: ReadonlyMap<string, TensorSource>,
-  dropsMetadata: boolean,
-): string[] {
-  const { wrapper, strippedPrefix, metadata } = checkpoint;
-  const optimizer = checkpoint.entries.size - entries.size;
-  const names = Object.keys(metadata).filter((name) => name !== "format");
-  return [
-    ...(wrapper === undefined ? [] : [`the state dict was under "${wrapper}"`]),
-    ...(strippedPrefix ? ['a leading "module." was taken off the keys'] : []),
-    ...(optimizer ? [`${optimizer} tensors of the optimizer were left out`] : []),
-    ...(dropsMetadata && names.length ? [`metadata (${names.join(", ")}) was dropped: .pth has no place for it`] : []),
-  ];
-}
+const isOfSize = (text: string | undefined, { inputSize }: Preprocessing): text is string =>
+  text !== undefined && `${(JSON.parse(text) as Preprocessing).inputSize}` === `${inputSize}`;
 
 /** Bytes that a network's values take. */
 export const stateBytes = (model: Net): number =>

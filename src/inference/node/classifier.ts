@@ -1,9 +1,8 @@
-import { asWeights } from "../../checkpoint/index.ts";
-import { openCheckpointFile, openSource } from "../../checkpoint/node/index.ts";
+import { openSource } from "../../checkpoint/node/index.ts";
 import type { Preprocessing } from "../../data/index.ts";
 import { fmt, must } from "../../errors.ts";
 import { lower, targets } from "../../graph/index.ts";
-import { createDetected, detectModel, type ModelForm, modelInfo, rawOutput } from "../../models/index.ts";
+import { type ModelForm, rawOutput } from "../../models/index.ts";
 import { countParameters, type Net, traceModel } from "../../nn/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import type { CompileOptions } from "../../runtime/index.ts";
@@ -12,52 +11,8 @@ import { mustBeFinite } from "../finite-outputs.ts";
 import { Predictor } from "../index.ts";
 import { type ExportMetadata, readMetadata } from "../metadata.ts";
 import { openOnnx } from "./onnx-file.ts";
+import { type OpenModelOptions, openModelFile } from "./open-model.ts";
 import { compilePlaced } from "./placed-weights.ts";
-
-export interface OpenModelOptions {
-  /** Architecture of a checkpoint. Default: found from its keys. */
-  readonly arch?: string;
-  /** Height and width of the input in pixels, other than the architecture's. */
-  readonly imageSize?: number;
-}
-
-/** A network from a checkpoint file, in evaluation mode, in the form that the file holds. */
-export interface OpenedModel {
-  readonly net: Net;
-  /** Name in the registry. */
-  readonly arch: string;
-  readonly form: ModelForm;
-  readonly preprocessing: Preprocessing;
-  /** Lets go of the file, from which values are read when needed. */
-  close(): void;
-}
-
-/**
- * Opens a `.pth` or `.safetensors` checkpoint as a network; architecture, form and number of classes are found from its
- * keys and shapes.
- *
- * @throws RepmlpError `detect/unknown`, and what opening a checkpoint throws
- */
-export async function openModelFile(path: string, options: OpenModelOptions = {}): Promise<OpenedModel> {
-  const checkpoint = await openCheckpointFile(path);
-  try {
-    const { arch, imageSize } = options;
-    const size = imageSize === undefined ? {} : { imageSize };
-    const found = detectModel(checkpoint.entries, {
-      where: path,
-      options: size,
-      prefer: checkpoint.metadata.arch,
-      ...(arch !== undefined && { arch }),
-    });
-    const net = createDetected(found, size);
-    net.loadStateDict(asWeights(path, checkpoint.entries));
-    const preprocessing = modelInfo(found.name).preprocessing(size);
-    return { net, arch: found.name, form: found.form, preprocessing, close: () => checkpoint.close() };
-  } catch (error) {
-    checkpoint.close();
-    throw error;
-  }
-}
 
 /** A file with a network that classifies, and what is known of it. */
 export interface Classifier {
@@ -71,6 +26,8 @@ export interface Classifier {
   readonly labels: readonly string[] | undefined;
   /** Number of outputs. */
   readonly classes: number;
+  /** What of the file was taken, or left out, in words. */
+  readonly remarks: readonly string[];
   /** Names and shapes of the tensors: the state dict of a checkpoint, the initializers of an ONNX file. */
   readonly tensors: readonly (readonly [name: string, shape: Shape])[];
   /** Trainable values. */
@@ -108,12 +65,11 @@ export async function openClassifier(path: string, options: ClassifierOptions = 
 }
 
 async function openCheckpointClassifier(path: string, options: ClassifierOptions): Promise<Classifier> {
-  const { net, arch, form, close, ...opened } = await openModelFile(path, options);
+  const { net, arch, form, close, classes: labels, remarks, ...opened } = await openModelFile(path, options);
   const preprocessing = options.preprocessing ?? opened.preprocessing;
   return {
-    ...{ arch, form, preprocessing, net, close },
+    ...{ arch, form, preprocessing, net, labels, remarks, close },
     dtype: "float32",
-    labels: undefined,
     classes: traceModel(net, [1, ...preprocessing.inputSize]).output.shape[1],
     tensors: [...net.state()].map(([key, { shape }]) => [key, shape]),
     parameters: countParameters(net),
@@ -185,6 +141,7 @@ async function openOnnxClassifier(path: string, options: ClassifierOptions): Pro
     ...describe(metadata),
     preprocessing,
     net: undefined,
+    remarks: [],
     classes: Number(model.outputs[0].shape?.[1]),
     tensors: weights.map(([name, { shape }]) => [name, shape]),
     parameters: weights.reduce((n, [, { shape }]) => n + sizeOf(shape), 0),

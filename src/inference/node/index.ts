@@ -3,13 +3,11 @@ export {
   type ClassifierOptions,
   type CompiledClassifier,
   fileSha256,
-  type OpenedModel,
-  type OpenModelOptions,
   openClassifier,
-  openModelFile,
 } from "./classifier.ts";
 export { type ClassRule, openTestData, type TestData, type TestDataOptions } from "./folder.ts";
 export { openOnnx, type SavedOnnx, type SaveOnnxOptions, saveOnnx } from "./onnx-file.ts";
+export { type OpenModelOptions, openModelFile } from "./open-model.ts";
 export type { TestHeader, TestOptions } from "./open-test.ts";
 export { type FormsCheck, runCheck } from "./run-check.ts";
 export { type RunTestOptions, runTest } from "./run-test.ts";

@@ -8,6 +8,7 @@ import type { Shape } from "../../tensor/index.ts";
 import type { EvaluateDataOptions } from "../evaluate.ts";
 import { type Classifier, fileSha256, openClassifier } from "./classifier.ts";
 import { type ClassRule, openTestData, type TestData } from "./folder.ts";
+import type { OpenModelOptions } from "./open-model.ts";
 
 /** What is known before the first picture is looked at. */
 export interface TestHeader {
@@ -29,15 +30,17 @@ export interface TestHeader {
   readonly notes: readonly string[];
   /** SHA-256 over path and class index of every picture. */
   readonly labelsSha256: string;
+  /** What of the weights' file was taken, or left out, in words. */
+  readonly remarks: readonly string[];
 }
 
-export interface TestOptions extends Pick<EvaluateDataOptions, "onBatch" | "signal"> {
+export interface TestOptions
+  extends Pick<EvaluateDataOptions, "onBatch" | "signal">,
+    Omit<OpenModelOptions, "imageSize"> {
   /** Folder that holds `val`. */
   readonly data: string;
   /** Checkpoint or ONNX file. */
   readonly weights: string;
-  /** Architecture of a checkpoint. Default: found from its keys. */
-  readonly arch?: string;
   /** Height and width of the input in pixels. Default: the architecture's. */
   readonly resolution?: number;
   /** Default 100. */
@@ -78,9 +81,21 @@ export async function withTest<T>(
   form: ModelForm,
   body: (test: OpenTest) => Promise<T>,
 ): Promise<T> {
-  const { weights, arch, resolution: imageSize, batchSize = 100, workers = 4, classMap, strict = false } = options;
+  const {
+    weights,
+    arch,
+    numClasses,
+    model,
+    key,
+    prefix,
+    resolution: imageSize,
+    batchSize = 100,
+    workers = 4,
+    classMap,
+    strict = false,
+  } = options;
   const sha256 = await fileSha256(weights);
-  const classifier = await openClassifier(weights, { arch, imageSize });
+  const classifier = await openClassifier(weights, { arch, imageSize, numClasses, model, key, prefix });
   try {
     const name = classifier.arch ?? basename(weights);
     mustBeForm({ name, form: classifier.form ?? form, numClasses: classifier.classes }, form, weights);
@@ -117,6 +132,7 @@ const headerOf = (arch: string, classifier: Classifier, data: TestData): TestHea
   classesBy: data.classesBy,
   notes: data.notes,
   labelsSha256: data.labelsSha256,
+  remarks: classifier.remarks,
 });
 
 /** An ONNX file has its size built in. */

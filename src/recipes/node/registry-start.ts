@@ -1,7 +1,15 @@
 import { asWeights } from "../../checkpoint/index.ts";
-import { openCheckpointFile } from "../../checkpoint/node/index.ts";
 import { listed, must, RepmlpError } from "../../errors.ts";
-import { createModel, detectModel, familyOf, headKeys, modelInfo, type TrainingForm } from "../../models/index.ts";
+import { openModelCheckpoint } from "../../inference/node/open-model.ts";
+import { readEntries, readModel, statedOptions } from "../../inference/open-model.ts";
+import {
+  createModel,
+  familyOf,
+  headKeys,
+  type ModelOptions,
+  modelInfo,
+  type TrainingForm,
+} from "../../models/index.ts";
 import type { LoadReport, Net } from "../../nn/index.ts";
 import { deployForm } from "../../reparam/index.ts";
 import type { TensorSource } from "../../tensor/index.ts";
@@ -22,7 +30,8 @@ export async function registryStart(options: StartOptions): Promise<Start> {
     () => "train: `output`, `head` and `batchNorm` are for ONNX models. Leave them out, or give one with `init`.",
     "usage",
   );
-  const wanted = options.arch ?? recipe.arch ?? (init === undefined ? undefined : await archOf(init));
+  const initial = init === undefined ? undefined : await initialOf(init, options);
+  const wanted = options.arch ?? recipe.arch ?? initial?.arch;
   must(
     wanted !== undefined,
     "train/arch",
@@ -31,11 +40,11 @@ export async function registryStart(options: StartOptions): Promise<Start> {
   );
   const { name: arch, ...info } = modelInfo(wanted);
   const form = options.trainingForm === undefined ? undefined : mustHaveForm(arch, options.trainingForm, init);
-  const model = { ...recipe.model, ...(imageSize !== undefined && { imageSize }) };
+  const model = { ...initial?.options, ...recipe.model, ...(imageSize !== undefined && { imageSize }) };
   const preprocessing = { ...info.preprocessing(model), ...normalization };
   const { mean, std } = preprocessing;
   return {
-    ...{ name: arch, arch, preprocessing },
+    ...{ name: arch, arch, options: model, preprocessing },
     ...(normalization && { normalization: { mean, std } }),
     async build(classes, load) {
       const create = { ...model, numClasses: classes.length };
@@ -48,14 +57,16 @@ export async function registryStart(options: StartOptions): Promise<Start> {
   };
 }
 
-/** The state dict of a checkpoint; training runs keep the optimizer's state beside it. */
-const withoutOptimizer = <T>(entries: ReadonlyMap<string, T>): Map<string, T> =>
-  new Map([...entries].filter(([key]) => !key.startsWith("optimizer.")));
-
-async function archOf(path: string): Promise<string> {
-  using checkpoint = await openCheckpointFile(path);
-  const { metadata, entries } = checkpoint;
-  return detectModel(withoutOptimizer(entries), { where: path, prefer: metadata.arch }).name;
+/** What the file says that a run is to start from: its architecture, and options that are not the architecture's own. */
+async function initialOf(
+  path: string,
+  { arch, recipe, key, prefix }: StartOptions,
+): Promise<{ readonly arch: string; readonly options: ModelOptions }> {
+  const wanted = arch ?? recipe.arch;
+  using checkpoint = await openModelCheckpoint(path, { key, prefix });
+  if (wanted !== undefined) return { arch: wanted, options: statedOptions(checkpoint, wanted) ?? {} };
+  const { found, options } = readModel(checkpoint, { prefix });
+  return { arch: found.name, options };
 }
 
 /** Throws `train/init` unless the family has that further form to train in, and there is a merged network to make it of. */
@@ -90,10 +101,10 @@ async function loadInitial(
   { arch, whole, net, head }: Initial,
   classes: readonly string[],
   path: string,
-  { allowMismatch = [], seed = 0, numClasses, trainingForm }: StartOptions,
-): Promise<LoadReport> {
-  using checkpoint = await openCheckpointFile(path);
-  const stored = withoutOptimizer(checkpoint.entries);
+  { allowMismatch = [], seed = 0, numClasses, trainingForm, key, prefix }: StartOptions,
+): Promise<LoadReport & { readonly remarks: readonly string[] }> {
+  using checkpoint = await openModelCheckpoint(path, { key, prefix });
+  const { entries: stored, remarks } = readEntries(checkpoint, arch, prefix);
   // A head that is to be new takes nothing from the file.
   const fresh = new Set(numClasses === undefined ? [] : head);
   const entries = new Map<string, TensorSource>();
@@ -106,7 +117,7 @@ async function loadInitial(
     fresh.has(key) || isAdded(key) || allowMismatch.some((pattern) => fitsPattern(key, pattern));
   try {
     const { missing, ...report } = net.loadStateDict(entries, { allow });
-    return { ...report, missing: missing.filter((key) => !isAdded(key)) };
+    return { ...report, missing: missing.filter((key) => !isAdded(key)), remarks };
   } catch (error) {
     if (!(error instanceof RepmlpError) || !error.code.startsWith("state-dict/")) throw error;
     const flags = Object.values(familyOf(arch).trainingForms).map(({ flag }) => flag);

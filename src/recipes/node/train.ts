@@ -5,7 +5,8 @@ import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/i
 import type { Dataset, Preprocessing } from "../../data/index.ts";
 import { packageFile } from "../../data/node/index.ts";
 import { listed, must, nearest, RepmlpError } from "../../errors.ts";
-import type { LoadReport, Net, Parameter } from "../../nn/index.ts";
+import { checkpointMetadata } from "../../inference/index.ts";
+import type { Net, Parameter } from "../../nn/index.ts";
 import { chartsSvg, learningCurves } from "../../report/node/curves.ts";
 import {
   noDecayOnNormAndBias,
@@ -19,7 +20,7 @@ import { folderStore } from "../../training/node/checkpoint-store.ts";
 import { eventsFile, fileLogs, loggedLosses, tensorBoardLog } from "../../training/node/logs.ts";
 import { claimRunFolder, type RunFolder } from "../../training/node/run-folder.ts";
 import { fitsPattern, mustFitSome, parseRecipe, type Recipe } from "../recipe.ts";
-import type { StartOptions } from "../start.ts";
+import type { StartedNet, StartOptions } from "../start.ts";
 import { onnxStart } from "./onnx-start.ts";
 import { registryStart } from "./registry-start.ts";
 import { type DataKind, openTrainingData } from "./training-data.ts";
@@ -68,7 +69,7 @@ export interface TrainOptions extends StartOptions {
 /** What a run will do, as far as it is not said by its recipe. */
 export interface TrainingPlan {
   /** What of `init` was not taken over. */
-  readonly loaded?: LoadReport;
+  readonly loaded?: NonNullable<StartedNet["loaded"]>;
   /** Keys that get a new head's initial values. */
   readonly newHead: readonly string[];
   /** What one should know of the data and of the network, as sentences. */
@@ -154,6 +155,13 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const keys = new Set(trained.map(([key]) => key));
     check?.([2, ...imageShape], (key) => keys.has(key));
     claim = claimRunFolder(folder, { resume, overwrite, results: runFiles });
+    const { arch, options: model, name } = start;
+    const metadata = checkpointMetadata({
+      arch,
+      ...(model && { options: model }),
+      classes,
+      preprocessing: data.preprocessing,
+    });
     const store = folderStore(folder);
     await store.prepare();
     claim.clear();
@@ -162,12 +170,11 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       data,
       ...{ seed, threads, store, resume, signal },
       settings: pictureSettings(recipe, data.preprocessing, options),
-      metadata: { ...(start.arch && { arch: start.arch }), classes: JSON.stringify(classes) },
+      metadata,
       callbacks: [fileLogs(folder), tensorBoardLog(folder)],
       ...(options.onEvent && { onEvent: options.onEvent }),
     });
     const summary = await trainer.run();
-    const { name, arch } = start;
     const done = { name, ...(arch && { arch }), summary, folder, model: net, test: data.validation };
     if (!summary.finished) return done;
     const files = {
@@ -176,9 +183,9 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       events: join(folder, eventsFile),
       ...(summary.averaged && { averaged: join(folder, "ema.pth") }),
     };
-    await saveCheckpointFile(files.weights, net.stateDict());
+    await saveCheckpointFile(files.weights, net.stateDict(), { metadata });
     if (summary.averaged && files.averaged)
-      await saveCheckpointFile(files.averaged, summary.averaged.stateDict(), { wrapper: "model_ema" });
+      await saveCheckpointFile(files.averaged, summary.averaged.stateDict(), { wrapper: "model_ema", metadata });
     const svg = await chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
     await writeFileAtomically(files.curves, async (sink) => {
       await sink.write(new TextEncoder().encode(svg));

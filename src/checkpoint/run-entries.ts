@@ -1,0 +1,5 @@
+/**
+ * Whether a tensor of a training checkpoint is the optimizer's: a run keeps its state beside the network's own, as
+ * `optimizer.<slot>:<key>`.
+ */
+export const isOptimizerState = (key: string): boolean => /^optimizer\.\w+:/.test(key);

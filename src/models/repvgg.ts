@@ -1,0 +1,180 @@
+import { RepVGGBlock } from "../blocks/index.ts";
+import { imagenetNormalization } from "../data/index.ts";
+import { globalAvgPool, type Value } from "../graph/index.ts";
+import { Linear, Module } from "../nn/index.ts";
+import { defineFamily, picturesOf, type Variant } from "./family.ts";
+import { byNumber, four, positive, whole, yesOrNo } from "./options.ts";
+
+type Four = readonly [number, number, number, number];
+
+export interface RepVGGOptions {
+  /** Blocks of the stages 1 to 4. Default those of A0: 2, 4, 14, 1. */
+  readonly numBlocks?: Four;
+  /** Width of each stage as a multiple of 64, 128, 256 and 512 channels. Default those of A0: 0.75, 0.75, 0.75, 2.5. */
+  readonly widthMultiplier?: Four;
+  /** Groups of every second layer: 2, 4, …, 26, where stage 0 is layer 0. Default 1. */
+  readonly groups?: number;
+  /** Groups of single layers, by their numbers, in place of `groups`. */
+  readonly groupsByLayer?: Readonly<Record<string, number>>;
+  /** Squeeze-and-excitation in every block. Default false. */
+  readonly useSe?: boolean;
+  /** Default 1000. */
+  readonly numClasses?: number;
+  /** Height and width that the preprocessing makes; the network takes any. Default 224. */
+  readonly imageSize?: number;
+}
+
+/** Blocks one after the other; keys start with their positions. */
+class Stage extends Module {
+  static override readonly stateNames = { blocks: (index: string) => index };
+
+  constructor(readonly blocks: readonly RepVGGBlock[]) {
+    super();
+  }
+
+  forward(x: Value): Value {
+    return this.blocks.reduce((y, block) => block.forward(y), x);
+  }
+}
+
+/** Layers that have groups in the variants with g2 and g4. */
+const isGrouped = (layer: number): boolean => layer % 2 === 0 && layer >= 2 && layer <= 26;
+
+/**
+ * RepVGG (arXiv 2101.03697, section 3.4): nothing but {@link RepVGGBlock}s, of which the first of each stage has stride 2,
+ * then global average pooling and a linear head. Merged it is a stack of 3×3 convolutions and ReLUs. Keys `stage0.*`,
+ * `stage{1..4}.{i}.*`, `linear.*`.
+ *
+ * `[N, 3, H, W]` → `[N, numClasses]`.
+ */
+export class RepVGG extends Module {
+  readonly stage0: RepVGGBlock;
+  readonly stage1: Stage;
+  readonly stage2: Stage;
+  readonly stage3: Stage;
+  readonly stage4: Stage;
+  readonly linear: Linear;
+
+  constructor({
+    numBlocks = [2, 4, 14, 1],
+    widthMultiplier = [0.75, 0.75, 0.75, 2.5],
+    groups = 1,
+    groupsByLayer,
+    useSe = false,
+    numClasses = 1000,
+  }: RepVGGOptions = {}) {
+    super();
+    const widths = [64, 128, 256, 512].map((c, i) => Math.floor(c * widthMultiplier[i]));
+    let [layer, inChannels] = [0, 3];
+    const block = (outChannels: number, stride: number): RepVGGBlock => {
+      const own = groupsByLayer ? (groupsByLayer[layer] ?? 1) : isGrouped(layer) ? groups : 1;
+      const made = new RepVGGBlock({ inChannels, outChannels, stride, groups: own, useSe });
+      layer++;
+      inChannels = outChannels;
+      return made;
+    };
+    this.stage0 = block(Math.min(64, widths[0]), 2);
+    const stages = widths.map(
+      (width, i) => new Stage(Array.from({ length: numBlocks[i] }, (_, j) => block(width, j === 0 ? 2 : 1))),
+    );
+    [this.stage1, this.stage2, this.stage3, this.stage4] = stages as [Stage, Stage, Stage, Stage];
+    this.linear = new Linear(widths[3], numClasses);
+  }
+
+  /** Outputs of the four stages, at 1/4, 1/8, 1/16 and 1/32 of the input's size: the network as a backbone. */
+  features(x: Value): [Value, Value, Value, Value] {
+    const c2 = this.stage1.forward(this.stage0.forward(x));
+    const c3 = this.stage2.forward(c2);
+    const c4 = this.stage3.forward(c3);
+    return [c2, c3, c4, this.stage4.forward(c4)];
+  }
+
+  forward(x: Value): Value {
+    return this.linear.forward(globalAvgPool(this.features(x)[3]));
+  }
+}
+
+const blocksOf = { A: [2, 4, 14, 1], B: [4, 6, 16, 1], D: [8, 14, 24, 1] } as const;
+
+/** ImageNet top-1 in timm's table of results. */
+const SOURCE = "timm, results-imagenet";
+
+function variant(
+  letter: keyof typeof blocksOf,
+  [a, last]: readonly [number, number],
+  {
+    top1,
+    imageSize = 224,
+    ...options
+  }: Pick<RepVGGOptions, "groups" | "useSe" | "imageSize"> & { readonly top1?: number } = {},
+): Variant<RepVGGOptions> {
+  const { groups, useSe } = options;
+  return {
+    description: `plain 3 x 3 convolutions once merged, widths ${a} and ${last}${groups ? `, ${groups} groups in every second layer` : ""}${useSe ? ", squeeze-and-excitation" : ""}`,
+    options: {
+      numBlocks: blocksOf[letter],
+      widthMultiplier: [a, a, a, last],
+      ...options,
+      ...(imageSize !== 224 && { imageSize }),
+    },
+    ...(top1 !== undefined && { figures: [{ top1, imageSize, source: SOURCE }] }),
+  };
+}
+
+/** timm's name of a key as the authors have it. */
+function fromTimm(key: string): string {
+  return key
+    .replace(/^stem\./, "stage0.")
+    .replace(/^stages\.(\d+)\./, (_, stage: string) => `stage${Number(stage) + 1}.`)
+    .replace(/^head\.fc\./, "linear.")
+    .replace(/(^|\.)conv_kxk\./, "$1rbr_dense.")
+    .replace(/(^|\.)conv_1x1\./, "$1rbr_1x1.")
+    .replace(/(^|\.)identity\./, "$1rbr_identity.")
+    .replace(/(^|\.)reparam_conv\./, "$1rbr_reparam.")
+    .replace(/(^|\.)attn\.fc1\./, "$1se.down.")
+    .replace(/(^|\.)attn\.fc2\./, "$1se.up.");
+}
+
+export const repvgg = defineFamily<RepVGGOptions>({
+  name: "RepVGG",
+  variants: {
+    "RepVGG-A0": variant("A", [0.75, 2.5], { top1: 72.426 }),
+    "RepVGG-A1": variant("A", [1, 2.5], { top1: 74.474 }),
+    "RepVGG-A2": variant("A", [1.5, 2.75], { top1: 76.488 }),
+    "RepVGG-B0": variant("B", [1, 2.5], { top1: 75.158 }),
+    "RepVGG-B1": variant("B", [2, 4], { top1: 78.37 }),
+    "RepVGG-B1g2": variant("B", [2, 4], { groups: 2 }),
+    "RepVGG-B1g4": variant("B", [2, 4], { groups: 4, top1: 77.608 }),
+    "RepVGG-B2": variant("B", [2.5, 5], { top1: 78.788 }),
+    "RepVGG-B2g2": variant("B", [2.5, 5], { groups: 2 }),
+    "RepVGG-B2g4": variant("B", [2.5, 5], { groups: 4, top1: 79.396 }),
+    "RepVGG-B3": variant("B", [3, 5], { top1: 80.528 }),
+    "RepVGG-B3g2": variant("B", [3, 5], { groups: 2 }),
+    "RepVGG-B3g4": variant("B", [3, 5], { groups: 4, top1: 80.224 }),
+    "RepVGG-D2se": variant("D", [2.5, 5], { useSe: true, imageSize: 320, top1: 83.55 }),
+  },
+  options: {
+    numBlocks: four(whole),
+    widthMultiplier: four(positive),
+    groups: whole,
+    groupsByLayer: byNumber,
+    useSe: yesOrNo,
+    numClasses: whole,
+    imageSize: whole,
+  },
+  create: (options) => new RepVGG(options),
+  // timm's: the crop is 0.875 of the picture's edge, at 320 all of it.
+  preprocessing: ({ imageSize = 224 }) =>
+    picturesOf(imageSize, imagenetNormalization, (size) => (size >= 320 ? size : Math.floor(size / 0.875))),
+  namings: [
+    { name: "repvgg", signature: [["stage0.rbr_dense.conv.weight"], ["stage0.rbr_reparam.weight"]] },
+    {
+      name: "timm",
+      signature: [
+        ["stem.conv_kxk.conv.weight", "stages.0.0.conv_kxk.conv.weight"],
+        ["stem.reparam_conv.weight", "stages.0.0.reparam_conv.weight"],
+      ],
+      rename: fromTimm,
+    },
+  ],
+});
