@@ -26,7 +26,13 @@ export async function mustBeFinite(
   );
   const one = images.size / images.shape[0];
   const image = (images.data as Float32Array<ArrayBuffer>).slice(row * one, (row + 1) * one);
-  const layer = net && (await firstBeyond(net, new Tensor("float32", [1, ...images.shape.slice(1)], image), options));
+  const layer =
+    net &&
+    (await firstBeyond(net, new Tensor("float32", [1, ...images.shape.slice(1)], image), options).catch((error) => {
+      // The weights may be gone by now; the network that was made of them is not.
+      if (error instanceof RepmlpError && error.code === "checkpoint/closed") return undefined;
+      throw error;
+    }));
   throw new RepmlpError(
     "inference/not-finite",
     `${where}: the network's output is ${value}${

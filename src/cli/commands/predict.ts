@@ -29,7 +29,6 @@ export const run: Run<"predict"> = async ({ args: { weights, image: images }, op
   io.note(`${[classifier.arch, classifier.form && `${classifier.form} form`].filter(Boolean).join(", ") || weights}`);
   io.note(describePreprocessing(preprocessing));
   const compiled = await classifier.compile();
-  classifier.close();
   for (const image of images) {
     const values = preprocess(await readPicture(image), preprocessing);
     const logits = await compiled.run(new Tensor("float32", [1, ...preprocessing.inputSize], values));
@@ -45,5 +44,6 @@ export const run: Run<"predict"> = async ({ args: { weights, image: images }, op
     );
   }
   await compiled.dispose();
+  classifier.close();
   return undefined;
 };
