@@ -18,5 +18,6 @@ export { Module, type Net } from "./nn/index.ts";
 export * from "./reparam/index.ts";
 export * from "./runtime/index.ts";
 export { type SelfCheck, selfCheck } from "./studies/self-check.ts";
+export * from "./tasks/index.ts";
 export * from "./tensor/index.ts";
 export * from "./training/index.ts";

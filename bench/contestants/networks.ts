@@ -81,7 +81,7 @@ const learnerOf = (model: Net, threads: number): Learner =>
 async function train(options: NetworkOptions): Promise<Prepared> {
   const { model, images } = networkOf(options);
   const learner = learnerOf(model, options.threads);
-  const { classes } = await learner.compile(images.shape);
+  const [, classes] = (await learner.compile(images.shape)).output;
   const targets = oneHotTargets(labelsOf(options.batch, classes), classes);
   const step = async (): Promise<number> => (await learner.train(images, targets, learningRate)).loss;
   const check = await step();

@@ -1,14 +1,8 @@
 import { globalAvgPool, relu, type Value } from "../../src/graph/index.ts";
 import { BatchNorm2d, Conv2d, Linear, Module, type Net } from "../../src/nn/index.ts";
+import { oneHotTargets } from "../../src/tasks/index.ts";
 import { sizeOf, Tensor, type TensorSource } from "../../src/tensor/index.ts";
-import {
-  Learner,
-  noDecayOnNormAndBias,
-  type Optimizer,
-  oneHotTargets,
-  repAdamW,
-  repSgd,
-} from "../../src/training/index.ts";
+import { Learner, noDecayOnNormAndBias, type Optimizer, repAdamW, repSgd } from "../../src/training/index.ts";
 import { absMax, type CaseResult, reader, runCase, withPrefix } from "./report.ts";
 
 /** A case of the goldens' list `repoptimizer`. */

@@ -3,13 +3,13 @@ import { globalAvgPool, maxPool2d, relu, type Value } from "../../src/graph/inde
 import { Predictor } from "../../src/inference/index.ts";
 import { Linear, Module, type Net } from "../../src/nn/index.ts";
 import { convertToDeploy } from "../../src/reparam/index.ts";
+import { classification, oneHotTargets } from "../../src/tasks/index.ts";
 import { sizeOf, Tensor, type TensorSource } from "../../src/tensor/index.ts";
 import {
   adamW,
   constantRate,
   Learner,
   type Optimizer,
-  oneHotTargets,
   type Schedule,
   sgd,
   warmupCosine,
@@ -154,7 +154,7 @@ export function checkTraining(c: TrainingCase, tensors: ReadonlyMap<string, Tens
     const schedule = scheduleOf(c);
     const learner = new Learner(model, {
       optimizer: optimizerOf(c.optimizer),
-      labelSmoothing: c.label_smoothing,
+      task: classification({ labelSmoothing: c.label_smoothing }),
       returnGradients: true,
     });
     const [, ...shape] = images.shape;

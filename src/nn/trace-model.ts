@@ -21,9 +21,14 @@ export interface TracedModel {
 /** State-dict keys by parameter: the first of one that is used in several places. */
 export const parameterNames = (model: Module): Map<Parameter, string> => firstNames(model.state());
 
+/** What {@link traceNet} made. */
+export interface Traced<T> extends Omit<TracedModel, "input" | "output"> {
+  readonly result: T;
+}
+
 /** Parameters that the model does not know would be neither trained nor saved nor merged. */
-function mustOwnParameters(output: Value, names: ReadonlyMap<ParameterRef, string>): void {
-  for (const node of reachable([output]))
+function mustOwnParameters(outputs: Iterable<Value>, names: ReadonlyMap<ParameterRef, string>): void {
+  for (const node of reachable(outputs))
     for (const [i, v] of node.inputs.entries()) {
       const ref = asParameter(v)?.ref;
       must(
@@ -49,17 +54,28 @@ export function traceModel(
   { inputName = "input", dtype = "float32" }: { readonly inputName?: string; readonly dtype?: DType } = {},
 ): TracedModel {
   const x = input(inputName, shape, dtype);
+  const { result, ...traced } = traceNet(
+    model,
+    () => model.forward(x),
+    (output) => [output],
+  );
+  return { input: x, output: result, ...traced };
+}
+
+/**
+ * Runs `body`, which uses a network in whichever way, in the mode that it is in.
+ *
+ * @param valuesOf  the values in the result of `body`
+ * @throws `trace/parameter` as of {@link traceModel}
+ */
+export function traceNet<T>(model: Module, body: () => T, valuesOf: (result: T) => Iterable<Value>): Traced<T> {
   const layers = new Map<string, Value>();
   const { result, updates, counters } = trace(() =>
-    withPaths(
-      model,
-      () => model.forward(x),
-      (path, _, output) => {
-        if (output instanceof Object && "node" in output) layers.set(path, output as Value);
-      },
-    ),
+    withPaths(model, body, (path, _, output) => {
+      if (output instanceof Object && "node" in output) layers.set(path, output as Value);
+    }),
   );
   const names = parameterNames(model);
-  mustOwnParameters(result, names);
-  return { input: x, output: result, layers, names, updates, counters };
+  mustOwnParameters(valuesOf(result), names);
+  return { result, layers, names, updates, counters };
 }

@@ -1,15 +1,17 @@
-/** Results of one epoch, as they go into logs. Accuracies are shares from 0 to 1. */
+import type { ShownTask } from "../tasks/index.ts";
+
+/**
+ * Results of one epoch, as they go into logs. The task's numbers have names made of theirs: of a classification
+ * `trainTop1`, `validationTop1` and `validationTop5`, shares from 0 to 1.
+ */
 export interface EpochRecord {
   /** From 1. */
   readonly epoch: number;
   /** Steps done since the start of the run. */
   readonly step: number;
   readonly trainLoss: number;
-  readonly trainTop1: number;
-  /** Mean cross entropy and accuracies in evaluation mode; absent without validation data. */
+  /** Mean loss in evaluation mode; absent without validation data, and where the task has none. */
   readonly validationLoss?: number;
-  readonly validationTop1?: number;
-  readonly validationTop5?: number;
   /** Learning rate of the last step. */
   readonly lr: number;
   /** Seconds of training, evaluation left out. */
@@ -17,6 +19,10 @@ export interface EpochRecord {
   readonly imagesPerSecond: number;
   /** Share of the training time in which the network waited for data. */
   readonly dataWait: number;
+  /** Over the epoch's steps, in training mode. */
+  readonly [training: `train${string}`]: number;
+  /** In evaluation mode; absent without validation data. */
+  readonly [validation: `validation${string}`]: number | undefined;
 }
 
 export interface StartEvent {
@@ -42,20 +48,20 @@ export interface StepEvent {
   readonly step: number;
   readonly steps: number;
   readonly loss: number;
-  /** Accuracy in the epoch so far, in training mode. */
-  readonly top1: number;
   readonly lr: number;
   /** 2-norm of all gradients before clipping; with `clipNorm` or `gradientNorm`. */
   readonly gradientNorm?: number;
   readonly imagesPerSecond: number;
   /** Estimate for the rest of the run. */
   readonly secondsLeft: number;
+  /** The task's numbers over the epoch so far, in training mode: `top1`. */
+  readonly [number: string]: number | "step" | undefined;
 }
 
 export interface EpochEvent extends EpochRecord {
   readonly type: "epoch";
   readonly epochs: number;
-  /** Whether the validation accuracy is the highest so far. */
+  /** Whether the task's leading number is the best so far, in validation. */
   readonly best: boolean;
 }
 
@@ -79,10 +85,10 @@ export interface DoneEvent {
   readonly steps: number;
   /** Wall time of this run, or of its part since it was resumed. */
   readonly seconds: number;
-  /** Best validation accuracy; absent without validation data. */
-  readonly bestTop1?: number;
-  /** Present when the run ended before its last epoch, because the validation accuracy no longer rose. */
+  /** Present when the run ended before its last epoch, because the leading number no longer got better. */
   readonly stoppedEarly?: true;
+  /** Best value of the leading number in validation, `bestTop1`; absent without validation data. */
+  readonly [best: `best${string}`]: number | undefined;
 }
 
 /**
@@ -93,6 +99,6 @@ export type TrainingEvent = StartEvent | StepEvent | EpochEvent | CheckpointEven
 
 /**
  * Takes the events of a run: a progress display, a log. It ends the run by aborting the trainer's `signal`, which leaves a
- * checkpoint to resume from; an error that it throws ends it at once.
+ * checkpoint to resume from; an error that it throws ends it at once. The task says how numbers are shown.
  */
-export type TrainingCallback = (event: TrainingEvent) => void;
+export type TrainingCallback = (event: TrainingEvent, task: ShownTask) => void;

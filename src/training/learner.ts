@@ -2,12 +2,12 @@ import { fmt, listed, must, nearest, RepmlpError } from "../errors.ts";
 import type { ParameterRef } from "../graph/index.ts";
 import { cloneModule, type Net, Parameter, parameterNames } from "../nn/index.ts";
 import { type CompileOptions, compileStep, type StepProgram, StepState } from "../runtime/index.ts";
-import { rng, sameShape, sizeOf, Tensor } from "../tensor/index.ts";
+import { rng, type Shape, sameShape, sizeOf, Tensor } from "../tensor/index.ts";
 import { gradientStep, type TrainStep, type TrainStepOptions, trainStep, updateStep } from "./train-step.ts";
 import { averageOf, type StateAccess, type UpdateRule } from "./transforms/index.ts";
 import { ruleOf, type Slots, slotName, slotsOf, trainedOf } from "./update.ts";
 
-export interface LearnerOptions extends Omit<TrainStepOptions, "inputShape">, CompileOptions {
+export interface LearnerOptions<N extends Net = Net> extends Omit<TrainStepOptions<N>, "inputShape">, CompileOptions {
   /**
    * Parts in which {@link Learner.train} takes a batch, to need less memory: one update with the mean gradient of all
    * its pictures, as if it had been taken at once. Only batch norms see the difference, for their batch is the part.
@@ -18,20 +18,21 @@ export interface LearnerOptions extends Omit<TrainStepOptions, "inputShape">, Co
 
 export interface StepResult {
   readonly loss: number;
-  /** The network's output for the batch, before the update, `[N, classes]`. */
+  /** The task's `output` for the batch, before the update: the network's, `[N, classes]`, of a classification. */
   readonly output: Tensor;
   /** 2-norm of all gradients before clipping; with `clipNorm` or `gradientNorm`. */
   readonly gradientNorm?: number;
-  /** All outputs of the step, gradients among them when asked for. */
+  /** All outputs of the step, those of the task and, when asked for, gradients among them. */
   readonly outputs: Readonly<Record<string, Tensor>>;
 }
 
-/** Targets as a distribution `[N, classes]`: one-hot rows of class numbers. */
-export function oneHotTargets(labels: ArrayLike<number>, classes: number): Tensor {
-  const q = new Float32Array(labels.length * classes);
-  for (let i = 0; i < labels.length; i++) q[i * classes + labels[i]] = 1;
-  return new Tensor("float32", [labels.length, classes], q);
-}
+/** What a step is fed beside the pictures: the inputs of the task's loss by name, or the one called `targets`. */
+export type StepFeeds = Tensor | Readonly<Record<string, Tensor>>;
+
+const named = (feeds: StepFeeds): Readonly<Record<string, Tensor>> =>
+  feeds instanceof Tensor ? { targets: feeds } : feeds;
+
+/** Rows `from` to `from + count` of a tensor, sharing its memory. */
 
 /** Sizes of the parts of a batch: equal ones, and a smaller last one where they do not divide it. */
 function partSizes(count: number, parts: number): number[] {
@@ -42,8 +43,20 @@ function partSizes(count: number, parts: number): number[] {
 const rowsOf = (t: Tensor, from: number, count: number): Tensor => {
   const row = sizeOf(t.shape.slice(1));
   const values = (t.data as Float32Array<ArrayBuffer>).subarray(from * row, (from + count) * row);
-  return new Tensor("float32", [count, ...t.shape.slice(1)], values);
+  return new Tensor(t.dtype, [count, ...t.shape.slice(1)], values);
 };
+
+/** Parts of a tensor one below the other. */
+function joined(parts: readonly Tensor[]): Tensor {
+  const [{ dtype, shape }] = parts;
+  const whole = Tensor.zeros(dtype, [parts.reduce((n, part) => n + part.shape[0], 0), ...shape.slice(1)]);
+  let at = 0;
+  for (const { data } of parts) {
+    (whole.data as Float32Array).set(data as Float32Array, at);
+    at += data.length;
+  }
+  return whole;
+}
 
 interface Compiled {
   readonly graph: TrainStep;
@@ -59,7 +72,7 @@ interface Compiled {
  * for (const { images, targets } of parts) await learner.accumulate(images, targets);
  * await learner.update(0.1);
  */
-export class Learner implements StateAccess {
+export class Learner<N extends Net = Net> implements StateAccess {
   /** Steps done. */
   step = 0;
   private readonly rule: UpdateRule;
@@ -73,8 +86,8 @@ export class Learner implements StateAccess {
 
   /** @throws `learner/accumulate` unless `accumulate` is a positive integer; what options of an update do not fit */
   constructor(
-    readonly model: Net,
-    private readonly options: LearnerOptions,
+    readonly model: N,
+    private readonly options: LearnerOptions<N>,
   ) {
     const { accumulate = 1 } = options;
     must(
@@ -89,17 +102,17 @@ export class Learner implements StateAccess {
   /**
    * Compiles the step for batches of this shape, `[N, C, H, W]`, now rather than at the first one.
    *
-   * @returns the number of classes that the network tells apart
+   * @returns the shapes of the task's outputs for a batch, or for its first part
    */
-  async compile(inputShape: readonly number[]): Promise<{ readonly classes: number }> {
+  async compile(inputShape: readonly number[]): Promise<Readonly<Record<string, Shape>>> {
     const [count, ...picture] = inputShape;
     const { accumulate = 1 } = this.options;
-    if (accumulate === 1) return classesOf(await this.wholeStep(inputShape));
+    if (accumulate === 1) return shapesOf(await this.wholeStep(inputShape));
     const [whole, ...rest] = new Set(partSizes(count, accumulate));
     const first = await this.partStep([whole, ...picture]);
     for (const size of rest) await this.partStep([size, ...picture]);
     await this.updateOnly();
-    return classesOf(first);
+    return shapesOf(first);
   }
 
   private wholeStep(inputShape: readonly number[]): Promise<Compiled> {
@@ -116,7 +129,7 @@ export class Learner implements StateAccess {
     return this.compiled("update", (options) => updateStep(this.model, options, this.slots, this.sums));
   }
 
-  private async compiled(key: string, graphOf: (options: LearnerOptions) => TrainStep): Promise<Compiled> {
+  private async compiled(key: string, graphOf: (options: LearnerOptions<N>) => TrainStep): Promise<Compiled> {
     const known = this.programs.get(key);
     if (known) return known;
     this.model.initialize();
@@ -147,49 +160,65 @@ export class Learner implements StateAccess {
   /**
    * One step on a batch.
    *
-   * @param images   float32 `[N, C, H, W]`
-   * @param targets  distribution over classes, float32 `[N, classes]`; see {@link oneHotTargets}
+   * @param images  float32 `[N, C, H, W]`
+   * @param feeds   what the task's loss takes beside them; of a classification a distribution over classes, float32
+   *   `[N, classes]`: see {@link oneHotTargets}
    * @throws `training/nan-loss` when the loss is not finite; the state then already holds the failed step
    */
-  async train(images: Tensor, targets: Tensor, lr: number, seed = 0): Promise<StepResult> {
+  async train(images: Tensor, feeds: StepFeeds, lr: number, seed = 0): Promise<StepResult> {
     const { accumulate = 1 } = this.options;
-    if (accumulate > 1) return this.trainInParts(images, targets, lr, seed);
+    if (accumulate > 1) return this.trainInParts(images, named(feeds), lr, seed);
     const step = await this.wholeStep(images.shape);
-    const outputs = await this.run(step, { input: images, targets }, this.scalars(lr), seed);
+    const outputs = await this.run(step, { ...named(feeds), input: images }, this.scalars(lr), seed);
     await this.finishStep();
     return this.result(outputs, lr);
   }
 
-  private async trainInParts(images: Tensor, targets: Tensor, lr: number, seed: number): Promise<StepResult> {
+  private async trainInParts(
+    images: Tensor,
+    feeds: Readonly<Record<string, Tensor>>,
+    lr: number,
+    seed: number,
+  ): Promise<StepResult> {
     const [count] = images.shape;
+    const parts: Record<string, Tensor>[] = [];
     let loss = 0;
     let from = 0;
-    let output: Tensor | undefined;
     for (const [i, size] of partSizes(count, this.options.accumulate ?? 1).entries()) {
       // Each part draws dropout masks of its own.
       const own = rng(seed, `part/${i}`).below(2 ** 31);
-      const part = await this.accumulate(rowsOf(images, from, size), rowsOf(targets, from, size), own);
-      output ??= Tensor.zeros("float32", [count, part.output.shape[1]]);
-      (output.data as Float32Array).set(part.output.data as Float32Array, from * part.output.shape[1]);
-      loss += (part.loss * size) / count;
+      const rows = Object.entries(feeds).map(([name, tensor]) => [name, rowsOf(tensor, from, size)]);
+      const { loss: ofPart, ...part } = await this.addPart(rowsOf(images, from, size), Object.fromEntries(rows), own);
+      parts.push(part);
+      loss += ((ofPart.data[0] as number) * size) / count;
       from += size;
     }
+    const whole = Object.keys(parts[0]).map((name) => [name, joined(parts.map((part) => part[name]))]);
     const update = await this.applyUpdate(lr);
-    return this.result({ loss: Tensor.float32([1], [loss]), output: output!, ...update }, lr);
+    return this.result({ loss: Tensor.float32([1], [loss]), ...Object.fromEntries(whole), ...update }, lr);
   }
 
   /**
    * Forward and backward of one part of a batch; its gradients wait for {@link update}.
    *
-   * @param images   float32 `[N, C, H, W]`
-   * @param targets  distribution over classes, float32 `[N, classes]`
+   * @param images  float32 `[N, C, H, W]`
+   * @param feeds   as of {@link train}
    */
-  async accumulate(images: Tensor, targets: Tensor, seed = 0): Promise<Pick<StepResult, "loss" | "output">> {
+  async accumulate(images: Tensor, feeds: StepFeeds, seed = 0): Promise<Pick<StepResult, "loss" | "output">> {
+    const { loss, output } = await this.addPart(images, named(feeds), seed);
+    return { loss: loss.data[0] as number, output };
+  }
+
+  private async addPart(
+    images: Tensor,
+    feeds: Readonly<Record<string, Tensor>>,
+    seed: number,
+  ): Promise<Record<string, Tensor>> {
     const step = await this.partStep(images.shape);
     const addTo = this.waiting ? 1 : 0;
-    const { loss, output } = await this.run(step, { input: images, targets }, { addTo }, seed);
+    const outputs = await this.run(step, { ...feeds, input: images }, { addTo }, seed);
     this.waiting += images.shape[0];
-    return { loss: loss.data[0] as number, output };
+    return outputs;
   }
 
   /**
@@ -258,7 +287,7 @@ export class Learner implements StateAccess {
    * parameters) has its present value. Needs the option `ema`. Copies the present values into the model, as
    * {@link sync} does.
    */
-  async averaged(): Promise<Net> {
+  async averaged(): Promise<N> {
     must(this.options.ema, "learner/ema", () => "learner: averaged() needs the option ema, such as { decay: 0.999 }");
     await this.sync();
     const net = cloneModule(this.model);
@@ -370,7 +399,8 @@ export class Learner implements StateAccess {
   }
 }
 
-const classesOf = ({ graph }: Compiled): { readonly classes: number } => ({ classes: graph.outputs.output.shape[1] });
+const shapesOf = ({ graph }: Compiled): Readonly<Record<string, Shape>> =>
+  Object.fromEntries(graph.perPicture.map((name) => [name, graph.outputs[name].shape]));
 
 const normOf = ({ gradientNorm }: Readonly<Record<string, Tensor>>): Pick<StepResult, "gradientNorm"> =>
   gradientNorm && { gradientNorm: gradientNorm.data[0] as number };

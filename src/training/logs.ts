@@ -1,31 +1,41 @@
+import { defaultTask, type ShownNumber, type ShownTask } from "../tasks/index.ts";
+import { leadingNumber, recordKey, scaled, shownValue, trainingNumbers } from "../tasks/shown.ts";
 import type { EpochEvent, EpochRecord } from "./events.ts";
 
-/** Columns of the CSV log: timm's names first. */
-const columns: readonly (readonly [name: string, value: (r: EpochRecord) => number | undefined])[] = [
-  ["epoch", (r) => r.epoch],
-  ["train_loss", (r) => r.trainLoss],
-  ["eval_loss", (r) => r.validationLoss],
-  ["eval_top1", (r) => percent(r.validationTop1)],
-  ["eval_top5", (r) => percent(r.validationTop5)],
-  ["lr", (r) => r.lr],
-  ["train_top1", (r) => percent(r.trainTop1)],
-  ["step", (r) => r.step],
-  ["seconds", (r) => r.seconds],
-  ["images_per_second", (r) => r.imagesPerSecond],
-  ["data_wait", (r) => r.dataWait],
-];
+interface Column {
+  readonly name: string;
+  readonly value: (record: EpochRecord) => number | undefined;
+}
 
-/** A share in percent. */
-export const percent = (share: number | undefined): number | undefined =>
-  share === undefined ? undefined : 100 * share;
+/** Columns of the CSV log: timm's names first. */
+function columnsOf(task: ShownTask): readonly Column[] {
+  const column = (name: string, value: Column["value"]): Column => ({ name, value });
+  const numbers = (part: "train" | "validation", shown: readonly ShownNumber[], prefix: string): Column[] =>
+    shown.map((n) => column(`${prefix}_${n.name}`, (r) => scaled(n, r[recordKey(part, n.name)])));
+  return [
+    column("epoch", (r) => r.epoch),
+    column("train_loss", (r) => r.trainLoss),
+    column("eval_loss", (r) => r.validationLoss),
+    ...numbers("validation", task.shows.numbers, "eval"),
+    column("lr", (r) => r.lr),
+    ...numbers("train", trainingNumbers(task), "train"),
+    column("step", (r) => r.step),
+    column("seconds", (r) => r.seconds),
+    column("images_per_second", (r) => r.imagesPerSecond),
+    column("data_wait", (r) => r.dataWait),
+  ];
+}
 
 /** First line of the CSV log. */
-export const csvHeader = columns.map(([name]) => name).join(",");
+export const csvHeader = (task: ShownTask = defaultTask): string =>
+  columnsOf(task)
+    .map(({ name }) => name)
+    .join(",");
 
-/** An epoch as a line of the CSV log; accuracies in percent, numbers with 6 significant digits. */
-export const csvLine = (record: EpochRecord): string =>
-  columns
-    .map(([, value]) => {
+/** An epoch as a line of the CSV log; shares in percent, numbers with 6 significant digits. */
+export const csvLine = (record: EpochRecord, task: ShownTask = defaultTask): string =>
+  columnsOf(task)
+    .map(({ value }) => {
       const v = value(record);
       return v === undefined ? "" : String(Number(v.toPrecision(6)));
     })
@@ -54,22 +64,33 @@ function stepOfJson(line: string): number | undefined {
 }
 
 /** A CSV log with its header and the epochs up to a step; `undefined` when it has other columns. */
-export function csvUntil(text: string, step: number): string | undefined {
+export function csvUntil(text: string, step: number, task: ShownTask = defaultTask): string | undefined {
   const [header, ...lines] = text.split("\n");
-  if (text !== "" && header !== csvHeader) return undefined;
-  const at = columns.findIndex(([name]) => name === "step");
+  const own = csvHeader(task);
+  if (text !== "" && header !== own) return undefined;
+  const at = columnsOf(task).findIndex(({ name }) => name === "step");
   // A line without a number there was cut off.
   const kept = lines.filter((line) => Number.parseInt(line.split(",")[at], 10) <= step);
-  return `${[csvHeader, ...kept].join("\n")}\n`;
+  return `${[own, ...kept].join("\n")}\n`;
 }
 
-/** An epoch as one line for people. */
-export function epochLine(r: EpochEvent): string {
-  const accuracy = (share: number): string => `${(100 * share).toFixed(2)} %`;
-  const validation =
-    r.validationTop1 === undefined
-      ? ""
-      : `  test loss ${r.validationLoss?.toFixed(4)}  top-1 ${accuracy(r.validationTop1)}${r.best ? " (best)" : ""}`;
-  const epoch = `epoch ${String(r.epoch).padStart(String(r.epochs).length)}/${r.epochs}`;
-  return `${epoch}  loss ${r.trainLoss.toFixed(4)}  top-1 ${accuracy(r.trainTop1)}${validation}  ${r.imagesPerSecond.toFixed(0)} images/s  ${r.seconds.toFixed(1)} s`;
+/** An epoch as one line for people: the losses, and the number that leads. */
+export function epochLine(r: EpochEvent, task: ShownTask = defaultTask): string {
+  const leading = leadingNumber(task);
+  const number = (part: "train" | "validation"): string[] => {
+    const value = r[recordKey(part, leading.name)];
+    return value === undefined ? [] : [`${leading.label} ${shownValue(leading, value)}`];
+  };
+  const validation = number("validation");
+  const testLoss =
+    r.validationLoss === undefined ? (validation.length ? ["test"] : []) : [`test loss ${r.validationLoss.toFixed(4)}`];
+  return [
+    `epoch ${String(r.epoch).padStart(String(r.epochs).length)}/${r.epochs}`,
+    `loss ${r.trainLoss.toFixed(4)}`,
+    ...number("train"),
+    ...testLoss,
+    ...validation.map((text) => text + (r.best ? " (best)" : "")),
+    `${r.imagesPerSecond.toFixed(0)} images/s`,
+    `${r.seconds.toFixed(1)} s`,
+  ].join("  ");
 }

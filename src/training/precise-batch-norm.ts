@@ -1,4 +1,4 @@
-import { DataLoader, type Dataset, type MixOptions } from "../data/index.ts";
+import { DataLoader, type MixOptions, type PictureSet } from "../data/index.ts";
 import { must } from "../errors.ts";
 import { reshape } from "../graph/index.ts";
 import { BatchNorm, cloneWith, mapModules, type Net, type Parameter, traceModel } from "../nn/index.ts";
@@ -31,7 +31,7 @@ export interface PreciseBatchNormOptions extends CompileOptions {
  */
 export async function preciseBatchNorm(
   model: Net,
-  data: Dataset,
+  data: PictureSet,
   { batches = 200, batchSize = 128, seed = 0, mix, ...compile }: PreciseBatchNormOptions = {},
 ): Promise<number> {
   must(

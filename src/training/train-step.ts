@@ -1,28 +1,17 @@
 import { fmt, must } from "../errors.ts";
-import {
-  add,
-  crossEntropy,
-  grad,
-  input,
-  mul,
-  type ParameterRef,
-  parameter,
-  reshape,
-  type Value,
-} from "../graph/index.ts";
-import { type Net, type Parameter, parameterNames, type TracedModel, traceModel } from "../nn/index.ts";
+import { add, grad, input, mul, type ParameterRef, parameter, reshape, type Value } from "../graph/index.ts";
+import { type Net, type Parameter, parameterNames, type Traced, traceNet } from "../nn/index.ts";
 import type { StepGraph } from "../runtime/index.ts";
-import { type Shape, Tensor } from "../tensor/index.ts";
+import { defaultTask, type StepInputs, type StepTask, type TaskLoss } from "../tasks/index.ts";
+import { type Shape, sizeOf, Tensor } from "../tensor/index.ts";
 import { flat, stateName } from "./transforms/index.ts";
 import { ruleOf, type Slots, slotName, type Trained, trainedOf, type UpdateOptions, update } from "./update.ts";
 
-export interface TrainStepOptions extends UpdateOptions {
+export interface TrainStepOptions<N extends Net = Net> extends UpdateOptions {
   /** Shape of a batch of pictures, `[N, C, H, W]`. */
   readonly inputShape: Shape;
-  /** Loss of the network's output and the targets `[N, classes]`. Default: cross entropy with `labelSmoothing`. */
-  readonly loss?: (output: Value, targets: Value) => Value;
-  /** Default 0. */
-  readonly labelSmoothing?: number;
+  /** What the network is trained for. Default {@link classification}. */
+  readonly task?: StepTask<N>;
   /**
    * Keeps only what passes between the blocks of the network, and computes their inner values once more for the backward
    * pass (timm's `--grad-checkpointing`, arXiv 1604.06174): bigger batches for about a quarter more time, with the same
@@ -43,6 +32,8 @@ export interface TrainStep extends StepGraph {
   readonly counters: readonly ParameterRef[];
   /** Names of the scalar inputs. */
   readonly scalars: readonly string[];
+  /** Names of the outputs that are the task's: a row per picture. */
+  readonly perPicture: readonly string[];
 }
 
 /**
@@ -55,52 +46,113 @@ function blockOf(path: string): string | undefined {
   return path ? parts.slice(0, number < 0 ? 1 : number + 1).join(".") : undefined;
 }
 
-/** Forward, loss and the flat gradient of every trained parameter. */
-function forwardBackward(
-  model: Net,
-  { parameters }: Trained,
-  { inputShape, labelSmoothing = 0, loss: lossOf, gradCheckpointing }: Omit<TrainStepOptions, "optimizer">,
-): { readonly traced: TracedModel; readonly loss: Value; readonly gradients: readonly Value[] } {
-  const traced = traceModel(model, inputShape);
+/** What a task's loss asks for becomes inputs of the step. */
+function stepInputs(inputShape: Shape): StepInputs {
+  const declared = new Map<string, Value>();
+  return {
+    images: input("input", inputShape),
+    input(name, shape, dtype) {
+      must(
+        name !== "input" && !name.includes(":") && shape[0] === inputShape[0],
+        "task/input",
+        () =>
+          `task: the input "${name}" ${fmt(shape)} needs a name without a colon that is not "input", and ${inputShape[0]} rows: one per picture.`,
+        "usage",
+      );
+      const value = declared.get(name) ?? input(name, shape, dtype);
+      declared.set(name, value);
+      return value;
+    },
+  };
+}
+
+/** Outputs of a step that are not the task's. */
+const isReserved = (name: string): boolean => name === "loss" || name === "gradientNorm" || name.includes(":");
+
+function checkLoss({ loss, outputs }: TaskLoss, [pictures]: Shape): void {
   must(
-    traced.output.shape.length === 2 && traced.output.shape[0] === inputShape[0],
-    "train-step/output",
-    () => `train step: the network must return [N, classes] for a batch, got ${fmt(traced.output.shape)}`,
+    sizeOf(loss.shape) === 1,
+    "task/loss",
+    () => `task: the loss must be one value, the mean over the pictures, got ${fmt(loss.shape)}.`,
     "model",
   );
-  const targets = input("targets", traced.output.shape);
-  const loss = lossOf ? lossOf(traced.output, targets) : crossEntropy(traced.output, targets, { labelSmoothing });
+  for (const [name, { shape }] of Object.entries(outputs))
+    must(
+      !isReserved(name) && shape[0] === pictures,
+      "task/output",
+      () =>
+        `task: the output "${name}" ${fmt(shape)} needs a name without a colon that is neither "loss" nor "gradientNorm", and ${pictures} rows: one per picture.`,
+      "model",
+    );
+}
+
+interface Forward extends Omit<Traced<TaskLoss>, "result">, TaskLoss {}
+
+/** Forward and loss as the task has them. */
+function forward<N extends Net>(
+  model: N,
+  { inputShape, task = defaultTask }: Pick<TrainStepOptions<N>, "inputShape" | "task">,
+): Forward {
+  const inputs = stepInputs(inputShape);
+  const { result, ...traced } = traceNet(
+    model,
+    () => task.loss(model, inputs),
+    ({ loss, outputs }) => [loss, ...Object.values(outputs)],
+  );
+  checkLoss(result, inputShape);
+  return { ...traced, ...result };
+}
+
+/** Forward, loss and the flat gradient of every trained parameter. */
+function forwardBackward<N extends Net>(
+  model: N,
+  { parameters }: Trained,
+  options: TrainStepOptions<N>,
+): { readonly traced: Forward; readonly gradients: readonly Value[] } {
+  const traced = forward(model, options);
   const gradients = grad(
-    loss,
+    traced.loss,
     parameters.map(([, p]) => p.value),
     undefined,
-    gradCheckpointing ? { recompute: ({ path }) => blockOf(path) } : {},
+    options.gradCheckpointing ? { recompute: ({ path }) => blockOf(path) } : {},
   );
-  return { traced, loss, gradients: gradients.map(flat) };
+  return { traced, gradients: gradients.map(flat) };
 }
 
 /** What is computed anew only saves memory where the runtime does not hold the first result's for it. */
-const shapesFor = ({ gradCheckpointing }: TrainStepOptions): Pick<StepGraph, "shapesFrom"> =>
+const shapesFor = ({
+  gradCheckpointing,
+}: Pick<TrainStepOptions, "gradCheckpointing">): Pick<StepGraph, "shapesFrom"> =>
   gradCheckpointing ? { shapesFrom: "input" } : {};
 
 /** New running statistics, flat. */
-const statistics = ({ updates }: TracedModel): Map<ParameterRef, Value> =>
+const statistics = ({ updates }: Forward): Map<ParameterRef, Value> =>
   new Map([...updates].map(([ref, value]) => [ref, flat(value)]));
+
+/** What the first part of a step gives: the loss, and the task's outputs. */
+const results = ({ loss, outputs }: TaskLoss): Pick<TrainStep, "outputs" | "perPicture"> => ({
+  outputs: { loss: reshape(loss, [1]), ...outputs },
+  perPicture: Object.keys(outputs),
+});
 
 /**
  * A complete training step as one graph: forward, loss, backward, optimizer, new running statistics. Inputs `input`,
- * `targets` and the step's scalars; outputs `loss`, `output` and all new state.
+ * those of the task (`targets`) and the step's scalars; outputs `loss`, those of the task (`output`) and all new state.
+ *
+ * @throws `task/input`, `task/loss`, `task/output` for a task whose loss does not fit
  */
-export function trainStep(model: Net, options: TrainStepOptions, slots: Slots = new Map()): TrainStep {
+export function trainStep<N extends Net>(model: N, options: TrainStepOptions<N>, slots: Slots = new Map()): TrainStep {
   const trained = trainedOf(model, options.group);
-  const { traced, loss, gradients } = forwardBackward(model, trained, options);
+  const { traced, gradients } = forwardBackward(model, trained, options);
   const [next, names] = [statistics(traced), new Map(traced.names)];
   const { outputs, scalars } = update({ rule: ruleOf(options), trained, slots, next, names }, gradients, [
-    traced.output,
+    ...Object.values(traced.outputs),
     ...next.values(),
   ]);
+  const first = results(traced);
   return {
-    outputs: { loss: reshape(loss, [1]), output: traced.output, ...outputs },
+    ...first,
+    outputs: { ...first.outputs, ...outputs },
     next,
     names,
     counters: traced.counters,
@@ -111,17 +163,17 @@ export function trainStep(model: Net, options: TrainStepOptions, slots: Slots = 
 
 /**
  * The first half of a step whose batch comes in parts: forward, loss, backward; the gradients' sum over the pictures is
- * added to `sums`, or, where the scalar `addTo` is 0, takes their place. Outputs `loss` and `output`.
+ * added to `sums`, or, where the scalar `addTo` is 0, takes their place. Outputs `loss` and those of the task.
  */
-export function gradientStep(model: Net, options: TrainStepOptions, sums: Slots): TrainStep {
+export function gradientStep<N extends Net>(model: N, options: TrainStepOptions<N>, sums: Slots): TrainStep {
   const trained = trainedOf(model, options.group);
-  const { traced, loss, gradients } = forwardBackward(model, trained, options);
+  const { traced, gradients } = forwardBackward(model, trained, options);
   const [next, names] = [statistics(traced), new Map(traced.names)];
   const addTo = input("scalar:addTo", [1]);
   for (const [i, ref] of sumsOf(trained, sums, names).entries())
     next.set(ref, add(mul(flat(parameter(ref)), addTo), mul(gradients[i], options.inputShape[0])));
   return {
-    outputs: { loss: reshape(loss, [1]), output: traced.output },
+    ...results(traced),
     next,
     names,
     counters: traced.counters,
@@ -131,19 +183,14 @@ export function gradientStep(model: Net, options: TrainStepOptions, sums: Slots)
 }
 
 /** The second half: an update with the `sums` of {@link gradientStep} times the scalar `perPicture`. */
-export function updateStep(
-  model: Net,
-  options: Omit<TrainStepOptions, "inputShape">,
-  slots: Slots,
-  sums: Slots,
-): TrainStep {
+export function updateStep(model: Net, options: UpdateOptions, slots: Slots, sums: Slots): TrainStep {
   const trained = trainedOf(model, options.group);
   const next = new Map<ParameterRef, Value>();
   const names = new Map<ParameterRef, string>(parameterNames(model));
   const perPicture = input("scalar:perPicture", [1]);
   const means = sumsOf(trained, sums, names).map((ref) => mul(flat(parameter(ref)), perPicture));
   const { outputs, scalars } = update({ rule: ruleOf(options), trained, slots, next, names }, means);
-  return { outputs, next, names, counters: [], scalars: [...scalars, "perPicture"] };
+  return { outputs, next, names, counters: [], scalars: [...scalars, "perPicture"], perPicture: [] };
 }
 
 /** A slot for the sum of each trained parameter's gradients. */

@@ -1,6 +1,7 @@
-import type { Dataset, MixOptions } from "../data/index.ts";
+import type { Batch, MixOptions, PictureBatch, PictureSet } from "../data/index.ts";
 import type { Net } from "../nn/index.ts";
 import type { CompileOptions } from "../runtime/index.ts";
+import type { Task } from "../tasks/index.ts";
 import type { CheckpointStore } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingCallback } from "./events.ts";
 import type { LearnerOptions } from "./learner.ts";
@@ -11,23 +12,19 @@ import type { Optimizer } from "./transforms/index.ts";
 /** What the trainer hands on to its {@link Learner}. */
 type StepOptions = Pick<
   LearnerOptions,
-  | "group"
-  | "labelSmoothing"
-  | "loss"
-  | "clipNorm"
-  | "clipValue"
-  | "gradientNorm"
-  | "ema"
-  | "accumulate"
-  | "gradCheckpointing"
+  "group" | "clipNorm" | "clipValue" | "gradientNorm" | "ema" | "accumulate" | "gradCheckpointing"
 >;
 
 /**
  * With `accumulate`, a batch is taken in that many parts, and a step remains one update with all of its pictures. With
  * `ema`, the averaged network is validated, and it is what the `best` checkpoint holds.
  */
-export interface TrainerOptions extends CompileOptions, StepOptions {
-  readonly data: { readonly train: Dataset; readonly validation?: Dataset };
+export interface TrainerOptions<B extends PictureBatch = Batch, N extends Net = Net>
+  extends CompileOptions,
+    StepOptions {
+  readonly data: { readonly train: PictureSet<B>; readonly validation?: PictureSet<B> };
+  /** What the network is trained for. Default {@link classification}, for pictures of classes. */
+  readonly task?: Task<B, N>;
   readonly epochs: number;
   /** Pictures per step. Default 128. */
   readonly batchSize?: number;
@@ -43,9 +40,9 @@ export interface TrainerOptions extends CompileOptions, StepOptions {
   readonly seed?: number;
   /** Leaves out a last batch that is not full. Default true, unless it is the only one. */
   readonly dropLast?: boolean;
-  /** Blends pictures and labels within each batch (mixup, CutMix). Default not. */
+  /** Blends pictures and class labels within each batch (mixup, CutMix). Default not. */
   readonly mix?: MixOptions;
-  /** Ends the run when the validation accuracy has not risen for so many epochs. Needs validation data. */
+  /** Ends the run when the task's leading number has not got better for so many epochs. Needs validation data. */
   readonly patience?: number;
   /**
    * Exact batch-norm statistics ({@link preciseBatchNorm}) for the final network, or before every validation too. The
@@ -56,7 +53,7 @@ export interface TrainerOptions extends CompileOptions, StepOptions {
   readonly prefetch?: number;
   /**
    * Where checkpoints go: `last`, to resume from, after every epoch and on stopping; `best`, the model alone, whenever
-   * the validation accuracy is the highest so far: the network that was validated.
+   * the task's leading number (top-1) is the best so far: the network that was validated.
    */
   readonly store?: CheckpointStore;
   /** Goes on from the store's `last` checkpoint, if there is one. */
@@ -75,16 +72,16 @@ export interface TrainerOptions extends CompileOptions, StepOptions {
   readonly metadata?: Readonly<Record<string, string>>;
 }
 
-export interface TrainingSummary {
+export interface TrainingSummary<N extends Net = Net> {
   readonly history: readonly EpochRecord[];
   /** Steps done, those before a resume included. */
   readonly steps: number;
   /** False when the run was stopped by its signal. */
   readonly finished: boolean;
-  /** Whether it ended before its last epoch because the validation accuracy no longer rose. */
+  /** Whether it ended before its last epoch because the leading number no longer got better. */
   readonly stoppedEarly: boolean;
-  /** Best validation accuracy, 0 … 1; 0 without validation data. */
-  readonly bestTop1: number;
+  /** Best value of the task's leading number in validation (top-1: 0 … 1); absent without validation data. */
+  readonly best?: number;
   /** With `ema`, when finished: the network with the averaged weights, in evaluation mode. */
-  readonly averaged?: Net;
+  readonly averaged?: N;
 }

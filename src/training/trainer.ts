@@ -1,19 +1,20 @@
-import { DataLoader, type LoadedBatch } from "../data/index.ts";
+import { type Batch, DataLoader, type LoadedBatch, type PictureBatch } from "../data/index.ts";
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
-import { countCorrect, evaluate } from "../inference/predictor.ts";
 import { cloneModule, countParameters, type Net } from "../nn/index.ts";
+import { defaultTask, evaluateTask, type Sums, type Task } from "../tasks/index.ts";
+import { bestKey, isBetter, leadingNumber, recordKey, trainingNumbers } from "../tasks/shown.ts";
 import { dtypes, isFloating, rng, sameShape, sizeOf, type Tensor, type TensorSource } from "../tensor/index.ts";
 import { splitCheckpoint, type TrainingCheckpoint } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingEvent } from "./events.ts";
-import { Learner, oneHotTargets } from "./learner.ts";
+import { Learner } from "./learner.ts";
 import { preciseBatchNorm } from "./precise-batch-norm.ts";
 import { changedSettings, classSettings, groupSettings } from "./run-settings.ts";
-import { type RunState, readState, type Settings, stateMetadata } from "./run-state.ts";
+import { type EpochSums, readState, type Settings, stateMetadata } from "./run-state.ts";
 import { type Schedule, scheduleOf } from "./schedule.ts";
 import type { TrainerOptions, TrainingSummary } from "./trainer-options.ts";
 import { type Optimizer, sgd } from "./transforms/index.ts";
 
-const noSums = (): RunState["sums"] => ({ loss: 0, correct: 0, images: 0, seconds: 0, waited: 0 });
+const noSums = (): { -readonly [K in keyof EpochSums]: number } => ({ loss: 0, images: 0, seconds: 0, waited: 0 });
 
 const secondsSince = (start: number): number => (performance.now() - start) / 1000;
 
@@ -29,25 +30,29 @@ const secondsSince = (start: number): number => (performance.now() - start) / 10
  * const trainer = new Trainer(model, { data: { train, validation }, epochs: 30, store: folderStore("run") });
  * const { history } = await trainer.run();
  */
-export class Trainer {
-  private readonly loader: DataLoader;
-  private readonly learner: Learner;
+export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
+  private readonly task: Task<B, N>;
+  private readonly loader: DataLoader<B>;
+  private readonly learner: Learner<N>;
   private readonly schedule: Schedule;
   private readonly seed: number;
   private readonly optimizer: Optimizer;
   private readonly history: EpochRecord[] = [];
   private sums = noSums();
-  private bestTop1: number | undefined;
+  /** What the task has counted in this epoch. */
+  private counted: Sums;
+  /** Best value of the task's leading number. */
+  private best: number | undefined;
   private started = false;
   /** Seconds that the last evaluation took. */
   private evaluation = 0;
   private saved: { readonly where: string; readonly step: number } | undefined;
   /** What {@link judged} made last. */
-  private last: { readonly step: number; readonly precise: boolean; readonly net: Net } | undefined;
+  private last: { readonly step: number; readonly precise: boolean; readonly net: N } | undefined;
 
   constructor(
-    readonly model: Net,
-    private readonly options: TrainerOptions,
+    readonly model: N,
+    private readonly options: TrainerOptions<B, N>,
   ) {
     const { data, epochs, batchSize = 128, seed = 0, lr = 0.1, warmupEpochs, schedule = { kind: "cosine" } } = options;
     const { dropLast = data.train.length > batchSize, prefetch = 2 } = options;
@@ -72,25 +77,30 @@ export class Trainer {
       patience === undefined || data.validation !== undefined,
       "patience",
       () =>
-        `patience ${patience} needs validation data to tell when the accuracy no longer rises. Pass data.validation.`,
+        `patience ${patience} needs validation data to tell when results no longer get better. Pass data.validation.`,
     );
+    // Without a task, the data must be what the default one takes: its checks tell.
+    this.task = options.task ?? (defaultTask as PictureTask as Task<B, N>);
+    leadingNumber(this.task);
+    this.counted = this.task.metrics.zero();
     const { train, validation = train } = data;
     usage(
-      sameShape(train.imageShape, validation.imageShape) && train.classes.length === validation.classes.length,
+      sameShape(train.imageShape, validation.imageShape),
       "validation",
       () =>
-        `the training data has pictures ${fmt(train.imageShape)} of ${train.classes.length} classes, the validation data ${fmt(validation.imageShape)} of ${validation.classes.length}. Use two parts of one data set.`,
+        `the training data has pictures ${fmt(train.imageShape)}, the validation data ${fmt(validation.imageShape)}. Use two parts of one data set.`,
     );
+    this.task.checkData?.(train, validation);
     this.seed = seed;
     const { mix } = options;
     this.loader = new DataLoader(data.train, { batchSize, shuffle: true, seed, dropLast, prefetch, mix });
     this.optimizer = options.optimizer ?? sgd({ momentum: 0.9, weightDecay: 1e-4 });
     const plan = { lr, epochs, stepsPerEpoch: this.loader.length, warmupEpochs };
     this.schedule = typeof schedule === "function" ? schedule : scheduleOf(schedule, plan);
-    const { device, threads, session, group, labelSmoothing, loss } = options;
+    const { device, threads, session, group } = options;
     const { clipNorm, clipValue, gradientNorm, ema, accumulate, gradCheckpointing } = options;
     this.learner = new Learner(model, {
-      ...{ optimizer: this.optimizer, group, labelSmoothing, loss, device, threads, session },
+      ...{ optimizer: this.optimizer, task: this.task, group, device, threads, session },
       ...{ clipNorm, clipValue, gradientNorm, ema, accumulate, gradCheckpointing },
     });
   }
@@ -107,7 +117,7 @@ export class Trainer {
    *   checkpoint is kept and named
    * @throws what the store throws when it cannot be written to, before any step is done
    */
-  async run(): Promise<TrainingSummary> {
+  async run(): Promise<TrainingSummary<N>> {
     must(
       !this.started,
       "trainer/once",
@@ -124,28 +134,49 @@ export class Trainer {
       const finished = complete() || this.exhausted;
       const stoppedEarly = finished && !complete();
       const averaged = finished ? await this.finish() : await this.stop();
-      const { bestTop1, history } = this;
+      const { best, history } = this;
       const { step: steps } = this.learner;
       const seconds = secondsSince(begin);
-      if (finished) this.report({ type: "done", steps, seconds, bestTop1, ...(stoppedEarly && { stoppedEarly }) });
-      return { history, steps, finished, stoppedEarly, bestTop1: bestTop1 ?? 0, ...(averaged && { averaged }) };
+      if (finished)
+        this.report({
+          type: "done",
+          steps,
+          seconds,
+          [bestKey(this.task)]: best,
+          ...(stoppedEarly && { stoppedEarly }),
+        });
+      return {
+        history,
+        steps,
+        finished,
+        stoppedEarly,
+        ...(best !== undefined && { best }),
+        ...(averaged && { averaged }),
+      };
     } finally {
       await this.learner.dispose();
       this.model.eval();
     }
   }
 
-  /** Whether the validation accuracy has not risen for `patience` epochs. */
+  /** Whether the leading number has not got better for `patience` epochs. */
   private get exhausted(): boolean {
     const { patience } = this.options;
-    const top1 = this.history.map((r) => r.validationTop1 ?? 0);
-    return patience !== undefined && top1.length - 1 - top1.indexOf(Math.max(...top1)) >= patience;
+    const values = this.history.map((r) => r[recordKey("validation", this.task.metrics.leading)] as number);
+    const best = values.reduce((at, value, i) => (isBetter(this.task, value, values[at]) ? i : at), 0);
+    return patience !== undefined && values.length - 1 - best >= patience;
+  }
+
+  /** Numbers of the epoch so far that are shown in training. */
+  private trainingNumbers(): readonly (readonly [name: string, value: number])[] {
+    const numbers = this.task.metrics.numbers(this.counted, this.sums.images);
+    return trainingNumbers(this.task).map(({ name }) => [name, numbers[name]]);
   }
 
   private report(event: TrainingEvent): void {
     const { callbacks = [], onEvent } = this.options;
-    for (const callback of callbacks) callback(event);
-    onEvent?.(event);
+    for (const callback of callbacks) callback(event, this.task);
+    onEvent?.(event, this.task);
   }
 
   /** Everything that can go wrong at once: the store, the checkpoint, the network for this data. */
@@ -155,14 +186,8 @@ export class Trainer {
     const changed = this.options.resume ? await this.resume() : [];
     this.model.initialize(this.seed);
     const count = Math.min(this.loader.batchSize, data.train.length);
-    const { classes } = await this.learner.compile([count, ...data.train.imageShape]);
-    must(
-      classes === data.train.classes.length,
-      "trainer/classes",
-      () =>
-        `trainer: the network has ${classes} outputs, the data ${data.train.classes.length} classes. Build the network with numClasses: ${data.train.classes.length}.`,
-      "usage",
-    );
+    const outputs = await this.learner.compile([count, ...data.train.imageShape]);
+    this.task.checkOutputs?.(outputs, data.train, "training");
     this.report({
       type: "start",
       epochs,
@@ -197,16 +222,17 @@ export class Trainer {
   }
 
   /** @param begin  when the step began to wait for its data */
-  private async step({ images, labels, targets, epoch }: LoadedBatch, begin: number): Promise<void> {
-    const { sums, learner, totalSteps } = this;
+  private async step(batch: LoadedBatch<B>, begin: number): Promise<void> {
+    const { sums, learner, task, totalSteps } = this;
+    const { images, epoch } = batch;
     const lr = this.rate(learner.step);
-    const classes = this.options.data.train.classes.length;
-    const { loss, output, gradientNorm } = await learner
-      .train(images, targets ?? oneHotTargets(labels, classes), lr, stepSeed(this.seed, learner.step))
+    const { loss, outputs, gradientNorm } = await learner
+      .train(images, task.feeds(batch, this.options.data.train), lr, stepSeed(this.seed, learner.step))
       .catch((error: unknown) => this.explain(error, epoch + 1));
-    sums.loss += loss * labels.length;
-    sums.correct += countCorrect(output, labels);
-    sums.images += labels.length;
+    const [count] = images.shape;
+    sums.loss += loss * count;
+    this.counted = task.metrics.add(this.counted, outputs, batch);
+    sums.images += count;
     sums.seconds += secondsSince(begin);
     const imagesPerSecond = sums.images / sums.seconds;
     const left = ((totalSteps - learner.step) * this.loader.batchSize) / imagesPerSecond;
@@ -217,7 +243,7 @@ export class Trainer {
       step: learner.step,
       steps: totalSteps,
       loss,
-      top1: sums.correct / sums.images,
+      ...Object.fromEntries(this.trainingNumbers()),
       lr,
       ...(gradientNorm !== undefined && { gradientNorm }),
       imagesPerSecond,
@@ -256,13 +282,12 @@ export class Trainer {
     await this.sync(epoch);
     const { preciseBatchNorm: precise } = this.options;
     const net = await this.judged(precise !== undefined && (precise.everyEpoch || epoch >= this.options.epochs));
-    const validation = await this.validate(net);
-    if (!Number.isFinite(validation.validationLoss ?? 0)) this.spoilt("the validation loss is not finite", epoch);
+    const validation = await this.validate(net, epoch);
     const record: EpochRecord = {
       epoch,
       step: learner.step,
       trainLoss: sums.loss / sums.images,
-      trainTop1: sums.correct / sums.images,
+      ...Object.fromEntries(this.trainingNumbers().map(([name, value]) => [recordKey("train", name), value])),
       ...validation,
       lr: this.rate(learner.step - 1),
       seconds: sums.seconds,
@@ -271,9 +296,10 @@ export class Trainer {
     };
     this.history.push(record);
     this.sums = noSums();
-    const { validationTop1: top1 } = record;
-    const best = top1 !== undefined && (this.bestTop1 === undefined || top1 > this.bestTop1);
-    if (best) this.bestTop1 = top1;
+    this.counted = this.task.metrics.zero();
+    const value = record[recordKey("validation", this.task.metrics.leading)];
+    const best = value !== undefined && isBetter(this.task, value, this.best);
+    if (best) this.best = value;
     this.report({ type: "epoch", epochs: this.options.epochs, best, ...record });
     await this.save("last");
     if (best) await this.save("best", net);
@@ -283,7 +309,7 @@ export class Trainer {
    * The network to be validated, kept and handed out: the averaged one where there is one, with exact batch-norm
    * statistics where they are due. The model itself, after {@link sync}, where neither is.
    */
-  private async judged(precise: boolean): Promise<Net> {
+  private async judged(precise: boolean): Promise<N> {
     const { step } = this.learner;
     if (this.last?.step === step && this.last.precise === precise) return this.last.net;
     const { ema } = this.options;
@@ -302,7 +328,7 @@ export class Trainer {
   }
 
   /** Leaves the final values in the model; returns the averaged network where there is one. */
-  private async finish(): Promise<Net | undefined> {
+  private async finish(): Promise<N | undefined> {
     const { ema, preciseBatchNorm: precise } = this.options;
     await this.learner.sync();
     const net = ema || precise ? await this.judged(precise !== undefined) : this.model;
@@ -329,14 +355,22 @@ export class Trainer {
     );
   }
 
-  private async validate(net: Net): Promise<Partial<EpochRecord>> {
+  private async validate(net: N, epoch: number): Promise<Readonly<Record<`validation${string}`, number>>> {
     const { data, device, threads, session } = this.options;
     if (!data.validation) return {};
     const begin = performance.now();
-    const { top1, top5, lossSum, total } = await evaluate(net.eval(), data.validation, { device, threads, session });
+    const { pictures, lossSum, numbers } = await evaluateTask(this.task, net.eval(), data.validation, {
+      ...{ device, threads, session },
+    });
     this.model.train();
     this.evaluation = secondsSince(begin);
-    return { validationLoss: lossSum / total, validationTop1: top1 / total, validationTop5: top5 / total };
+    const results = {
+      ...(lossSum !== undefined && { loss: lossSum / pictures }),
+      ...Object.fromEntries(this.task.shows.numbers.map(({ name }) => [name, numbers[name]])),
+    };
+    for (const [name, value] of Object.entries(results))
+      if (!Number.isFinite(value)) this.spoilt(`the validation ${name} is not finite`, epoch);
+    return Object.fromEntries(Object.entries(results).map(([name, value]) => [recordKey("validation", name), value]));
   }
 
   private async stop(): Promise<undefined> {
@@ -352,26 +386,20 @@ export class Trainer {
     const { store, metadata } = this.options;
     if (!store) return;
     const { step } = this.learner;
-    const state: RunState = {
-      version: 1,
-      step,
-      loader: this.loader.state(),
-      bestTop1: this.bestTop1,
-      history: this.history,
-      sums: this.sums,
-      settings: this.settings(),
-    };
+    const { best, history, sums, counted } = this;
+    const state = { step, loader: this.loader.state(), best, history, sums, counted, settings: this.settings() };
     const entries = net.stateDict();
     if (name === "last") for (const [key, tensor] of await this.learner.optimizerState()) entries.set(key, tensor);
-    const where = await store.save(name, { entries, metadata: { ...metadata, ...stateMetadata(state) } });
+    const where = await store.save(name, { entries, metadata: { ...metadata, ...stateMetadata(state, this.task) } });
     if (name === "last") this.saved = { where, step };
     this.report({ type: "checkpoint", name, where, step });
   }
 
   /** What decides the course of the run, beside model and data. */
   private settings(): Settings {
-    const { lr = 0.1, epochs, warmupEpochs = 0, schedule = { kind: "cosine" }, labelSmoothing = 0, mix } = this.options;
-    const own = { epochs, lr, warmupEpochs, labelSmoothing, stepsPerEpoch: this.loader.length };
+    const { lr = 0.1, epochs, warmupEpochs = 0, schedule = { kind: "cosine" }, mix } = this.options;
+    const { name: task, settings } = this.task;
+    const own = { task, epochs, lr, warmupEpochs, ...settings, stepsPerEpoch: this.loader.length };
     const { clipNorm, clipValue, ema, accumulate = 1, patience, preciseBatchNorm: precise } = this.options;
     const optimizer = Object.entries(this.optimizer.settings).map(([k, value]) => [`optimizer.${k}`, value] as const);
     return {
@@ -396,7 +424,7 @@ export class Trainer {
   private async resume(): Promise<string[]> {
     const checkpoint = await this.options.store?.load("last");
     if (!checkpoint) return [];
-    const state = readState(checkpoint);
+    const state = readState(checkpoint, this.task);
     this.loader.restore(state.loader);
     const changed = changedSettings({ ...oldClasses(checkpoint), ...state.settings }, this.settings());
     const { model, optimizer } = splitCheckpoint(checkpoint.entries);
@@ -415,7 +443,9 @@ export class Trainer {
     if (anew.length) changed.push(`without saved state, starting anew: ${listed(anew, 3)}`);
     this.history.push(...state.history);
     this.sums = { ...state.sums };
-    this.bestTop1 = state.bestTop1;
+    // An older version may have counted less.
+    this.counted = { ...this.task.metrics.zero(), ...state.counted };
+    this.best = state.best;
     this.saved = { where: checkpoint.where, step: state.step };
     return changed;
   }
@@ -424,6 +454,9 @@ export class Trainer {
 /** Earlier versions named the classes of a run beside its settings. */
 const oldClasses = ({ metadata: { classes } }: TrainingCheckpoint): Settings =>
   classes === undefined ? {} : { classes };
+
+/** A task for whichever pictures and network. */
+type PictureTask = Task<PictureBatch, Net>;
 
 /** Seed of a step's dropout masks. */
 const stepSeed = (seed: number, step: number): number => rng(seed, `step/${step}`).below(2 ** 31);

@@ -2,8 +2,9 @@ import { describe, expect, test } from "vitest";
 import { globalAvgPool, relu, type Value } from "../../src/graph/index.ts";
 import { BatchNorm2d, Conv2d, Dropout, Linear, Module, type Net } from "../../src/nn/index.ts";
 import { registerNode } from "../../src/runtime/node/platform.ts";
+import { oneHotTargets } from "../../src/tasks/index.ts";
 import { rng, type Shape, sizeOf, Tensor } from "../../src/tensor/index.ts";
-import { Learner, oneHotTargets, type StepResult, sgd } from "../../src/training/index.ts";
+import { Learner, type StepResult, sgd } from "../../src/training/index.ts";
 
 registerNode();
 

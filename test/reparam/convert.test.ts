@@ -15,8 +15,9 @@ import {
   namedMap,
   type Reparameterizable,
 } from "../../src/reparam/index.ts";
+import { oneHotTargets } from "../../src/tasks/index.ts";
 import { Tensor, type TensorSource } from "../../src/tensor/index.ts";
-import { Learner, oneHotTargets, sgd } from "../../src/training/index.ts";
+import { Learner, sgd } from "../../src/training/index.ts";
 import { randomTensor, relativeError, runTogether, withRandomState } from "./support.ts";
 
 /** Merged blocks in lists and records, a plain batch norm that stays, and layers without any merge. */

@@ -5,7 +5,8 @@ import type { OnnxNode } from "../../src/onnx/index.ts";
 import { writtenInPlace } from "../../src/runtime/in-place.ts";
 import { lowerStep } from "../../src/runtime/index.ts";
 import { registerNode } from "../../src/runtime/node/platform.ts";
-import { adamW, Learner, type Optimizer, oneHotTargets, sgd, trainStep } from "../../src/training/index.ts";
+import { oneHotTargets } from "../../src/tasks/index.ts";
+import { adamW, Learner, type Optimizer, sgd, trainStep } from "../../src/training/index.ts";
 import { normals } from "./small-step.ts";
 
 registerNode();

@@ -2,8 +2,9 @@ import { describe, expect, test } from "vitest";
 import { createModel, type Net, nn } from "../../src/index.ts";
 import { lowerStep } from "../../src/runtime/index.ts";
 import { registerNode } from "../../src/runtime/node/platform.ts";
+import { oneHotTargets } from "../../src/tasks/index.ts";
 import type { Tensor } from "../../src/tensor/index.ts";
-import { Learner, oneHotTargets, sgd, trainStep } from "../../src/training/index.ts";
+import { Learner, sgd, trainStep } from "../../src/training/index.ts";
 import { difference } from "../graph/harness.ts";
 import { normals } from "../runtime/small-step.ts";
 

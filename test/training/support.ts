@@ -11,6 +11,7 @@ import {
   sampleDataset,
   Trainer,
   type TrainerOptions,
+  type TrainingCallback,
   type TrainingEvent,
   type TrainingSummary,
   tensorBytes,
@@ -71,9 +72,9 @@ export async function train(options: Partial<TrainerOptions> = {}, stopAt?: numb
   const model = new SmallNet();
   const stop = new AbortController();
   if (stopAt === 0) stop.abort();
-  const onEvent = (event: TrainingEvent): void => {
+  const onEvent: TrainingCallback = (event, task) => {
     events.push(event);
-    options.onEvent?.(event);
+    options.onEvent?.(event, task);
     if (event.type === "step" && event.step === stopAt) stop.abort();
   };
   const summary = await new Trainer(model, { ...base, signal: stop.signal, ...options, onEvent }).run();

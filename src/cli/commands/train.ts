@@ -74,7 +74,8 @@ function showPlan(plan: TrainingPlan, init = "", io: Io): void {
 
 function showResult(result: TrainResult, out: string, io: Io): void {
   const { name, arch, summary, weights, averaged, onnx, curves, events } = result;
-  const { bestTop1, steps, stoppedEarly } = summary;
+  // Recipes train classifiers.
+  const { best: bestTop1 = 0, steps, stoppedEarly } = summary;
   const files = { weights, averaged, onnx, curves, events };
   io.result({ type: "result", name, arch, bestTop1, steps, stoppedEarly, ...files }, () =>
     [

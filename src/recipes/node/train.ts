@@ -8,6 +8,7 @@ import { listed, must, nearest, RepmlpError } from "../../errors.ts";
 import { checkpointMetadata } from "../../inference/index.ts";
 import type { Net, Parameter } from "../../nn/index.ts";
 import { chartsSvg, learningCurves } from "../../report/node/curves.ts";
+import { classification } from "../../tasks/index.ts";
 import {
   noDecayOnNormAndBias,
   type ParameterGroup,
@@ -223,13 +224,14 @@ function pictureSettings(
 /** What a recipe says, as the trainer takes it. */
 export function trainerOptions(recipe: Recipe, model: Net, head: readonly string[] = []): Omit<TrainerOptions, "data"> {
   const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix } = recipe;
+  const task = classification({ labelSmoothing });
   const { accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm } = recipe;
   const keys = [...model.parameters()].map(([key]) => key);
   mustFitSome(recipe.train, keys, "recipe: train");
   mustFitSome(recipe.freeze, keys, "recipe: freeze");
   mustFitSome(Object.keys(recipe.lrScale), keys, "recipe: lrScale");
   return {
-    ...{ epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix, group: groupOf(recipe, head) },
+    ...{ epochs, batchSize, lr, warmupEpochs, schedule, optimizer, task, mix, group: groupOf(recipe, head) },
     ...{ accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm },
   };
 }

@@ -1,3 +1,5 @@
+import { defaultTask, type ShownTask } from "../../tasks/index.ts";
+import { leadingNumber, recordKey, scaled } from "../../tasks/shown.ts";
 import type { EpochRecord } from "../../training/index.ts";
 import { escapeHtml } from "../html.ts";
 import { type LineChartOptions, lineChart, type Series, seriesColors } from "./chart.ts";
@@ -13,8 +15,10 @@ export interface CurveChart {
   readonly options: LineChartOptions;
 }
 
-/** Loss and accuracy of a training run over its epochs, as two charts. */
-export function learningCurves({ losses, history }: Curves): readonly CurveChart[] {
+/** Loss and leading number of a training run over its epochs, as two charts. */
+export function learningCurves({ losses, history }: Curves, task: ShownTask = defaultTask): readonly CurveChart[] {
+  const leading = leadingNumber(task);
+  const { label, title = label, percent } = leading;
   const last = history[history.length - 1];
   const perEpoch = last.step / last.epoch;
   const before = last.step - losses.length;
@@ -37,14 +41,14 @@ export function learningCurves({ losses, history }: Curves): readonly CurveChart
   const charts = [
     {
       series: [{ name: "training, mean of some steps", points: smooth }, of("test", (r) => r.validationLoss)],
-      options: { ...x, title: "Loss", yLabel: "cross entropy" },
+      options: { ...x, title: "Loss", yLabel: task.shows.loss },
     },
     {
       series: [
-        of("training, during the epoch", (r) => 100 * r.trainTop1),
-        of("test", (r) => (r.validationTop1 === undefined ? undefined : 100 * r.validationTop1)),
+        of("training, during the epoch", (r) => scaled(leading, r[recordKey("train", leading.name)])),
+        of("test", (r) => scaled(leading, r[recordKey("validation", leading.name)])),
       ],
-      options: { ...x, title: "Accuracy", yLabel: "top-1, %" },
+      options: { ...x, title, yLabel: percent ? `${label}, %` : label },
     },
   ];
   return charts.map(({ series, options }) => ({ series: series.filter(({ points }) => points.length > 0), options }));

@@ -1,4 +1,6 @@
 import type { Equivalence } from "../../inference/index.ts";
+import { defaultTask } from "../../tasks/index.ts";
+import { leadingNumber, recordKey, shownValue } from "../../tasks/shown.ts";
 import type { EpochRecord } from "../../training/index.ts";
 import { escapeHtml } from "../html.ts";
 import { type LineChartOptions, lineChart, type Series, seriesColors } from "./chart.ts";
@@ -118,14 +120,15 @@ const curves = async (report: TrainingReport): Promise<string> =>
 
 /** Every epoch in numbers, folded away. */
 function epochs(history: readonly EpochRecord[]): string {
+  const leading = leadingNumber(defaultTask);
   const dash = (value: number | undefined, write: (v: number) => string): string =>
     value === undefined ? "–" : write(value);
   const columns: readonly (readonly [string, (r: EpochRecord) => string])[] = [
     ["epoch", (r) => String(r.epoch)],
     ["training loss", (r) => r.trainLoss.toFixed(4)],
-    ["training top-1", (r) => percent(r.trainTop1)],
+    [`training ${leading.label}`, (r) => dash(r[recordKey("train", leading.name)], (v) => shownValue(leading, v))],
     ["test loss", (r) => dash(r.validationLoss, (v) => v.toFixed(4))],
-    ["test top-1", (r) => dash(r.validationTop1, percent)],
+    [`test ${leading.label}`, (r) => dash(r[recordKey("validation", leading.name)], (v) => shownValue(leading, v))],
     ["pictures / s", (r) => r.imagesPerSecond.toFixed(0)],
     ["waited for data", (r) => `${(100 * r.dataWait).toFixed(1)} %`],
   ];

@@ -7,7 +7,6 @@ import { fashionMnistSmall } from "../../data/node/index.ts";
 import { exportOnnx } from "../../export/export-onnx.ts";
 import {
   type Equivalence,
-  evaluate,
   judge,
   outputTolerances,
   Predictor,
@@ -21,6 +20,7 @@ import { encodeOnnx } from "../../onnx/index.ts";
 import { convertToDeploy, HostAlgebra, mapOf, normAfter } from "../../reparam/index.ts";
 import { fcKernelPicture, pngUri } from "../../report/node/picture.ts";
 import { type FormFigures, type Prediction, trainingReport } from "../../report/node/training-report.ts";
+import { evaluate } from "../../tasks/index.ts";
 import type { Tensor } from "../../tensor/index.ts";
 import { sgd, Trainer, type TrainingEvent, type TrainingSummary } from "../../training/index.ts";
 import { folderStore } from "../../training/node/checkpoint-store.ts";

@@ -1,9 +1,14 @@
 import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { must, RepmlpError } from "../../errors.ts";
-import type { TrainingCallback, TrainingEvent } from "../events.ts";
-import { csvHeader, csvLine, csvUntil, jsonLinesUntil, percent } from "../logs.ts";
+import { defaultTask, type ShownNumber, type ShownTask } from "../../tasks/index.ts";
+import { recordKey, scaled, trainingNumbers } from "../../tasks/shown.ts";
+import type { TrainingEvent } from "../events.ts";
+import { csvHeader, csvLine, csvUntil, jsonLinesUntil } from "../logs.ts";
 import { recordsUntil, scalarsRecord, versionRecord } from "../tensorboard.ts";
+
+/** A taker of a run's events; the task says which numbers there are. Default classification. */
+export type EventLog = (event: TrainingEvent, task?: ShownTask) => void;
 
 /**
  * Writes a run's events to `<folder>/log.jsonl` (every event) and `<folder>/log.csv` (one line per epoch). A resumed run
@@ -12,24 +17,25 @@ import { recordsUntil, scalarsRecord, versionRecord } from "../tensorboard.ts";
  *
  * @throws `log/write` when the files cannot be written, `log/columns` when a file to continue was written differently
  */
-export function fileLogs(folder: string): TrainingCallback {
+export function fileLogs(folder: string): EventLog {
   const [jsonl, csv] = ["log.jsonl", "log.csv"].map((name) => join(folder, name));
   const read = (path: string): string => (existsSync(path) ? readFileSync(path, "utf8") : "");
   writing(folder, () => mkdirSync(folder, { recursive: true }));
-  return (event) => {
+  return (event, task = defaultTask) => {
     if (event.type === "start") {
       const { resumedAt } = event;
-      const epochs = resumedAt ? csvUntil(read(csv), resumedAt) : `${csvHeader}\n`;
+      const header = csvHeader(task);
+      const epochs = resumedAt ? csvUntil(read(csv), resumedAt, task) : `${header}\n`;
       must(
         epochs !== undefined,
         "log/columns",
-        () => `${csv}: has other columns than ${csvHeader}. Move it to another place.`,
+        () => `${csv}: has other columns than ${header}. Move it to another place.`,
         "file",
       );
       writing(csv, () => writeFileSync(csv, epochs));
       writing(jsonl, () => writeFileSync(jsonl, resumedAt ? jsonLinesUntil(read(jsonl), resumedAt) : ""));
     }
-    if (event.type === "epoch") writing(csv, () => appendFileSync(csv, `${csvLine(event)}\n`));
+    if (event.type === "epoch") writing(csv, () => appendFileSync(csv, `${csvLine(event, task)}\n`));
     writing(jsonl, () => appendFileSync(jsonl, `${JSON.stringify(event)}\n`));
   };
 }
@@ -45,13 +51,14 @@ export interface TensorBoardOptions {
 /**
  * Writes a run's curves to `<folder>/events.out.tfevents.repmlp`, for TensorBoard and what reads its files: `train/loss`,
  * `train/lr`, `images/s` and, where it is computed, `train/gradient_norm` of every tenth step; for every epoch
- * `epoch/train_loss`, `epoch/train_top1`, `epoch/images/s`, `val/loss`, `val/top1` and `val/top5` (accuracies in percent).
+ * `epoch/train_loss`, `epoch/images/s`, `val/loss` and the task's numbers, `epoch/train_top1`, `val/top1` and `val/top5` (in
+ * percent) of a classification.
  * A resumed run continues the file from the step it goes on at, as {@link fileLogs} does; a record that a crash has cut
  * off is forgotten.
  *
  * @throws `log/write` when the file cannot be written, `log/options` unless `every` is a positive integer
  */
-export function tensorBoardLog(folder: string, { every = 10 }: TensorBoardOptions = {}): TrainingCallback {
+export function tensorBoardLog(folder: string, { every = 10 }: TensorBoardOptions = {}): EventLog {
   must(
     Number.isInteger(every) && every > 0,
     "log/options",
@@ -61,21 +68,21 @@ export function tensorBoardLog(folder: string, { every = 10 }: TensorBoardOption
   const path = join(folder, eventsFile);
   const now = (): number => Date.now() / 1000;
   writing(folder, () => mkdirSync(folder, { recursive: true }));
-  return (event) => {
+  return (event, task = defaultTask) => {
     if (event.type === "start")
       writing(path, () => {
         const old = event.resumedAt && existsSync(path) ? readFileSync(path) : new Uint8Array(0);
         const kept = recordsUntil(new Uint8Array(old), event.resumedAt);
         writeFileSync(path, kept.length ? kept : versionRecord(now()));
       });
-    const scalars = scalarsOf(event, every);
+    const scalars = scalarsOf(event, every, task);
     if (scalars && "step" in event)
       writing(path, () => appendFileSync(path, scalarsRecord(now(), event.step, scalars)));
   };
 }
 
 /** What an event adds to the curves. */
-function scalarsOf(event: TrainingEvent, every: number): Record<string, number> | undefined {
+function scalarsOf(event: TrainingEvent, every: number, task: ShownTask): Record<string, number> | undefined {
   if (event.type === "step" && event.step % every === 0) {
     const { loss, lr, gradientNorm, imagesPerSecond } = event;
     return defined({
@@ -86,13 +93,14 @@ function scalarsOf(event: TrainingEvent, every: number): Record<string, number> 
     });
   }
   if (event.type !== "epoch") return undefined;
+  const numbers = (part: "train" | "validation", shown: readonly ShownNumber[], prefix: string) =>
+    Object.fromEntries(shown.map((n) => [prefix + n.name, scaled(n, event[recordKey(part, n.name)])]));
   return defined({
     "epoch/train_loss": event.trainLoss,
-    "epoch/train_top1": percent(event.trainTop1),
+    ...numbers("train", trainingNumbers(task), "epoch/train_"),
     "epoch/images/s": event.imagesPerSecond,
     "val/loss": event.validationLoss,
-    "val/top1": percent(event.validationTop1),
-    "val/top5": percent(event.validationTop5),
+    ...numbers("validation", task.shows.numbers, "val/"),
   });
 }
 
