@@ -1,9 +1,10 @@
+import type { ShownTask } from "../tasks/index.ts";
 import { epochLine, type StepEvent, type TrainingEvent } from "../training/index.ts";
 import type { Io } from "./io.ts";
 import { duration, type ProgressView } from "./progress.ts";
 
 /** Shows a training run: a live line for the steps, a line per epoch, `name` before each. */
-export function showTraining(event: TrainingEvent, io: Io, progress: ProgressView, name = ""): void {
+export function showTraining(event: TrainingEvent, io: Io, progress: ProgressView, name = "", task?: ShownTask): void {
   const before = name && `${name}  `;
   if (event.type === "step")
     progress.update({
@@ -11,7 +12,7 @@ export function showTraining(event: TrainingEvent, io: Io, progress: ProgressVie
       total: event.steps,
       line: before + stepLine(event),
     });
-  else if (event.type === "epoch") io.result(name ? { name, ...event } : event, () => before + epochLine(event));
+  else if (event.type === "epoch") io.result(name ? { name, ...event } : event, () => before + epochLine(event, task));
   else if (event.type === "start" && event.resumedAt) {
     io.note(`${before}resuming at step ${event.resumedAt} of ${event.steps}`);
     for (const change of event.changed) io.warn(`${before}changed since then: ${change}`);

@@ -16,6 +16,11 @@ export interface LoaderOptions {
   readonly prefetch?: number;
   /** Blends pictures and class labels within each batch (mixup, CutMix); default not. */
   readonly mix?: MixOptions;
+  /**
+   * Takes other pictures of the batch once more in the places of those that could not be read, so that it has its full
+   * size; default false: it comes without them.
+   */
+  readonly fill?: boolean;
 }
 
 /** Where a loader stands: the batch that comes next. Plain JSON. */
@@ -64,7 +69,7 @@ export class DataLoader<B extends PictureBatch = Batch> implements AsyncIterable
     readonly dataset: PictureSet<B>,
     options: LoaderOptions,
   ) {
-    this.#options = { shuffle: false, seed: 0, dropLast: false, prefetch: 2, ...options };
+    this.#options = { shuffle: false, seed: 0, dropLast: false, prefetch: 2, fill: false, ...options };
     const { batchSize, dropLast, prefetch } = this.#options;
     const usage = (condition: boolean, message: () => string): void =>
       must(condition, "loader/options", () => `loader: ${message()}`, "usage");
@@ -151,13 +156,16 @@ export class DataLoader<B extends PictureBatch = Batch> implements AsyncIterable
   }
 
   async #load(epoch: number, batch: number): Promise<LoadedBatch<B>> {
-    const indices = this.indicesOf(epoch, batch);
-    const { seed } = this.#options;
-    const loaded = await this.dataset.batch(indices, { seed, epoch });
-    const missing = new Set(loaded.missing);
-    const present = missing.size ? indices.filter((_, i) => !missing.has(i)) : indices;
-    checkBatch(loaded, present, this.dataset);
-    return { ...this.#mixed(loaded, epoch, batch), epoch, batch, indices: present };
+    const wanted = this.indicesOf(epoch, batch);
+    const { seed, fill } = this.#options;
+    let loaded = await this.dataset.batch(wanted, { seed, epoch });
+    let indices = without(wanted, loaded.missing);
+    if (fill && indices.length < wanted.length) {
+      indices = filled(indices, wanted, loaded.missing);
+      loaded = await this.dataset.batch(indices, { seed, epoch });
+    }
+    checkBatch(loaded, indices, this.dataset);
+    return { ...this.#mixed(loaded, epoch, batch), epoch, batch, indices };
   }
 
   #mixed(loaded: B, epoch: number, batch: number): B {
@@ -167,6 +175,27 @@ export class DataLoader<B extends PictureBatch = Batch> implements AsyncIterable
     const labelled: PictureBatch = loaded;
     return mixed(labelled as B & Batch, dataset.classes.length, mix, { seed, epoch }, batch);
   }
+}
+
+type Indices = Uint32Array<ArrayBuffer>;
+
+function without(indices: Indices, missing: readonly number[] = []): Indices {
+  const gone = new Set(missing);
+  return gone.size ? indices.filter((_, i) => !gone.has(i)) : indices;
+}
+
+/** The pictures wanted, with readable ones in turn in the places of the missing. */
+function filled(readable: Indices, wanted: Indices, missing: readonly number[] = []): Indices {
+  must(
+    readable.length > 0,
+    "data/unreadable",
+    () =>
+      `dataset: none of the ${wanted.length} pictures of a batch (${wanted[0]}, …) can be read. Check that their files are there and whole.`,
+    "file",
+  );
+  const all = wanted.slice();
+  for (const [i, place] of missing.entries()) all[place] = readable[i % readable.length];
+  return all;
 }
 
 /** What a data set of one's own gets wrong would otherwise be trained on: a label beyond its row marks the next picture. */

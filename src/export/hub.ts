@@ -1,7 +1,7 @@
 import type { Preprocessing } from "../data/index.ts";
 import { must } from "../errors.ts";
 import type { OnnxModel } from "../onnx/index.ts";
-import { Tensor } from "../tensor/index.ts";
+import { Tensor, type TensorSource } from "../tensor/index.ts";
 import { type ExportDType, ioNames } from "./graph.ts";
 
 /** File name of the ONNX model of a type, relative to the folder; the suffixes are those of transformers.js. */
@@ -102,7 +102,10 @@ export function takingColour(model: OnnxModel): OnnxModel {
     ...model,
     inputs: [{ ...input, shape: shape.map((d, axis) => (axis === 1 ? 3 : d)) }, ...rest],
     nodes: [{ opType: "Conv", name: "to_grey", inputs: [input.name, weight], outputs: [grey], attrs: {} }, ...nodes],
-    initializers: new Map([[weight, Tensor.float32([1, 3, 1, 1], Float32Array.from(luma))], ...model.initializers]),
+    initializers: new Map<string, TensorSource>([
+      [weight, Tensor.float32([1, 3, 1, 1], Float32Array.from(luma))],
+      ...model.initializers,
+    ]),
   };
 }
 

@@ -110,6 +110,16 @@ export function rankOf(logits: ArrayLike<number>, label: number): number {
   return rank;
 }
 
+/** Rows of `[N, classes]` whose largest value is at the label. */
+export function countCorrect({ data, shape: [, classes] }: Tensor, labels: Int32Array): number {
+  let correct = 0;
+  for (let i = 0; i < labels.length; i++) {
+    const row = (data as Float32Array).subarray(i * classes, (i + 1) * classes);
+    if (rankOf(row, labels[i]) === 0) correct++;
+  }
+  return correct;
+}
+
 /** Cross entropy of one row of logits. */
 export function rowLoss(logits: ArrayLike<number>, label: number): number {
   let max = Number.NEGATIVE_INFINITY;

@@ -35,7 +35,7 @@ const named = (feeds: StepFeeds): Readonly<Record<string, Tensor>> =>
 /** Rows `from` to `from + count` of a tensor, sharing its memory. */
 
 /** Sizes of the parts of a batch: equal ones, and a smaller last one where they do not divide it. */
-function partSizes(count: number, parts: number): number[] {
+export function partSizes(count: number, parts: number): number[] {
   const size = Math.ceil(count / parts);
   return Array.from({ length: Math.ceil(count / size) }, (_, i) => Math.min(size, count - i * size));
 }

@@ -43,7 +43,7 @@ export async function preciseBatchNorm(
   model.initialize(seed);
   const dropLast = data.length > batchSize;
   const size = Math.min(batchSize, data.length);
-  const loader = new DataLoader(data, { batchSize: size, shuffle: true, seed, dropLast, mix });
+  const loader = new DataLoader(data, { batchSize: size, shuffle: true, seed, dropLast, mix, fill: true });
   const { graph, statistics } = statisticsStep(model, [size, ...data.imageShape]);
   if (!statistics.size) return 0;
   const program = await compileStep(graph, compile);

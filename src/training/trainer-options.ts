@@ -56,7 +56,10 @@ export interface TrainerOptions<B extends PictureBatch = Batch, N extends Net = 
    * the task's leading number (top-1) is the best so far: the network that was validated.
    */
   readonly store?: CheckpointStore;
-  /** Goes on from the store's `last` checkpoint, if there is one. */
+  /**
+   * Goes on from the store's `last` checkpoint, which must be there. To begin where there is none yet:
+   * `resume: (await store.load("last")) !== undefined`.
+   */
   readonly resume?: boolean;
   /** Stops after the step in progress and leaves a checkpoint to resume from. A callback may abort it. */
   readonly signal?: AbortSignal;

@@ -3,10 +3,19 @@ import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import { cloneModule, countParameters, type Net } from "../nn/index.ts";
 import { defaultTask, evaluateTask, type Sums, type Task } from "../tasks/index.ts";
 import { bestKey, isBetter, leadingNumber, recordKey, trainingNumbers } from "../tasks/shown.ts";
-import { dtypes, isFloating, rng, sameShape, sizeOf, type Tensor, type TensorSource } from "../tensor/index.ts";
+import {
+  dtypes,
+  isFloating,
+  rng,
+  type Shape,
+  sameShape,
+  sizeOf,
+  type Tensor,
+  type TensorSource,
+} from "../tensor/index.ts";
 import { splitCheckpoint, type TrainingCheckpoint } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingEvent } from "./events.ts";
-import { Learner } from "./learner.ts";
+import { Learner, partSizes } from "./learner.ts";
 import { preciseBatchNorm } from "./precise-batch-norm.ts";
 import { changedSettings, classSettings, groupSettings } from "./run-settings.ts";
 import { type EpochSums, readState, type Settings, stateMetadata } from "./run-state.ts";
@@ -36,6 +45,8 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
   private readonly learner: Learner<N>;
   private readonly schedule: Schedule;
   private readonly seed: number;
+  /** Pictures of an epoch's last batch. */
+  private readonly lastBatch: number;
   private readonly optimizer: Optimizer;
   private readonly history: EpochRecord[] = [];
   private sums = noSums();
@@ -93,7 +104,9 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     this.task.checkData?.(train, validation);
     this.seed = seed;
     const { mix } = options;
-    this.loader = new DataLoader(data.train, { batchSize, shuffle: true, seed, dropLast, prefetch, mix });
+    // Every batch is full, so that one program does for all and each step weighs the same.
+    this.loader = new DataLoader(data.train, { batchSize, shuffle: true, seed, dropLast, prefetch, mix, fill: true });
+    this.lastBatch = dropLast ? batchSize : data.train.length - (this.loader.length - 1) * batchSize;
     this.optimizer = options.optimizer ?? sgd({ momentum: 0.9, weightDecay: 1e-4 });
     const plan = { lr, epochs, stepsPerEpoch: this.loader.length, warmupEpochs };
     this.schedule = typeof schedule === "function" ? schedule : scheduleOf(schedule, plan);
@@ -130,6 +143,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     try {
       await this.start();
       const complete = (): boolean => this.loader.state().epoch >= epochs;
+      if (this.sums.images && this.loader.state().batch === 0) await this.finishEpoch();
       while (!complete() && !this.exhausted && !signal?.aborted) if (await this.epoch()) await this.finishEpoch();
       const finished = complete() || this.exhausted;
       const stoppedEarly = finished && !complete();
@@ -185,8 +199,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     await store?.prepare(this.checkpointBytes());
     const changed = this.options.resume ? await this.resume() : [];
     this.model.initialize(this.seed);
-    const count = Math.min(this.loader.batchSize, data.train.length);
-    const outputs = await this.learner.compile([count, ...data.train.imageShape]);
+    const outputs = await this.compile();
     this.task.checkOutputs?.(outputs, data.train, "training");
     this.report({
       type: "start",
@@ -197,6 +210,50 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
       parameters: countParameters(this.model),
       changed,
     });
+  }
+
+  /** Compiles the step; also that of a last batch so small that batch norms might not take it. */
+  private async compile(): Promise<Readonly<Record<string, Shape>>> {
+    const { accumulate = 1, data } = this.options;
+    const { imageShape, length } = data.train;
+    const whole = Math.min(this.loader.batchSize, length);
+    const smallest = (count: number): number => Math.min(...partSizes(count, accumulate));
+    const compile = (count: number): Promise<Readonly<Record<string, Shape>>> =>
+      this.learner
+        .compile([count, ...imageShape])
+        .catch((error: unknown) => this.explainBatchNorm(error, count, smallest(count)));
+    const outputs = await compile(whole);
+    if (smallest(this.lastBatch) === 1) await compile(this.lastBatch);
+    return outputs;
+  }
+
+  /** Adds to a batch norm's refusal of a single value where that comes from, and what to change. */
+  private explainBatchNorm(error: unknown, count: number, part: number): never {
+    if (!(error instanceof RepmlpError) || !error.code.endsWith("/samples") || part > 1) throw error;
+    const { batchSize } = this.loader;
+    const { accumulate = 1, data } = this.options;
+    const pictures = (n: number): string => (n === 1 ? "1 picture" : `${n} pictures`);
+    const last = count < batchSize && this.loader.length > 1;
+    const batch = last
+      ? `the last batch of an epoch has ${pictures(count)} (${data.train.length} in batches of ${batchSize})`
+      : `a batch has ${pictures(count)}`;
+    const divided = count > 1;
+    const why = divided ? `${batch}, of which accumulate ${accumulate} makes parts with a single picture` : batch;
+    const fitting = Array.from({ length: accumulate }, (_, i) => accumulate - i).find((parts) =>
+      [Math.min(batchSize, data.train.length), this.lastBatch].every((n) => Math.min(...partSizes(n, parts)) > 1),
+    );
+    const advice =
+      divided && fitting !== undefined
+        ? `Set accumulate to ${fitting}, or choose another batchSize`
+        : last
+          ? "Leave it out with dropLast: true, or choose another batchSize"
+          : "Set batchSize to 2 or more";
+    throw new RepmlpError(
+      "trainer/batch-norm",
+      `trainer: ${why}: a batch norm would see one value per channel, which has no variance. ${advice}.`,
+      "usage",
+      { cause: error },
+    );
   }
 
   /** Size of a checkpoint: the state dict, and the optimizer's state for every parameter. */
@@ -282,7 +339,11 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     await this.sync(epoch);
     const { preciseBatchNorm: precise } = this.options;
     const net = await this.judged(precise !== undefined && (precise.everyEpoch || epoch >= this.options.epochs));
-    const validation = await this.validate(net, epoch);
+    const validation = await this.validate(net, epoch).catch(async (error: unknown) => {
+      // The epoch's training is not lost with it: resumed, the run begins with this validation.
+      if (!(error instanceof RepmlpError) || error.kind !== "training") await this.save("last");
+      throw error;
+    });
     const record: EpochRecord = {
       epoch,
       step: learner.step,
@@ -343,8 +404,8 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
    */
   private async sync(epoch: number): Promise<void> {
     await this.learner.sync();
-    const bad = [...this.model.stateDict()].find(([, source]) => !allFinite(source.readSync()));
-    if (bad) this.spoilt(`${bad[0]} holds values that are not finite`, epoch);
+    const bad = (await notFinite(this.model.stateDict())) ?? (await notFinite(await this.learner.optimizerState()));
+    if (bad !== undefined) this.spoilt(`${bad} holds values that are not finite`, epoch);
   }
 
   private spoilt(what: string, epoch: number): never {
@@ -423,10 +484,33 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
   /** Takes over the store's last checkpoint; returns the settings that have changed since. */
   private async resume(): Promise<string[]> {
     const checkpoint = await this.options.store?.load("last");
-    if (!checkpoint) return [];
+    must(
+      checkpoint,
+      "trainer/resume",
+      () =>
+        `trainer: there is no checkpoint "last" to resume from. Check where the run was kept, or begin a new one without resume.`,
+      "usage",
+    );
     const state = readState(checkpoint, this.task);
     this.loader.restore(state.loader);
+    const { epoch, batch } = state.loader;
+    const begun = batch ? epoch + 1 : epoch;
+    must(
+      begun <= this.options.epochs,
+      "trainer/epochs",
+      () =>
+        `trainer: ${checkpoint.where} is in epoch ${begun} (step ${state.step}), but epochs is ${this.options.epochs}. Set epochs to ${begun} or more, or begin a new run in another place.`,
+      "usage",
+    );
     const changed = changedSettings({ ...oldClasses(checkpoint), ...state.settings }, this.settings());
+    const bad = await notFinite(checkpoint.entries);
+    must(
+      bad === undefined,
+      "trainer/checkpoint",
+      () =>
+        `${checkpoint.where}: ${bad} holds values that are not finite, so no run can go on from it. Begin a new run, from the weights of an earlier checkpoint if there is one.`,
+      "file",
+    );
     const { model, optimizer } = splitCheckpoint(checkpoint.entries);
     try {
       this.model.loadStateDict(model);
@@ -460,6 +544,12 @@ type PictureTask = Task<PictureBatch, Net>;
 
 /** Seed of a step's dropout masks. */
 const stepSeed = (seed: number, step: number): number => rng(seed, `step/${step}`).below(2 ** 31);
+
+/** Key of the first tensor that holds a value which is no finite number. */
+async function notFinite(entries: ReadonlyMap<string, TensorSource>): Promise<string | undefined> {
+  for (const [key, source] of entries) if (!allFinite(await source.read())) return key;
+  return undefined;
+}
 
 /** Whether every value is a finite number. */
 function allFinite(tensor: Tensor): boolean {

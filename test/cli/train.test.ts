@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import {
@@ -115,6 +115,44 @@ describe("train", () => {
     expect(stderr).toContain("resuming at step 3 of 6");
     expect(stderr).toContain("changed since then: epochs: 1 → 2");
     expect(readFileSync(at("parts/train.pth")).equals(readFileSync(at("whole/train.pth")))).toBe(true);
+  });
+
+  test("nothing to resume, and fewer epochs than were done, are refused with a way out", async () => {
+    const none = await train("--out", "nowhere", "--resume");
+    expect(none.stderr).toMatch(
+      /there is no checkpoint to resume from: nowhere\/last\.safetensors does not exist\. Check .*--out.*without --resume/,
+    );
+    expect(none.code).toBe(2);
+    expect(existsSync(at("nowhere"))).toBe(false);
+    const fewer = await train("--recipe", at("constant.json"), "--out", "whole", "--resume", "--epochs", "1");
+    expect(fewer.stderr).toMatch(
+      /last\.safetensors is in epoch 2 \(step 6\), but epochs is 1\. Set epochs to 2 or more/,
+    );
+    expect(fewer.code).toBe(2);
+  });
+
+  test("pictures that cannot be read are named once, counted and left out", async () => {
+    const folders = at("folders");
+    const colours = { red: [220, 30, 30], blue: [30, 30, 220] };
+    for (const [part, count] of [
+      ["train", 8],
+      ["val", 4],
+    ] as const)
+      for (const [name, rgb] of Object.entries(colours)) {
+        mkdirSync(join(folders, part, name), { recursive: true });
+        const pixels = Buffer.from(Array.from({ length: 32 * 32 }, () => rgb).flat());
+        const picture = Buffer.concat([Buffer.from("P6\n32 32\n255\n"), pixels]);
+        for (let i = 0; i < count; i++) writeFileSync(join(folders, part, name, `${i}.ppm`), picture);
+        writeFileSync(join(folders, part, name, "broken.png"), "not a picture");
+      }
+    const recipe = write("folders.json", { model: { ...tinyRecipe.model, imageSize: 32 }, batchSize: 6, augment: [] });
+    const args = ["train", folders, "--recipe", recipe, "--out", at("left"), "--workers", "0"];
+    const { code, stderr } = await repmlp(args, { cwd: folder });
+    expect(stderr).toMatch(/left out: 4 unreadable/);
+    expect(code).toBe(0);
+    for (const part of ["train", "val"])
+      for (const name of Object.keys(colours))
+        expect(stderr.split(join(folders, part, name, "broken.png")).length - 1, `${part}/${name}`).toBeGreaterThan(0);
   });
 
   test("fine-tuning: another head, frozen parts keep their values", async () => {

@@ -260,9 +260,9 @@ describe("checkpoints that cannot be resumed", () => {
     await expect(train({ store: folderStore(folder), resume: true })).rejects.toThrow("last.safetensors");
   });
 
-  test("none yet: the run starts at the beginning", async () => {
-    const { events } = await train({ store: folderStore(tempFolder()), resume: true, epochs: 1 });
-    expect(events[0]).toMatchObject({ resumedAt: 0 });
+  test("none yet: the run does not begin anew without a word", async () => {
+    const run = train({ store: folderStore(tempFolder()), resume: true, epochs: 1 });
+    await expect(run).rejects.toThrow('there is no checkpoint "last" to resume from');
   });
 
   test("no store", () => {

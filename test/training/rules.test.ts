@@ -21,7 +21,7 @@ import {
 } from "../../src/graph/index.ts";
 import { Module, memoryStore, type Net, nn, oneHotTargets, openCheckpointFile, rng, Tensor } from "../../src/node.ts";
 import { compileStep } from "../../src/runtime/index.ts";
-import { sizeOf } from "../../src/tensor/index.ts";
+import { sizeOf, type TensorSource } from "../../src/tensor/index.ts";
 import {
   adamW,
   chain,
@@ -179,7 +179,9 @@ describe("rules that look at more than one value at a time equal the pruning met
     }
     const net = new Layer();
     const keys = ["conv.weight", "bn.weight", "bn.bias"];
-    net.loadStateDict(new Map([...net.stateDict(), ...keys.map((key) => [key, get(key)] as const)]));
+    net.loadStateDict(
+      new Map<string, TensorSource>([...net.stateDict(), ...keys.map((key) => [key, get(key)] as const)]),
+    );
     const sameCluster = (i: number, j: number): number => {
       const own = clusters.find((c) => c.includes(i))!;
       return own.includes(j) ? 1 / own.length : 0;

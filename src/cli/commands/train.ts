@@ -1,5 +1,5 @@
 import { describePreprocessing } from "../../data/preprocessing/preprocess.ts";
-import { RepmlpError } from "../../errors.ts";
+import { listed, RepmlpError } from "../../errors.ts";
 import { readRecipe, type TrainingPlan, type TrainResult, train } from "../../recipes/node/train.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import type { Io } from "../io.ts";
@@ -44,10 +44,12 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
     ...{ data: args.data, recipe, folder: out, signal: io.signal, ...rest },
     ...(mean && std && { normalization: { mean, std } }),
     ...(fc3BatchNorm && { trainingForm: "fc3BatchNorm" }),
-    onEvent: (event) => showTraining(event, io, progress),
+    onEvent: (event, task) => showTraining(event, io, progress, "", task),
+    onUnreadable: (error) => io.warn(error.message),
     onStart: (plan) => showPlan(plan, options.init, io),
   }).finally(() => progress.stop());
-  const { summary } = result;
+  const { summary, unreadable } = result;
+  if (unreadable.length) io.note(`left out: ${unreadable.length} unreadable (${listed(unreadable)})`);
   if (!summary.finished) {
     io.note("stopped; the same command with --resume goes on");
     return undefined;

@@ -54,7 +54,7 @@ export interface TrainOptions extends StartOptions {
   readonly kind?: DataKind;
   /** Folder of everything that is written. */
   readonly folder: string;
-  /** Goes on from the folder's last checkpoint. */
+  /** Goes on from the folder's last checkpoint, which must be there. */
   readonly resume?: boolean;
   /** Takes the place of an earlier run in the folder; without it or `resume`, its results are not touched. */
   readonly overwrite?: boolean;
@@ -63,6 +63,8 @@ export interface TrainOptions extends StartOptions {
   readonly workers?: number;
   readonly signal?: AbortSignal;
   readonly onEvent?: TrainingCallback;
+  /** Is told once of each picture that cannot be read. In training another one of its batch takes its place. */
+  readonly onUnreadable?: (error: RepmlpError) => void;
   /** Told before the first step what is trained, and on which pictures. */
   readonly onStart?: (plan: TrainingPlan) => void;
 }
@@ -100,6 +102,8 @@ export interface TrainResult {
   /** Learning curves. */
   readonly curves?: string;
   readonly folder: string;
+  /** Pictures that could not be read, by their paths. */
+  readonly unreadable: readonly string[];
   /** In evaluation mode. */
   readonly model: Net;
   /** The pictures that it was validated on. */
@@ -111,9 +115,12 @@ export interface TrainResult {
  * `best.safetensors`, `log.csv`, `log.jsonl`, `events.out.tfevents.repmlp`, and at the end `train.pth`, `curves.svg`,
  * with `ema` `ema.pth` and, from an ONNX model, `model.onnx`.
  *
- * @throws `train/arch` when nothing names an architecture, `train/classes` when a new head is asked for with another
- *   number of classes than the data has; `run-folder/taken`, `run-folder/results` where another run writes there or an
- *   earlier one has left its results; what reading data, weights and training throw
+ * A picture that cannot be read is left out and told of.
+ *
+ * @throws `train/resume` when there is nothing to resume, `train/arch` when nothing names an architecture, `train/classes`
+ *   when a new head is asked for with another number of classes than the data has; `run-folder/taken`,
+ *   `run-folder/results` where another run writes there or an earlier one has left its results; what reading data, weights
+ *   and training throw
  */
 export async function train(options: TrainOptions): Promise<TrainResult> {
   const {
@@ -129,7 +136,22 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     workers,
   } = options;
   const start = await (init !== undefined && /\.onnx$/i.test(init) ? onnxStart(init, options) : registryStart(options));
+  const last = join(folder, "last.safetensors");
+  must(
+    !resume || existsSync(last),
+    "train/resume",
+    () =>
+      `train: there is no checkpoint to resume from: ${last} does not exist. Check the folder of the run (--out), or begin one without --resume.`,
+    "usage",
+  );
+  const unreadable = new Set<string>();
+  const onUnreadable = (path: string, error: RepmlpError): void => {
+    if (unreadable.has(path)) return;
+    unreadable.add(path);
+    options.onUnreadable?.(error);
+  };
   const data = await openTrainingData(options.data, {
+    onUnreadable,
     ...{ augment: recipe.augment, preprocessing: start.preprocessing, normalization: start.normalization, workers },
     ...(options.kind && { kind: options.kind }),
   });
@@ -139,13 +161,12 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     mustBeSize(imageShape, start.preprocessing.inputSize, start.name, options.data);
     mustBeClasses(classes.length, numClasses, options.data);
     const isReady = data.kind !== "image-folder";
-    const resuming = resume && existsSync(join(folder, "last.safetensors"));
-    const { net, head, loaded, remarks = [], check, save } = await start.build(classes, !resuming);
+    const { net, head, loaded, remarks = [], check, save } = await start.build(classes, !resume);
     const settings = trainerOptions(recipe, net, head);
     const [trained, frozen] = split([...net.parameters()], ([key, p]) => !settings.group?.(key, p)?.frozen);
     options.onStart?.({
       ...(loaded && { loaded }),
-      newHead: numClasses === undefined || resuming ? [] : head,
+      newHead: numClasses === undefined || resume ? [] : head,
       notes: [...data.notes, ...remarks.map((remark) => `${init}: ${remark}`)],
       preprocessing: data.preprocessing,
       ...(start.from !== undefined && {
@@ -176,7 +197,15 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       ...(options.onEvent && { onEvent: options.onEvent }),
     });
     const summary = await trainer.run();
-    const done = { name, ...(arch && { arch }), summary, folder, model: net, test: data.validation };
+    const done = {
+      name,
+      ...(arch && { arch }),
+      summary,
+      folder,
+      unreadable: [...unreadable],
+      model: net,
+      test: data.validation,
+    };
     if (!summary.finished) return done;
     const files = {
       weights: join(folder, "train.pth"),

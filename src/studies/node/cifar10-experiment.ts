@@ -163,7 +163,9 @@ async function runVariant(
   if (existsSync(file)) return JSON.parse(await readFile(file, "utf8"));
   const { arch } = cifar10Variants[variant];
   const { summary, model, test } = await train({
-    ...{ data, kind: "cifar10", recipe, folder, arch, resume: true },
+    ...{ data, kind: "cifar10", recipe, folder, arch },
+    // What lies there without a checkpoint is of a run that did not get to its first one.
+    ...(existsSync(join(folder, "last.safetensors")) ? { resume: true } : { overwrite: true }),
     ...{ seed, threads, signal },
     onEvent: (event) => onEvent?.(variant, event),
   });
