@@ -75,7 +75,7 @@ test("which state dict is meant", async () => {
     `"model.pth: several of its keys hold tensors: teacher, student. Say which, on the command line with --key."`,
   );
   expect((await failure(two, undefined, { wrapper: "techer" })).message).toMatchInlineSnapshot(
-    `"model.pth: holds no state dict under "techer"; its keys are teacher, student, epoch. Name another wrapper."`,
+    `"model.pth: holds no state dict under "techer"; there are teacher, student. Name another one."`,
   );
   expect([...(await open(two, undefined, { wrapper: "student" })).entries.keys()]).toEqual(["w"]);
   const ema = await pthOf(`\x80\x02}(${dict("model_ema")}${dict("model")}u.`);

@@ -51,7 +51,7 @@ describe.each(["run/train.pth", "run/ema.pth", "run/best.safetensors", "run/last
     ["export", [file, "out.onnx"], /merged/],
     ["predict", [file, "grey.ppm"], /% {2}(airplane|automobile|bird|cat|deer|dog|frog|horse|ship|truck) \(\d\)/],
     ["test", ["pictures", "train", file], /top|Acc/i],
-    ["train", ["cifar", "--recipe", "fine.json", "--init", file, "--out", "again"], /best top-1/],
+    ["train", ["cifar", "--recipe", "fine.json", "--init", file, "--out", "again", "--overwrite"], /best top-1/],
   ] as const)("%s opens it", async ([command, args, expected]) => {
     const { arch: _, model: __, ...fine } = tinyRecipe;
     writeFileSync(at("fine.json"), JSON.stringify({ ...fine, epochs: 1 }));
