@@ -221,7 +221,7 @@ const batchNormTrainOp = defineOp<NormAttrs>({
       const product = sub(channelSum(mul(dy, x)), mul(mean, dbias));
       dweight = mul(inv, product);
       // Of as few roundings as can be: with few samples b·x + c and D are almost the same.
-      const b = neg(div(product, mul(add(variance, eps), m)));
+      const b = neg(div(div(product, m), add(variance, eps)));
       const c = sub(div(neg(dbias), m), mul(b, mean));
       dx = channelScale(add(dy, channelAffine(x, b, c)), mul(weight, inv));
     }
