@@ -1,0 +1,97 @@
+"""Training-mode passes of RepVGG's blocks and networks in float64, for goldens that have none.
+
+    python3 scripts/make-golden-float64.py GOLDEN OUT ID...
+
+Reads `<family>/<ID>.safetensors` of a golden folder and writes `OUT/<ID>.safetensors`: `output`, `grad.<key>` and
+`after.<buffer>`, computed by PyTorch from the same float32 weights. By these the checks know how far the float32 goldens
+themselves are from the exact result.
+"""
+import json
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+folder, out, ids = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+cases = {c["id"]: c for c in json.loads((folder / "cases.json").read_text())["blocks"]}
+KINDS = {"F32": np.float32, "F64": np.float64, "I64": np.int64}
+
+
+def read(path):
+    data = path.read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    tensors = {}
+    for key, t in json.loads(data[8 : 8 + size]).items():
+        if key != "__metadata__":
+            begin, end = t["data_offsets"]
+            values = np.frombuffer(data[8 + size + begin : 8 + size + end], KINDS[t["dtype"]])
+            tensors[key] = torch.from_numpy(values.reshape(t["shape"]).astype(np.float64))
+    return tensors
+
+
+def write(path, tensors):
+    header, blobs, at = {}, [], 0
+    for key, value in tensors.items():
+        blob = value.detach().contiguous().numpy().astype("<f8").tobytes()
+        header[key] = {"dtype": "F64", "shape": list(value.shape), "data_offsets": [at, at + len(blob)]}
+        blobs.append(blob)
+        at += len(blob)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(blobs))
+
+
+def norm(p, name, x):
+    get = lambda key: p[f"{name}.{key}"]
+    return F.batch_norm(x, get("running_mean"), get("running_var"), get("weight"), get("bias"), True, 0.1, 1e-5)
+
+
+def block(p, name, x, stride, padding=1):
+    at = lambda key: f"{name}{key}"
+    dense, point = p[at("rbr_dense.conv.weight")], p[at("rbr_1x1.conv.weight")]
+    groups = x.shape[1] // dense.shape[1]
+    y = norm(p, at("rbr_dense.bn"), F.conv2d(x, dense, None, stride, padding, 1, groups))
+    y = y + norm(p, at("rbr_1x1.bn"), F.conv2d(x, point, None, stride, padding - dense.shape[2] // 2, 1, groups))
+    if at("rbr_identity.weight") in p:
+        y = y + norm(p, at("rbr_identity"), x)
+    if at("se.down.weight") in p:
+        s = F.relu(F.conv2d(y.mean((2, 3), keepdim=True), p[at("se.down.weight")], p[at("se.down.bias")]))
+        y = y * torch.sigmoid(F.conv2d(s, p[at("se.up.weight")], p[at("se.up.bias")]))
+    return F.relu(y)
+
+
+def net(p, x):
+    x = block(p, "stage0.", x, 2)
+    for stage in range(1, 5):
+        i = 0
+        while f"stage{stage}.{i}.rbr_dense.conv.weight" in p:
+            x = block(p, f"stage{stage}.{i}.", x, 1 if i else 2)
+            i += 1
+    return F.linear(x.mean((2, 3)), p["linear.weight"], p["linear.bias"])
+
+
+for name in ids:
+    case = cases[name]
+    tensors = read(folder / case["file"])
+    p = {key[6:]: value for key, value in tensors.items() if key.startswith("train.") and key != "train.output"}
+    p["input"] = tensors["input"].requires_grad_()
+    wanted = [key[5:] for key in tensors if key.startswith("grad.")]
+    for key in wanted:
+        p[key].requires_grad_()
+    args = case["args"]
+    if case["family"] == "repvgg_net":
+        y = net(p, p["input"])
+    else:
+        y = block(p, "", p["input"], args.get("stride", 1), args.get("padding", 1))
+    gradients = torch.autograd.grad((y * tensors["cotangent"]).sum(), [p[key] for key in wanted]) if wanted else []
+    result = {"output": y, **{f"grad.{key}": g for key, g in zip(wanted, gradients)}}
+    result.update({f"after.{key}": v for key, v in p.items() if key.endswith(("running_mean", "running_var"))})
+    write(out / f"{name}.safetensors", result)
+    for key, value in result.items():
+        golden = tensors["trainmode.output" if key == "output" else key if key.startswith("grad.") else f"trainmode.{key}"]
+        largest, off = value.abs().max().item(), (golden - value).abs().max().item()
+        if off > 1e-6 + 1e-5 * largest:
+            print(f"{name} {key}: the golden is {off:.1e} from float64, of {largest:.1e}")
