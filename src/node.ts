@@ -5,14 +5,90 @@
  */
 import { registerNode } from "./runtime/node/platform.ts";
 
-export * from "./checkpoint/node/index.ts";
-export * from "./data/node/index.ts";
-export * from "./export/node/index.ts";
+export {
+  fileSource,
+  formatOfName,
+  openCheckpointFile,
+  openSource,
+  type SaveFileOptions,
+  saveCheckpointFile,
+  writeFileAtomically,
+} from "./checkpoint/node/index.ts";
+export {
+  cifar10,
+  decodePicture,
+  fashionMnist,
+  fashionMnistSmall,
+  type IdxFolderOptions,
+  type ImageFile,
+  ImageFolder,
+  type ImageFolderOptions,
+  imageFolder,
+  mnist,
+  readPicture,
+  type Split,
+} from "./data/node/index.ts";
+export { type ExportHubOptions, exportHub, type HubFolder } from "./export/node/index.ts";
 export * from "./index.ts";
-export * from "./inference/node/index.ts";
-export * from "./recipes/node/index.ts";
-export * from "./studies/node/cifar10-experiment.ts";
-export * from "./training/node/checkpoint-store.ts";
-export * from "./training/node/logs.ts";
+export {
+  type Classifier,
+  type ClassifierOptions,
+  type ClassRule,
+  type CompiledClassifier,
+  type FormsCheck,
+  fileSha256,
+  type OpenModelOptions,
+  openClassifier,
+  openModelFile,
+  openOnnx,
+  openTestData,
+  type RunTestOptions,
+  runCheck,
+  runTest,
+  type SavedOnnx,
+  type SaveOnnxOptions,
+  saveOnnx,
+  type TestData,
+  type TestDataOptions,
+  type TestHeader,
+  type TestOptions,
+} from "./inference/node/index.ts";
+export {
+  type DataKind,
+  onnxTrainable,
+  openTrainingData,
+  parseRecipe,
+  type Recipe,
+  readRecipe,
+  recipeNames,
+  remarksOn,
+  type StartOptions,
+  type Trainable,
+  type TrainableOptions,
+  type TrainingData,
+  type TrainingDataOptions,
+  type TrainingPlan,
+  type TrainOptions,
+  type TrainResult,
+  train,
+} from "./recipes/node/index.ts";
+export {
+  cifar10Experiment,
+  cifar10Variants,
+  type DifferingPicture,
+  type ExperimentOptions,
+  type ExperimentResult,
+  tableOf,
+  type VariantResult,
+} from "./studies/node/cifar10-experiment.ts";
+export { folderStore } from "./training/node/checkpoint-store.ts";
+export {
+  type EventLog,
+  eventsFile,
+  fileLogs,
+  loggedLosses,
+  type TensorBoardOptions,
+  tensorBoardLog,
+} from "./training/node/logs.ts";
 
 registerNode();
