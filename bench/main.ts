@@ -4,8 +4,8 @@ import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { chromiumPath } from "../test/browser/harness.ts";
-import { type Case, type Context, matching } from "./case.ts";
-import { findPython, machine, versions } from "./machine.ts";
+import { type Case, type Context, matching, type Way, ways } from "./case.ts";
+import { findPythons, machine, versions } from "./machine.ts";
 import { race } from "./race.ts";
 import { type CaseResult, caseText, joined, type Results, writeResults } from "./report.ts";
 import { convertCases } from "./suites/convert.ts";
@@ -33,12 +33,18 @@ Prints medians, quartiles and ratios; how good they are does not change the exit
   --rounds N         turns of each contestant (default 7)
   --large            also the cases that need much memory (batch 32)
   --threads N        for everyone (default: the cores)
-  --no-pytorch       leave PyTorch out (PYTHON names the Python to look in)
+  --python PATH      a Python that has PyTorch; several race against each other where PyTorch's fastest is looked for,
+                     elsewhere the first takes part (default: those that PYTHON names, with commas between; python3)
+  --ways LIST        how PyTorch's user may write a network beside the original, with commas between: all, none or of
+                     ${Object.keys(ways).join(" ")}
+                     (default all). After one run each, only the fastest races beside the original
+  --no-pytorch       leave PyTorch out
   --no-chromium      leave the browser out (CHROMIUM names it)
   --data DIR         pictures for the data suite (default: those of the tests)
   --train FILE       checkpoint for the convert suite (default: one made by a formula)
   --json FILE        write everything, machine and versions included
   --write-results    write bench/RESULTS.md and the table in README.md
+  --keep             cases that were not measured stay in both, with date, machine and versions of their own run
   --from FILE        do not run: take the results of an earlier --json; may be repeated
   --help
 
@@ -62,12 +68,15 @@ function parse(args: readonly string[]) {
         rounds: { type: "string", default: "7" },
         large: { type: "boolean", default: false },
         threads: { type: "string", default: String(availableParallelism()) },
+        python: { type: "string", multiple: true, default: [] },
+        ways: { type: "string", default: "all" },
         pytorch: { type: "boolean", default: true },
         chromium: { type: "boolean", default: true },
         data: { type: "string" },
         train: { type: "string" },
         json: { type: "string" },
         "write-results": { type: "boolean", default: false },
+        keep: { type: "boolean", default: false },
         from: { type: "string", multiple: true },
         help: { type: "boolean", default: false },
       },
@@ -89,6 +98,17 @@ const existing = (path: string | undefined): string | undefined => {
   if (path !== undefined && !existsSync(path)) throw new UsageError(`${path} does not exist`);
   return path && resolve(path);
 };
+
+/** The ways of writing a network that the command line asks for. */
+function chosenWays(list: string): readonly Way[] {
+  if (list === "all") return Object.keys(ways) as Way[];
+  if (list === "none") return [];
+  const names = list.split(",");
+  const unknown = names.filter((name) => !(name in ways));
+  if (unknown.length)
+    throw new UsageError(`--ways: there is no ${unknown.join(", ")}. There are ${Object.keys(ways).join(", ")}`);
+  return names as Way[];
+}
 
 /** The cases that the command line asks for. */
 function wanted(names: readonly string[], options: Options, context: Context): readonly Case[] {
@@ -114,41 +134,47 @@ function progressOf(name: string): { readonly show: (text: string) => void; read
   return { show: (text) => stderr.write(`\r\x1b[K${name}: ${text}`), end: () => stderr.write("\r\x1b[K") };
 }
 
-async function runCase(one: Case, rounds: number, python: string | undefined): Promise<CaseResult> {
+async function runCase(one: Case, rounds: number): Promise<CaseResult> {
   const { name, about } = one;
   if (!one.contestants.length) return { name, about, outcomes: [], figures: [], remarks: ["nobody can run this here"] };
   const { show, end } = progressOf(name);
-  const { outcomes, remarks } = await race(one, { rounds, python, progress: show }).finally(end);
-  const figures = one.figures.map(({ value, ...figure }) => ({ ...figure, value: value(outcomes) }));
-  return { name, about, outcomes: [...outcomes.values()], figures, remarks };
+  const { outcomes, trials, remarks } = await race(one, { rounds, progress: show }).finally(end);
+  const figures = one.figures.map(({ value, note, ...figure }) => {
+    const said = note?.(outcomes);
+    return { ...figure, value: value(outcomes), ...(said !== undefined && { note: said }) };
+  });
+  return { name, about, outcomes: [...outcomes.values()], figures, trials, remarks };
 }
 
 async function measure(names: readonly string[], options: Options): Promise<Results | undefined> {
   const [rounds, threads] = [positive("rounds", options.rounds), positive("threads", options.threads)];
   const [data, train] = [existing(options.data), existing(options.train)];
-  const python = options.pytorch ? findPython() : undefined;
+  if (options.python.length && !options.pytorch) throw new UsageError("--python and --no-pytorch exclude each other");
+  const chosen = chosenWays(options.ways);
+  // The list of cases does not depend on it, and looking takes seconds.
+  const pythons = options.pytorch && !options.list ? findPythons(options.python) : [];
   // Beside a checkpoint that is given, so that all of it is on one disk.
   const scratch = mkdtempSync(join(train ? dirname(train) : tmpdir(), "repmlp-bench-"));
   try {
     const chromium = options.chromium ? chromiumPath : undefined;
-    const cases = wanted(names, options, { threads, python, chromium, scratch, data, train });
+    const cases = wanted(names, options, { threads, pythons, ways: chosen, chromium, scratch, data, train });
     if (options.list) {
       for (const { name, about, large } of cases)
         console.log(`${name.padEnd(30)} ${about}${large ? " (--large)" : ""}`);
       return undefined;
     }
-    if (options.pytorch && !python) console.error("PyTorch is left out: no Python has it. PYTHON names one.");
+    if (options.pytorch && !pythons.length) console.error("PyTorch is left out: no Python has it. --python names one.");
     if (options.chromium && !chromium) console.error("Chromium is left out: none found. CHROMIUM names one.");
     const results: CaseResult[] = [];
     for (const one of cases) {
-      const result = await runCase(one, rounds, python);
+      const result = await runCase(one, rounds);
       results.push(result);
       console.log(`${caseText(result)}\n`);
     }
     return {
       date: new Date().toISOString(),
       machine: machine(),
-      versions: versions(python),
+      versions: versions(pythons),
       threads,
       rounds,
       cases: results,
@@ -161,6 +187,7 @@ async function measure(names: readonly string[], options: Options): Promise<Resu
 async function main(): Promise<void> {
   const { values: options, positionals } = parse(process.argv.slice(2));
   if (options.help) return console.log(help);
+  if (options.keep && !options["write-results"]) throw new UsageError("--keep belongs to --write-results");
   const results = options.from
     ? joined(options.from.map((path) => JSON.parse(readFileSync(existing(path)!, "utf8")) as Results))
     : await measure(positionals, options);
@@ -168,7 +195,11 @@ async function main(): Promise<void> {
   if (options.json) writeFileSync(options.json, `${JSON.stringify(results, null, 1)}\n`);
   const root = join(import.meta.dirname, "..");
   if (options["write-results"])
-    writeResults(results, { results: join(root, "bench", "RESULTS.md"), readme: join(root, "README.md") });
+    writeResults(
+      results,
+      { results: join(root, "bench", "RESULTS.md"), readme: join(root, "README.md") },
+      options.keep,
+    );
 }
 
 main().catch((error: Error) => {

@@ -4,15 +4,22 @@ import { median, type Outcome, quantile } from "./stats.ts";
 
 export interface RaceOptions {
   readonly rounds: number;
-  readonly python: string | undefined;
   /** Is told what goes on, in a few words. */
   readonly progress: (text: string) => void;
 }
 
 export interface RaceResult {
   readonly outcomes: Outcomes;
+  /** Those of whom only the fastest raced. */
+  readonly trials: readonly Trial[];
   /** Rivals that could not run, with the reason, and check values that are not equal. */
   readonly remarks: readonly string[];
+}
+
+/** What decides who races: one run after the one that warms up and yields the check value. */
+export interface Trial {
+  readonly name: string;
+  readonly seconds: number;
 }
 
 /** A round of short runs repeats them until it has taken about this long. */
@@ -38,13 +45,15 @@ const settled = (): Promise<void> => new Promise((resolve) => setTimeout(resolve
 
 /**
  * Lets the contestants of a case take turns: all get ready, each warms up, then round after round each runs once more,
- * never two at a time.
+ * never two at a time. Of those in one heat only the fastest is kept, after one run each; who disagrees on the check
+ * value cannot win it.
  *
  * @throws what our own contestant fails with; a rival that fails is left out
  */
 export async function race({ contestants, setUp, sizes = false }: Case, options: RaceOptions): Promise<RaceResult> {
-  const { rounds, python, progress } = options;
+  const { rounds, progress } = options;
   const remarks: string[] = [];
+  const trials: Trial[] = [];
   const running: Runs[] = [];
   /** Runs `body`; a failing rival leaves the race. */
   const guarded = async (runs: Pick<Runs, "contestant" | "runner">, body: () => Promise<void>): Promise<boolean> => {
@@ -66,15 +75,57 @@ export async function race({ contestants, setUp, sizes = false }: Case, options:
   };
   try {
     await setUp?.();
-    for (const contestant of contestants) {
+    const ready = async (contestant: Contestant): Promise<Runs | undefined> => {
       progress(`${contestant.name}: getting ready`);
-      const runner = runnerOf(contestant, python);
+      const runner = runnerOf(contestant);
       const start = performance.now();
+      let runs: Runs | undefined;
       await guarded({ contestant, runner }, async () => {
         const facts = { ...(await runner.prepare()) };
         const prepareSeconds = (performance.now() - start) / 1000;
-        running.push({ contestant, runner, prepareSeconds, facts, runsPerRound: 1, rounds: [] });
+        runs = { contestant, runner, prepareSeconds, facts, runsPerRound: 1, rounds: [] };
+        running.push(runs);
       });
+      return runs;
+    };
+    const leaves = async (runs: Runs): Promise<void> => {
+      running.splice(running.indexOf(runs), 1);
+      await runs.runner.close();
+    };
+    /** Keeps the fastest, and never more than two of them in memory. */
+    const heat = async (entrants: readonly Contestant[]): Promise<void> => {
+      let best: { readonly runs: Runs; readonly seconds: number } | undefined;
+      for (const contestant of entrants) {
+        const runs = await ready(contestant);
+        if (!runs) continue;
+        const wrong = disagreements(running, sizes).filter(({ of }) => of === runs);
+        remarks.push(...wrong.map(({ text }) => text));
+        if (wrong.length) {
+          await leaves(runs);
+          continue;
+        }
+        await settled();
+        progress(`${contestant.name}: one run`);
+        let seconds = Number.POSITIVE_INFINITY;
+        const ran = await guarded(runs, async () => {
+          seconds = await trial(runs.runner);
+        });
+        if (ran) trials.push({ name: contestant.name, seconds });
+        const faster = ran && seconds < (best?.seconds ?? Number.POSITIVE_INFINITY);
+        if (!faster) await leaves(runs);
+        else {
+          if (best) await leaves(best.runs);
+          best = { runs, seconds };
+        }
+      }
+    };
+    const heats = new Set<string>();
+    for (const contestant of contestants) {
+      if (contestant.heat === undefined) await ready(contestant);
+      else if (!heats.has(contestant.heat)) {
+        heats.add(contestant.heat);
+        await heat(contestants.filter((c) => c.heat === contestant.heat));
+      }
     }
     await inTurn(async (runs) => {
       progress(`${runs.contestant.name}: warming up`);
@@ -91,10 +142,17 @@ export async function race({ contestants, setUp, sizes = false }: Case, options:
       });
     const outcomes = new Map<string, Outcome>();
     for (const runs of running) outcomes.set(runs.contestant.name, await outcomeOf(runs));
-    return { outcomes, remarks: [...remarks, ...disagreements(running, sizes)] };
+    return { outcomes, trials, remarks: [...remarks, ...disagreements(running, sizes).map(({ text }) => text)] };
   } finally {
     for (const { runner } of running) await runner.close();
   }
+}
+
+/** Seconds of one run; where it is short, of the least disturbed of several. */
+async function trial(runner: Runner): Promise<number> {
+  const [first] = (await runner.run(1)).seconds;
+  if (first > roundSeconds) return first;
+  return Math.min(...(await runner.run(Math.min(mostRunsPerRound, Math.ceil(roundSeconds / first)))).seconds);
 }
 
 async function outcomeOf({ contestant, runner, ...runs }: Runs): Promise<Outcome> {
@@ -116,7 +174,7 @@ async function outcomeOf({ contestant, runner, ...runs }: Runs): Promise<Outcome
 }
 
 /** Contestants that say another check value than the first one that says any; with `sizes`, of those with its options. */
-function disagreements(running: readonly Runs[], sizes: boolean): string[] {
+function disagreements(running: readonly Runs[], sizes: boolean): { readonly of: Runs; readonly text: string }[] {
   const checked = running.filter(({ facts }) => facts.check !== undefined);
   const optionsOf = ({ contestant: { does } }: Runs): string =>
     sizes && does.kind !== "program" ? JSON.stringify(does.options) : "";
@@ -126,7 +184,10 @@ function disagreements(running: readonly Runs[], sizes: boolean): string[] {
     return Math.abs(mine - wanted) <= tolerance * Math.abs(wanted)
       ? []
       : [
-          `${runs.contestant.name} does not compute the same: check value ${mine}, ${first.contestant.name} has ${wanted}`,
+          {
+            of: runs,
+            text: `${runs.contestant.name} does not compute the same: check value ${mine}, ${first.contestant.name} has ${wanted}`,
+          },
         ];
   });
 }

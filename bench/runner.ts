@@ -19,13 +19,13 @@ export interface Runner {
 
 const here = import.meta.dirname;
 
-export function runnerOf({ name, does }: Contestant, python: string | undefined): Runner {
-  return does.kind === "program" ? new ProgramRunner(name, does) : new ChildRunner(name, does, python);
+export function runnerOf({ name, does }: Contestant): Runner {
+  return does.kind === "program" ? new ProgramRunner(name, does) : new ChildRunner(name, does);
 }
 
-function commandOf({ runtime }: Child, python: string | undefined): [command: string, args: string[]] {
-  if (runtime === "python") return [python ?? "python3", ["-u", join(here, "pytorch", "contestant.py")]];
-  const file = runtime === "node" ? "node.ts" : "chromium.ts";
+function commandOf(child: Child): [command: string, args: string[]] {
+  if (child.runtime === "python") return [child.program, ["-u", join(here, "pytorch", "contestant.py")]];
+  const file = child.runtime === "node" ? "node.ts" : "chromium.ts";
   return [process.execPath, ["--expose-gc", "--import", "tsx", join(here, "contestants", file)]];
 }
 
@@ -42,9 +42,8 @@ class ChildRunner implements Runner {
   constructor(
     private readonly name: string,
     private readonly spec: Child,
-    python: string | undefined,
   ) {
-    const [command, args] = commandOf(spec, python);
+    const [command, args] = commandOf(spec);
     // The allocator settings that our command line gives itself, for everyone.
     this.process = spawn(command, args, { env: tunedEnvironment(), stdio: ["pipe", "pipe", "pipe"] });
     this.process.stderr.on("data", (chunk: Buffer) => {

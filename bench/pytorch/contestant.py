@@ -23,6 +23,7 @@ import torch.nn.functional as F  # noqa: E402
 from convert import merge  # noqa: E402
 from repmlp_cifar import NETWORKS, RepMLPCifar  # noqa: E402
 from repmlp_resnet import MODELS, RepMLP, conv_bn, fill_by_formula, formula_uniform, repmlp_resnet  # noqa: E402
+from ungrouped import ungroup  # noqa: E402
 
 LEARNING_RATE = 1e-4
 
@@ -64,8 +65,17 @@ def network(net, batch, channels=None, size=14):
     return model, torch.from_numpy(values.astype(np.float32)).view(shape)
 
 
-def train(net, batch, channels=None, size=14):
-    model, images = network(net, batch, channels, size)
+def written(model, images, products, channels_last):
+    """The network and its batch in one of the ways in which a user may write them."""
+    if products != "grouped":
+        ungroup(model, products)
+    if channels_last:
+        model, images = (x.to(memory_format=torch.channels_last) for x in (model, images))
+    return model, images
+
+
+def train(net, batch, channels=None, size=14, products="grouped", channels_last=False):
+    model, images = written(*network(net, batch, channels, size), products, channels_last)
     model.train()
     sgd = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
     with torch.no_grad():
@@ -83,11 +93,12 @@ def train(net, batch, channels=None, size=14):
     return {"check": step()}, step
 
 
-def infer(net, batch, form, channels=None, size=14):
+def infer(net, batch, form, channels=None, size=14, products="grouped", channels_last=False):
     model, images = network(net, batch, channels, size)
     model.eval()
     if form == "deploy":
         merge(model)
+    model, images = written(model, images, products, channels_last)
 
     def run():
         with torch.no_grad():

@@ -9,7 +9,7 @@ const root = join(import.meta.dirname, "..", "..");
  * (`bench/pytorch/convert.py`), and a copy of the file as the limit. The first reader would pay for the disk, but the
  * warm-up does. `repmlp convert` waits until its file is on the disk, which the other two leave to the system.
  */
-export const convertCases = ({ python, scratch, train }: Context): readonly Case[] => {
+export const convertCases = ({ pythons: [python], scratch, train }: Context): readonly Case[] => {
   const from = train ?? join(scratch, "train.pth");
   const to = join(scratch, "converted.pth");
   const program = (name: string, command: string, args: readonly string[]): Contestant => ({
@@ -25,7 +25,7 @@ export const convertCases = ({ python, scratch, train }: Context): readonly Case
       },
       contestants: [
         program(own, process.execPath, [join(root, "dist/cli/main.js"), "convert", from, to, "--no-verify"]),
-        ...(python ? [program("PyTorch", python, [join(root, "bench/pytorch/convert.py"), from, to])] : []),
+        ...(python ? [program("PyTorch", python.program, [join(root, "bench/pytorch/convert.py"), from, to])] : []),
         program("file copy", "cp", [from, to]),
       ],
       figures: [

@@ -1,4 +1,14 @@
-import { type Case, type Context, type Figure, growth, inNode, inPython, own, quotient, timesFaster } from "../case.ts";
+import {
+  bestInPython,
+  type Case,
+  type Context,
+  type Figure,
+  growth,
+  inNode,
+  own,
+  quotient,
+  timesFaster,
+} from "../case.ts";
 import type { Outcome } from "../stats.ts";
 import { convUnitCases } from "./conv-unit.ts";
 
@@ -59,34 +69,37 @@ const figuresOf: Readonly<Record<number, readonly Figure[]>> = {
 
 export const inferCases = (context: Context): readonly Case[] => {
   const { threads } = context;
+  const deployedMlp = { net: pureMlp, batch: 1, threads, form: "deploy" };
+  const mlpInPython = bestInPython(context, "infer", deployedMlp);
   const sizes = [1, 2, 4, 8, 16].map((size) => ({ size, contestant: `${own}, batch ${size}` }));
   return [
     ...batches.map(({ batch, limits }): Case => {
       const options = { net, batch, threads };
       const items = { count: batch, unit: "images" };
+      const pytorch = bestInPython(context, "infer", { ...options, form: "deploy" }, { items });
       return {
         name: `infer/light-224-b${batch}`,
         about: `${net}, deploy form, batch ${batch}`,
         contestants: [
           inNode(own, "infer", { ...options, form: "deploy" }, items),
-          ...inPython(context, "infer", { ...options, form: "deploy" }, items),
+          ...pytorch.contestants,
           inNode(unmerged, "infer", { ...options, form: "train" }, items),
           inNode(plain, "plain", options, items),
           inNode(gemm, "gemm", { threads }),
           inNode(memory, "bandwidth", { threads }),
         ],
-        figures: [timesFaster("PyTorch", limits), timesFaster(plain), ...figuresOf[batch]],
+        figures: [...pytorch.figures(limits), timesFaster(plain), ...figuresOf[batch]],
       };
     }),
     {
       name: "infer/pure-mlp-b1",
       about: `${pureMlp}, deploy form, batch 1`,
       contestants: [
-        inNode(own, "infer", { net: pureMlp, batch: 1, threads, form: "deploy" }, { count: 1, unit: "images" }),
-        ...inPython(context, "infer", { net: pureMlp, batch: 1, threads, form: "deploy" }),
+        inNode(own, "infer", deployedMlp, { count: 1, unit: "images" }),
+        ...mlpInPython.contestants,
         inNode(unmerged, "infer", { net: pureMlp, batch: 1, threads, form: "train" }),
       ],
-      figures: [timesFaster("PyTorch"), timesFaster(unmerged, { floor: 1.2, aim: 1.5 })],
+      figures: [...mlpInPython.figures(), timesFaster(unmerged, { floor: 1.2, aim: 1.5 })],
     },
     ...convUnitCases(context, "infer"),
     {
