@@ -4,6 +4,7 @@ import {
   adaptiveMaxPool2d,
   add,
   after,
+  asChannelShape,
   avgPool2d,
   batchNorm,
   batchNormTrain,
@@ -447,6 +448,71 @@ const convolutions: OpCase[] = [
   }),
 ];
 
+const factor = { shape: [4], range: positiveRange };
+/** Where the gradient of a weight or a bias is zero by theory, or but for eps, and where it only looks so. */
+const channelsBeforeNorm: Record<string, [Inputs, Build]> = {
+  "of a factor per channel": [
+    { x: [3, 4, 5, 2], w: [4, 1, 1, 1], t: [4], g: factor, b: [4] },
+    ({ x, w, t, g, b }) => batchNormTrain(add(conv2d(x, w, { groups: 4 }), asChannelShape(t, 4)), g, b, 0.1).y,
+  ],
+  "of factors at stride 2, padded, two per channel": [
+    { x: [3, 2, 5, 4], w: [4, 1, 1, 1], g: factor, b: [4] },
+    ({ x, w, g, b }) => batchNormTrain(conv2d(x, w, { groups: 2, stride: 2, padding: 1 }), g, b, 0.1).y,
+  ],
+  "of a factor whose channel goes elsewhere, too": [
+    { x: [3, 4, 5, 2], w: [4, 1, 1, 1], g: factor, b: [4] },
+    ({ x, w, g, b }) => {
+      const y = conv2d(x, w, { groups: 4 });
+      return add(batchNormTrain(y, g, b, 0.1).y, mul(y, y));
+    },
+  ],
+  "of a factor whose channel is part of what is normalised": [
+    { x: [3, 4, 5, 2], w: [4, 1, 1, 1], g: factor, b: [4] },
+    ({ x, w, g, b }) => batchNormTrain(add(conv2d(x, w, { groups: 4 }), mul(x, x)), g, b, 0.1).y,
+  ],
+  "of rows with a bias": [
+    { x: [7, 3], w: [4, 3], t: [4], g: factor, b: [4] },
+    ({ x, w, t, g, b }) => batchNormTrain(linear(x, w, t), g, b, 0.1).y,
+  ],
+};
+const normsBeforeNorm: Record<string, [Inputs, Build]> = {
+  "through a 1×1 convolution": [
+    { x: [3, 3, 5, 2], w: [4, 3, 1, 1], g: [3], b: [3], h: factor, c: [4] },
+    ({ x, w, g, b, h, c }) => batchNormTrain(conv2d(batchNormTrain(x, g, b, 0.1).y, w), h, c, 0.1).y,
+  ],
+  "through a 1×1 convolution in one with its norm": [
+    { x: [3, 3, 5, 2], w: [4, 3, 1, 1], g: [3], b: [3], h: factor, c: [4] },
+    ({ x, w, g, b, h, c }) => pointwiseNormTrain(batchNormTrain(x, g, b, 0.1).y, w, h, c, 0.1).y,
+  ],
+  "through a padded 3×3 convolution, which keeps no sum": [
+    { x: [3, 3, 5, 2], w: [4, 3, 3, 3], g: [3], b: [3], h: factor, c: [4] },
+    ({ x, w, g, b, h, c }) => batchNormTrain(conv2d(batchNormTrain(x, g, b, 0.1).y, w, { padding: 1 }), h, c, 0.1).y,
+  ],
+};
+/** The gradients of cases, for the ops that only gradients hold. */
+const gradientsOf = (op: string, table: Record<string, [Inputs, Build]>, ...names: string[]): OpCase[] =>
+  names.map((name) => {
+    const [inputs, build] = table[name];
+    const gradients: Build = (values) =>
+      grad(reduceSum(sigmoid([build(values)].flat()[0] as Value)), [values.x, values.w]);
+    return { op, name, inputs, build: gradients };
+  });
+const beforeNorms: OpCase[] = [
+  ...variants("batchNormTrain", { ...channelsBeforeNorm, ...normsBeforeNorm }),
+  ...gradientsOf(
+    "normGradient",
+    channelsBeforeNorm,
+    ...["of a factor whose channel goes elsewhere, too", "of a factor whose channel is part of what is normalised"],
+    "of rows with a bias",
+  ),
+  ...gradientsOf(
+    "zeroSum",
+    normsBeforeNorm,
+    ...["through a 1×1 convolution", "through a 1×1 convolution in one with its norm"],
+  ),
+  // Where what is left of a derivative is rounding, it is not small beside the others.
+].map((c) => ({ ...c, tolerance: 2e-4 }));
+
 const pointwiseNorm: Record<string, [Inputs, Build]> = {
   "output and statistics": [
     { x: [3, 4, 5, 2], w: [6, 4, 1, 1], g: { shape: [6], range: positiveRange }, b: [6] },
@@ -616,6 +682,7 @@ export const opCases: readonly OpCase[] = [
   ...products,
   ...convolutions,
   ...pointwiseNorms,
+  ...beforeNorms,
   ...pooling,
   ...resizing,
   ...norms,

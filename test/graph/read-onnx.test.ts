@@ -69,7 +69,7 @@ test("nodes keep their names as layer paths", () => {
 /** What the forward of a network in evaluation mode is never written with: gradients, statistics of a batch, pruning. */
 const onlyInTraining = [
   ...["scatterAdd", "maxPool2dGrad", "maxPool2dPick"],
-  ...["pointwiseNorm", "centreChannels"],
+  ...["pointwiseNorm", "centreChannels", "normGradient", "zeroSum"],
   "kthLargest",
 ];
 

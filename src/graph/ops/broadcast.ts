@@ -1,11 +1,12 @@
 import { fmt, must } from "../../errors.ts";
-import { type Shape, sameShape, sizeOf } from "../../tensor/index.ts";
+import { type Shape, sameShape, sizeOf, Tensor } from "../../tensor/index.ts";
 import { broadcastShapes, type Handle } from "../emitter.ts";
 import { type Layout, physicalAxis } from "../layout.ts";
 import type { Lowering, Physical } from "../op.ts";
-import { defineOp, type Node, type Op, type Value } from "../value.ts";
+import { constant, defineOp, type Node, type Op, type Value } from "../value.ts";
 import { normalizeAxes, permuteEntries } from "./axes.ts";
 import { expandTensor } from "./fold.ts";
+import { sumsToZero } from "./zero-sum.ts";
 
 /*
  * Reshape, expand and sum stand together, since the gradients of broadcasting are made of all three.
@@ -125,8 +126,15 @@ export const reducer =
   (x: Value, axes?: readonly number[] | number, { keepDims = false }: ReduceOptions = {}): Value =>
     op([x], { axes: normalizeAxes(op.name, x.shape.length, axes), keepDims });
 
-/** Sum over `axes` (default: all). */
-export const reduceSum = reducer(sumOp);
+const sum = reducer(sumOp);
+/** Sum over `axes` (default: all); no more than a zero where all but the channels (axis 1) are known to sum to it. */
+export function reduceSum(x: Value, axes?: readonly number[] | number, options: ReduceOptions = {}): Value {
+  if (!sumsToZero(x)) return sum(x, axes, options);
+  const reduced = normalizeAxes(sumOp.name, x.shape.length, axes);
+  if (!x.shape.every((_, i) => i === 1 || reduced.includes(i))) return sum(x, axes, options);
+  const { keepDims = false } = options;
+  return constant(Tensor.zeros(x.dtype, reducedShape(x.shape, { axes: reduced, keepDims })));
+}
 const expandOp = defineOp<{ readonly shape: Shape }>({
   name: "expand",
   inputs: ["x"],

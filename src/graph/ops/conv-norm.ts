@@ -11,6 +11,7 @@ import { add, div, mul, neg, sqrt, sub } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
 import { type BatchNormalized, batchNormTrain, centreChannels, channelSum, normalizeByBatch } from "./norm.ts";
 import { concat, slice, transpose } from "./shape.ts";
+import { sumsToZero, zeroSum } from "./zero-sum.ts";
 
 /*
  * A 1×1 convolution and the batch norm of its output, with the batch's own statistics, computed without the output
@@ -162,9 +163,10 @@ const pointwiseNormOp = defineOp<{ readonly eps: number }>({
       const sums = reshape(gradWeight(extended, dy, [o, c + 1, 1, 1], pointwise), [o, c + 1]);
       const part = (start: number, end: number): Value => slice(sums, [{ axis: 1, start, end }]);
       const g = part(0, c);
-      dbias = reshape(part(c, c + 1), [o]);
-      dweight = div(sub(reduceSum(mul(w, g), 1), mul(mean, dbias)), deviation);
-      dmean = sumOf(dmean, neg(mul(a, dbias)));
+      const sum = reshape(part(c, c + 1), [o]);
+      dbias = sumsToZero(dy) ? channelSum(dy) : sum;
+      dweight = div(sub(reduceSum(mul(w, g), 1), mul(mean, sum)), deviation);
+      dmean = sumOf(dmean, neg(mul(a, sum)));
       dvariance = sumOf(dvariance, div(mul(mul(a, dweight), -0.5), deviation));
       dw = mul(g, column(a));
       dx = convTranspose2d(dy, reshape(mul(w, column(a)), [o, c, 1, 1]));
@@ -188,7 +190,8 @@ const pointwiseNormOp = defineOp<{ readonly eps: number }>({
       const zero = matrix ?? constant(Tensor.zeros(x.dtype, [c, c]));
       dx = sumOf(dx, throughExtended(extended, zero, shift));
     }
-    return [dx, undefined, dw, dweight, dbias];
+    const alone = !(dmeanGiven || dvarianceGiven || dm);
+    return [dx && alone ? zeroSum(dx) : dx, undefined, dw, dweight, dbias];
   },
   lower: (lowering, { inputs: [x, extended, w, weight, bias] }, { eps }) => {
     const { emit } = lowering;

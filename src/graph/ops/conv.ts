@@ -1,5 +1,5 @@
 import { fmt, must } from "../../errors.ts";
-import type { Shape } from "../../tensor/index.ts";
+import { type Shape, sizeOf } from "../../tensor/index.ts";
 import type { Emitter, Handle } from "../emitter.ts";
 import type { Lowering, Physical, Target } from "../op.ts";
 import { defineOp, mustRank, type TensorType, type Value } from "../value.ts";
@@ -30,9 +30,10 @@ import {
   gradWeightByRows,
   gradWeightPaysByRows,
 } from "./conv-rows.ts";
-import { mul } from "./elementwise.ts";
-import { splitChannelScale } from "./norm.ts";
+import { add, div, mul, sqrt, sub } from "./elementwise.ts";
+import { asChannelShape, channelSum, isShifted, splitChannelScale } from "./norm.ts";
 import { pad, slice } from "./shape.ts";
+import { asNormGradient, sumsToZero, zeroSum } from "./zero-sum.ts";
 
 const withDefaults = ({ stride = 1, padding = 0, dilation = 1, groups = 1 }: ConvOptions): ConvAttrs => ({
   stride: pair(stride),
@@ -113,13 +114,19 @@ const conv2dOp = defineOp<ConvAttrs>({
   name: "conv2d",
   inputs: ["x", "w"],
   infer: ([x, w], attrs) => inferConv("conv2d", x, w, attrs),
-  vjp: ({ inputs: [x, w], dy, attrs }) => {
+  vjp: ({ inputs: [x, w], outputs: [y], dy, attrs }) => {
     // A factor per output channel belongs on the weights, which are small; only the fully connected layers on pixels
     // have more weights than activations.
     const { x: d, scale } = isPixels(x.shape) ? { x: dy, scale: undefined } : splitChannelScale(dy);
     const perOutput = scale && reshape(scale, [w.shape[0], 1, 1, 1]);
-    if (!perOutput) return [gradInput(dy, w, x.shape, attrs), gradWeight(x, dy, w.shape, attrs)];
-    return [gradInput(d, mul(w, perOutput), x.shape, attrs), mul(gradWeight(x, d, w.shape, attrs), perOutput)];
+    const times = (v: Value): Value => (perOutput ? mul(v, perOutput) : v);
+    const dx = gradInput(d, times(w), x.shape, attrs);
+    // A 1×1 convolution passes on as many times each weight as it gets.
+    const known = sumsToZero(dy) && isPointwise(w.shape.slice(2), attrs);
+    return [
+      known ? zeroSum(dx) : dx,
+      gradScaleBeforeNorm(x, y, w, dy, attrs) ?? times(gradWeight(x, d, w.shape, attrs)),
+    ];
   },
   lower: (lowering, { inputs: [x, w], outputs: [y] }, attrs) => {
     const operands = operandsOf(lowering, attrs);
@@ -148,6 +155,22 @@ const conv2dOp = defineOp<ConvAttrs>({
 
 /** 1×1 images: fully connected layers in disguise. */
 const isPixels = (shape: Shape): boolean => shape[2] === 1 && shape[3] === 1;
+
+/**
+ * Gradient of weights of which each makes a channel alone, where the output y = w·x goes through a batch norm by its own
+ * statistics: the norm undoes the factor but for its eps. With D the gradient of the norm's output and a the norm's
+ * factor over the deviation, Σ dy·x = a·Σ (D − mean D)·x · eps/(variance + eps), of which nothing cancels.
+ */
+function gradScaleBeforeNorm(x: Value, y: Value, w: Value, dy: Value, attrs: ConvAttrs): Value | undefined {
+  const norm = asNormGradient(dy);
+  if (!norm || sizeOf(w.shape.slice(1)) !== 1 || !isShifted(norm.x, y)) return undefined;
+  const { dy: d, weight, variance, eps } = norm;
+  const mean = div(channelSum(d), sizeOf(d.shape) / d.shape[1]);
+  const total = gradWeight(x, sub(d, asChannelShape(mean, d.shape.length)), w.shape, attrs);
+  const spread = add(variance, eps);
+  const factor = div(mul(weight, eps), mul(spread, sqrt(spread)));
+  return mul(total, reshape(factor, w.shape));
+}
 
 interface GradInputAttrs extends ConvAttrs {
   readonly inputShape: Shape;

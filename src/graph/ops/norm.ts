@@ -6,6 +6,7 @@ import type { Lowering, Physical } from "../op.ts";
 import { defineOp, type TensorType, type Value } from "../value.ts";
 import { reduceSum, reshape } from "./broadcast.ts";
 import { add, div, mul, neg, sqrt, sub } from "./elementwise.ts";
+import { bare, normGradient } from "./zero-sum.ts";
 
 /** Values per channel: all axes but 1. */
 const perChannel = (shape: Shape): number => sizeOf(shape) / shape[1];
@@ -144,8 +145,9 @@ export const channelScale = (x: Value, scale: Value): Value => channelScaleOp([x
  * cheaper on the weights of the layer before it than on the activation.
  */
 export function splitChannelScale(v: Value): { readonly x: Value; readonly scale: Value | undefined } {
-  if (v.node.op.name !== channelScaleOp.name) return { x: v, scale: undefined };
-  return { x: v.node.inputs[0], scale: v.node.inputs[1] };
+  const { node } = bare(v);
+  if (node.op.name !== channelScaleOp.name) return { x: v, scale: undefined };
+  return { x: node.inputs[0], scale: node.inputs[1] };
 }
 
 const centreOp = defineOp<Record<string, never>>({
@@ -171,6 +173,16 @@ const centreOp = defineOp<Record<string, never>>({
     return [fromChannels(lowering, centred, x.shape, layout), { handle: shift, layout: "natural" }];
   },
 });
+
+/** Whether `v` is `x`, but for a shift per channel (axis 1), as a batch norm by its own statistics sees it. */
+export function isShifted(v: Value, x: Value): boolean {
+  if (v === x) return true;
+  const { op, inputs } = v.node;
+  const perChannelOnly = ({ shape }: Value): boolean =>
+    shape.length === x.shape.length && shape.every((d, i) => i === 1 || d === 1);
+  if (op.name === centreOp.name) return v === v.node.outputs[0] && isShifted(inputs[0], x);
+  return op.name === "add" && perChannelOnly(inputs[1]) && isShifted(inputs[0], x);
+}
 
 /**
  * x minus a shift per channel (axis 1), and the shift `[C]`: the channel's mean, but for rounding. Where a mean is large
@@ -218,12 +230,15 @@ const batchNormTrainOp = defineOp<NormAttrs>({
     if (dy) {
       const inv = div(1, sqrt(add(variance, eps)));
       dbias = channelSum(dy);
-      const product = sub(channelSum(mul(dy, x)), mul(mean, dbias));
+      // Where that is zero by theory, what rounding made of it is to be taken away all the same.
+      const sum = channelSum(bare(dy));
+      const product = sub(channelSum(mul(dy, x)), mul(mean, sum));
       dweight = mul(inv, product);
       // Of as few roundings as can be: with few samples b·x + c and D are almost the same.
       const b = neg(div(div(product, m), add(variance, eps)));
-      const c = sub(div(neg(dbias), m), mul(b, mean));
+      const c = sub(div(neg(sum), m), mul(b, mean));
       dx = channelScale(add(dy, channelAffine(x, b, c)), mul(weight, inv));
+      if (!(dmean || dvar)) dx = normGradient(dx, { dy, x, weight, variance, eps });
     }
     if (dmean || dvar) {
       const slope = dvar ? mul(dvar, 2 / m) : mul(mean, 0);
