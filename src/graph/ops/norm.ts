@@ -235,7 +235,7 @@ const batchNormTrainOp = defineOp<NormAttrs>({
       const product = sub(channelSum(mul(dy, x)), mul(mean, sum));
       dweight = mul(inv, product);
       // Of as few roundings as can be: with few samples b·x + c and D are almost the same.
-      const b = neg(div(div(product, m), add(variance, eps)));
+      const b = neg(div(product, mul(add(variance, eps), m)));
       const c = sub(div(neg(sum), m), mul(b, mean));
       dx = channelScale(add(dy, channelAffine(x, b, c)), mul(weight, inv));
       if (!(dmean || dvar)) dx = normGradient(dx, { dy, x, weight, variance, eps });
