@@ -42,8 +42,9 @@ export function waitedFor(
     const uses = usesOf(parameter.node);
     const first = Math.min(...uses.map(({ id }) => id));
     const needed = neededBy(own.node, first);
-    const found = uses.filter((use) => !needed.has(use)).map((use) => nearestGradient(use, own));
-    return [...new Set(found.filter((g) => g !== undefined))];
+    // What no gradient comes of, such as a running mean, is waited for itself.
+    const found = uses.filter((use) => !needed.has(use)).map((use) => nearestGradient(use, own) ?? use.outputs[0]);
+    return [...new Set(found)];
   });
 }
 
