@@ -14,6 +14,9 @@ const HEAD = 2 ** 16;
 /** The instruction that opens a pickle of protocol 2 or later. */
 const PICKLE_PROTOCOL = 0x80;
 
+/** Begins the header of a safetensors file, a JSON object. */
+const OPEN_BRACE = 0x7b;
+
 /** Things that often carry a checkpoint's name: what their first bytes hold, where, and what to tell. */
 const impostors: readonly (readonly [magic: string, at: number, says: string])[] = [
   ["version https://git-lfs", 0, "is a Git LFS pointer, not the file itself. Fetch it with `git lfs pull`"],
@@ -37,6 +40,8 @@ export function* detectFormat(source: ByteSource): Reading<CheckpointFormat> {
   const head = yield* readRange(source, 0, Math.min(size, HEAD), "the first bytes");
   const text = latin1(head.subarray(0, 512));
   if (text.startsWith("PK\x03\x04") || text.startsWith("PK\x05\x06")) return "pth-zip";
+  // A header of safetensors may be of such a length that the file begins like a pickle; none of those has a "{" there.
+  if (startsHeader(head, size)) return "safetensors";
   if (head[0] === PICKLE_PROTOCOL && head[1] >= 2 && head[1] <= 5) return "pth-legacy";
   if (text[8] === "{" || name.endsWith(".safetensors")) return "safetensors";
   refuseBarePickle(name, head);
@@ -48,6 +53,12 @@ export function* detectFormat(source: ByteSource): Reading<CheckpointFormat> {
     "not-a-checkpoint",
     `${name}: ${known ?? `is neither a PyTorch (.pth) nor a safetensors file; it has ${size} bytes and starts with ${start(text)}`}.`,
   );
+}
+
+/** Whether the first eight bytes are the length of a JSON object that the file has room for. */
+function startsHeader(head: Uint8Array<ArrayBuffer>, size: number): boolean {
+  if (head.length < 9 || head[8] !== OPEN_BRACE) return false;
+  return new DataView(head.buffer, head.byteOffset, 8).getBigUint64(0, true) <= BigInt(size - 8);
 }
 
 const start = (text: string): string => JSON.stringify(text.slice(0, 16));

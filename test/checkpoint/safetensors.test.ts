@@ -88,3 +88,11 @@ test("repeated keys are told from repeated values", () => {
   expect(repeatedKey(`{"a":{"x":1},"b":{"x":1,"y":{"x":2},"x":3}}`)).toBe("x");
   expect(repeatedKey(`{"${"\\n".repeat(1_000_000)}":1}`)).toBeUndefined();
 });
+
+test.for([2, 3, 4, 5])("a header whose length begins like a pickle of protocol %i is no pickle", async (protocol) => {
+  // 0x80 and the protocol are the first two bytes of both.
+  const length = 0x80 + 256 * protocol;
+  const header = `{"a":${f32("[1]", 0, 4)}}`.padEnd(length, " ");
+  const { format, entries } = await open(file(header, 4), "weights");
+  expect([format, [...entries.keys()]]).toEqual(["safetensors", ["a"]]);
+});

@@ -110,14 +110,16 @@ export interface UpdateRule {
   /** The state that it needs for these parameters. Default none. */
   state?(subjects: Subjects): readonly StateTensor[];
   apply(update: Update): UpdateResult;
-  /**
-   * Of a rule that treats every parameter for itself ({@link forEachParameter}): its result for the `i`-th. A chain takes
-   * such rules parameter by parameter, so that what lies between them need not be kept for all parameters at once.
-   */
-  applyTo?(update: Update, i: number): ResultOfOne;
   /** Work of the host after each step. What it decides must follow from step and state alone, or resumed runs differ. */
   afterStep?(host: StateAccess): Promise<void>;
 }
+
+/**
+ * What {@link forEachParameter} made an `apply` of: the result for the `i`-th parameter. A chain takes such rules parameter
+ * by parameter, so that what lies between them need not be kept for all parameters at once. Kept by the function, so that a
+ * copy of a rule with another `apply` is that other rule.
+ */
+const forOne = new WeakMap<UpdateRule["apply"], (update: Update, i: number) => ResultOfOne>();
 
 /** Name of a state tensor that belongs to a parameter. */
 export const stateName = (what: string, key: string): string => `${what}:${key}`;
@@ -149,6 +151,7 @@ export function chain(...rules: readonly UpdateRule[]): UpdateRule {
     scalars[name] = compute;
   }
   const hooks = [...different].filter((rule) => rule.afterStep);
+  if (rules.every((rule) => forOne.has(rule.apply))) forOne.set(apply, (update, i) => applyAll(rules, update, i));
   return {
     name: rules.map((rule) => rule.name).join("+"),
     settings: Object.assign(
@@ -167,35 +170,34 @@ export function chain(...rules: readonly UpdateRule[]): UpdateRule {
       }
       return tensors;
     },
-    apply(update) {
-      let now = update;
-      const [changed, outputs]: Record<string, Value>[] = [{}, {}];
-      for (const rule of runsOf(rules)) {
-        const { parameters, gradients = now.gradients, state, outputs: own = {} } = rule.apply(now);
-        now = {
-          ...now,
-          ...(parameters && { parameters: now.parameters.map((p, i) => ({ ...p, value: parameters[i] })) }),
-          gradients,
-          state: { ...now.state, ...state },
-        };
-        Object.assign(changed, state);
-        for (const [name, value] of Object.entries(own)) {
-          mustBeOne(outputs[name] === undefined, "output", name);
-          outputs[name] = value;
-        }
-      }
-      const { parameters, gradients } = now;
-      return { parameters: parameters.map(({ value }) => value), gradients, state: changed, outputs };
-    },
-    ...(rules.every(({ applyTo }) => applyTo) && {
-      applyTo: (update: Update, i: number) => applyAll(rules, update, i),
-    }),
+    apply,
     ...(hooks.length && {
       async afterStep(host: StateAccess) {
         for (const rule of hooks) await rule.afterStep?.(host);
       },
     }),
   };
+
+  function apply(update: Update): UpdateResult {
+    let now = update;
+    const [changed, outputs]: Record<string, Value>[] = [{}, {}];
+    for (const rule of runsOf(rules)) {
+      const { parameters, gradients = now.gradients, state, outputs: own = {} } = rule.apply(now);
+      now = {
+        ...now,
+        ...(parameters && { parameters: now.parameters.map((p, i) => ({ ...p, value: parameters[i] })) }),
+        gradients,
+        state: { ...now.state, ...state },
+      };
+      Object.assign(changed, state);
+      for (const [name, value] of Object.entries(own)) {
+        mustBeOne(outputs[name] === undefined, "output", name);
+        outputs[name] = value;
+      }
+    }
+    const { parameters, gradients } = now;
+    return { parameters: parameters.map(({ value }) => value), gradients, state: changed, outputs };
+  }
 }
 
 /** Neighbours that treat every parameter for itself become one rule. */
@@ -203,7 +205,7 @@ function runsOf(rules: readonly UpdateRule[]): Pick<UpdateRule, "apply">[] {
   const runs: Pick<UpdateRule, "apply">[] = [];
   for (let i = 0; i < rules.length; ) {
     let end = i;
-    while (end < rules.length && rules[end].applyTo) end++;
+    while (end < rules.length && forOne.has(rules[end].apply)) end++;
     const run = rules.slice(i, end);
     runs.push(run.length ? { apply: (update) => applyEach(update, (j) => applyAll(run, update, j)) } : rules[i]);
     i = Math.max(end, i + 1);
@@ -217,8 +219,8 @@ function applyAll(rules: readonly UpdateRule[], update: Update, i: number): Resu
   const changed: Record<string, Value> = {};
   // Names that have changed hide the old ones; copies of all would be made for every parameter.
   const state: Record<string, Value> = Object.create(update.state);
-  for (const { applyTo } of rules) {
-    const result = applyTo?.({ ...update, parameters, gradients, state }, i) ?? {};
+  for (const rule of rules) {
+    const result = forOne.get(rule.apply)?.({ ...update, parameters, gradients, state }, i) ?? {};
     if (result.parameter) parameters[i] = { ...parameters[i], value: result.parameter };
     gradients[i] = result.gradient ?? gradients[i];
     Object.assign(changed, result.state);
@@ -283,12 +285,9 @@ export function forEachParameter({ state, apply, ...rule }: RuleForEach): Update
     const next = Object.entries(result.state ?? {}).map(([what, v]) => [stateName(what, key), v] as const);
     return { parameter: result.value, gradient: result.gradient, state: Object.fromEntries(next) };
   };
-  return {
-    ...rule,
-    state: ({ parameters }) => parameters.flatMap(statesOf),
-    apply: (update) => applyEach(update, (i) => applyTo(update, i)),
-    applyTo,
-  };
+  const made = (update: Update): UpdateResult => applyEach(update, (i) => applyTo(update, i));
+  forOne.set(made, applyTo);
+  return { ...rule, state: ({ parameters }) => parameters.flatMap(statesOf), apply: made };
 }
 
 /** @throws `<where>/option` for a setting out of its range */
