@@ -5,7 +5,8 @@
  *   npx tsx scripts/train-seeds.ts DATA OUT --table     # only the table of what is there
  *
  * DATA is CIFAR-10 in its binary layout, of which the first --files training files are used. Each run's result is a file
- * in OUT, and what is there is not run again, so that a stopped call goes on. PyTorch's runs are those of
+ * in OUT, and what is there is not run again, so that a stopped call goes on; --first 5 --seeds 1 --threads 1 does seed 5
+ * alone, for several at once. PyTorch's runs are those of
  * train_cifar_torch.py: the same recipe, with its own initial values, shuffling and draws; without a Python that has torch
  * they are left out, and the table says so.
  */
@@ -25,6 +26,8 @@ const { positionals, values } = parseArgs({
   allowPositionals: true,
   options: {
     seeds: { type: "string", default: "10" },
+    first: { type: "string", default: "0" },
+    threads: { type: "string" },
     epochs: { type: "string", default: "4" },
     channels: { type: "string", default: "8,16,32" },
     files: { type: "string", default: "1" },
@@ -34,7 +37,9 @@ const { positionals, values } = parseArgs({
 });
 const [data, out] = positionals.map((path) => resolve(path));
 if (out === undefined) throw new Error("usage: train-seeds.ts DATA OUT [--seeds N] [--epochs N] [--channels a,b,c] …");
-const [seeds, epochs, files] = [Number(values.seeds), Number(values.epochs), Number(values.files)];
+const [count, first, epochs, files] = [values.seeds, values.first, values.epochs, values.files].map(Number);
+const seeds = Array.from({ length: count }, (_, i) => first + i);
+const threads = values.threads === undefined ? {} : { threads: Number(values.threads) };
 const channels = values.channels.split(",").map(Number);
 mkdirSync(out, { recursive: true });
 const fileOf = (who: string, seed: number): string => join(out, `${who}-${seed}.json`);
@@ -47,7 +52,7 @@ printTable();
 
 async function runOurs(): Promise<void> {
   const recipe = { ...(await readRecipe("cifar10-pure-mlp")), epochs, model: { channels } };
-  const folder = join(out, "data");
+  const folder = join(out, `data-${first}`);
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder);
   const names = readdirSync(data).filter((name) => name.endsWith(".bin"));
@@ -57,10 +62,18 @@ async function runOurs(): Promise<void> {
     .slice(0, files);
   for (const name of [...training, ...names.filter((name) => name.startsWith("test"))])
     symlinkSync(join(data, name), join(folder, name));
-  for (let seed = 0; seed < seeds; seed++) {
+  for (const seed of seeds) {
     if (existsSync(fileOf("ours", seed))) continue;
     const run = join(out, `ours-${seed}`);
-    const { summary } = await train({ data: folder, kind: "cifar10", recipe, folder: run, resume: true, seed });
+    const { summary } = await train({
+      data: folder,
+      kind: "cifar10",
+      recipe,
+      folder: run,
+      resume: existsSync(run),
+      seed,
+      ...threads,
+    });
     const result: SeedRun = {
       losses: summary.history.map((r) => r.trainLoss),
       top1: summary.history.map((r) => r.validationTop1 ?? Number.NaN),
@@ -77,7 +90,7 @@ function runPyTorch(): void {
     console.log(`${values.python} has no torch: PyTorch's runs are left out (--python names another one)`);
     return;
   }
-  for (let seed = 0; seed < seeds; seed++) {
+  for (const seed of seeds) {
     const file = fileOf("torch", seed);
     if (existsSync(file)) continue;
     const options = ["--epochs", `${epochs}`, "--files", `${files}`, "--seed", `${seed}`, "--json", file];
@@ -92,10 +105,11 @@ function read(file: string): SeedRun {
   return JSON.parse(readFileSync(file, "utf8")) as SeedRun;
 }
 
+/** Everything that is there, by seed. */
 function runsOf(who: string): SeedRun[] {
-  return Array.from({ length: seeds }, (_, seed) => fileOf(who, seed))
-    .filter((file) => existsSync(file))
-    .map(read);
+  const seedOf = (name: string): number => Number(new RegExp(`^${who}-(\\d+)\\.json$`).exec(name)?.[1] ?? -1);
+  const names = readdirSync(out).filter((name) => seedOf(name) >= 0);
+  return names.sort((a, b) => seedOf(a) - seedOf(b)).map((name) => read(join(out, name)));
 }
 
 /** Mean, and standard deviation over the runs (n − 1). */
