@@ -179,7 +179,7 @@ describe("open files", () => {
     await expect(openCheckpointFile(join(folder, "none.pth"))).rejects.toThrow(
       `${join(folder, "none.pth")}: there is no such file. Check the path.`,
     );
-    await expect(openCheckpointFile(folder)).rejects.toThrow(`${folder}: is not a file.`);
+    await expect(openCheckpointFile(folder)).rejects.toThrow(`${folder}: is not a file but a folder.`);
   });
 
   test("a closed checkpoint says so", async () => {
