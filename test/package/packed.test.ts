@@ -125,7 +125,6 @@ describe("in TypeScript", () => {
   const node = { lib: ["lib.es2022.d.ts"], types: ["node"] };
   const nodeNext = { ...node, skipLibCheck: false, module: ts.ModuleKind.NodeNext, moduleResolution: NodeNext };
   const page = {
-    skipLibCheck: false,
     lib: ["lib.es2022.d.ts", "lib.dom.d.ts"],
     types: [],
     module: ts.ModuleKind.ES2022,
@@ -148,7 +147,11 @@ describe("in TypeScript", () => {
       { "a.ts": forNode + uses + opens },
       { ...node, module: ts.ModuleKind.ES2022, moduleResolution: Bundler, customConditions: ["node"] },
     ],
-    ["a browser project, bundler", { "a.ts": forPage + uses + inPage }, { ...page, moduleResolution: Bundler }],
+    [
+      "a browser project, bundler",
+      { "a.ts": forPage + uses + inPage },
+      { ...page, skipLibCheck: false, moduleResolution: Bundler },
+    ],
     [
       "a browser project, nodenext, by name",
       { "a.ts": forPage.replace('"repmlp"', '"repmlp/web"') + uses + inPage },
