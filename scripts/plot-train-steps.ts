@@ -29,7 +29,4 @@ const options = {
   ...{ title: "Distance from PyTorch's loss", xLabel: "step", yLabel: "relative difference", yLog: true },
   xRange: [0, torch.losses.length] as const,
 };
-writeFileSync(
-  out,
-  await chartsSvg("Same weights, batches and augmentation: distance from PyTorch's losses", [{ series, options }]),
-);
+writeFileSync(out, await chartsSvg("Distance from PyTorch's losses, same batches", [{ series, options }]));
