@@ -1,4 +1,5 @@
 export * from "./conv-bn.ts";
+export * from "./conv-unit.ts";
 export * from "./repmlp.ts";
 export * from "./repvgg.ts";
 export * from "./residual.ts";

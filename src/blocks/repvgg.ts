@@ -95,9 +95,14 @@ export class RepVGGBlock extends Module implements Reparameterizable {
   }
 
   forward(x: Value): Value {
+    return relu(this.preActivation(x));
+  }
+
+  /** What the ReLU gets. */
+  protected preActivation(x: Value): Value {
     const branches = [this.rbrReparam, this.rbrDense, this.rbr1x1, this.rbrIdentity].filter((b) => b !== undefined);
     const y = branches.map((b) => b.forward(x)).reduce((sum, branch) => add(sum, branch));
-    return relu(this.se ? this.se.forward(y) : y);
+    return this.se ? this.se.forward(y) : y;
   }
 
   equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
@@ -154,5 +159,12 @@ export class RepVGGBlock extends Module implements Reparameterizable {
     const own = k.of(dense.conv.weight);
     const outside = sub(squares(own), squares(centre(own)));
     return add(outside, squares(k.scaleOutputs(centre(merged), reciprocal(length))));
+  }
+}
+
+/** {@link RepVGGBlock} without its ReLU: a unit in the place of a convolution and its batch norm. */
+export class RepVGGConv extends RepVGGBlock {
+  override forward(x: Value): Value {
+    return this.preActivation(x);
   }
 }

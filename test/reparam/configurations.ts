@@ -9,6 +9,7 @@ import {
   RepMLPConv,
   type RepMLPOptions,
   RepVGGBlock,
+  RepVGGConv,
 } from "../../src/blocks/index.ts";
 import type { Pair } from "../../src/graph/index.ts";
 import type { Net } from "../../src/nn/index.ts";
@@ -133,17 +134,18 @@ const repvgg = fc
     useSe: fc.boolean(),
     seed: fc.nat(1000),
   })
-  .map(({ groups, channels: [c, o], same, useSe, seed, ...rest }): Config => {
+  .map(({ groups, channels: [c, o], same, useSe, seed, ...rest }) => {
     // Squeeze-and-excitation needs 16 channels for each of its hidden layer.
     const factor = groups * (useSe ? Math.ceil(16 / groups) : 1);
     const [inChannels, outChannels] = [factor * c, factor * (same ? c : o)];
     const options = { inChannels, outChannels, groups, useSe, ...rest };
-    return {
-      block: "RepVGGBlock",
+    const config = (Block: typeof RepVGGBlock): Config => ({
+      block: Block.name,
       options,
       shape: [2, inChannels, 5, 7],
-      build: () => withAnyNorms(new RepVGGBlock(options), seed).eval(),
-    };
+      build: () => withAnyNorms(new Block(options), seed).eval(),
+    });
+    return { block: config(RepVGGBlock), conv: config(RepVGGConv) };
   });
 
 const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(from, { numRuns, seed: SEED });
@@ -152,7 +154,8 @@ export const repmlpConfigs = sample(repmlp, 240);
 export const repmlpConvConfigs = sample(repmlpConv, 200);
 export const residualConfigs = sample(residual, 40);
 export const convBnConfigs = sample(convBn, 460);
-export const repvggConfigs = sample(repvgg, 200);
+const repvggUnits = sample(repvgg, 200);
+export const repvggConfigs = repvggUnits.map(({ block }) => block);
 
 /** Of every block that merges, 200 or more, by its class. */
 export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
@@ -161,4 +164,5 @@ export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   RepMLP: repmlpConfigs,
   RepMLPConv: repmlpConvConfigs,
   RepVGGBlock: repvggConfigs,
+  RepVGGConv: repvggUnits.map(({ conv }) => conv),
 };

@@ -1,0 +1,42 @@
+import type { Net } from "../nn/index.ts";
+import { ConvBn } from "./conv-bn.ts";
+import { RepVGGConv } from "./repvgg.ts";
+
+/** A square convolution that a unit stands for. */
+export interface ConvUnitOptions {
+  /** Odd height and width of the kernel. */
+  readonly kernelSize: number;
+  /** Default 1. */
+  readonly stride?: number;
+  /** Default 0. */
+  readonly padding?: number;
+  /** Default 1. */
+  readonly dilation?: number;
+  /** Default 1. */
+  readonly groups?: number;
+}
+
+/**
+ * Makes what stands in a convolution's place: it and its batch norm, or several such branches, that merge into one
+ * convolution with bias. No activation. `[N, C, H, W]` → `[N, O, H', W']` with the sizes of that convolution.
+ */
+export type ConvFactory = (inChannels: number, outChannels: number, options: ConvUnitOptions) => Net;
+
+/** What a network's convolutions may be made of, by name. */
+export const convUnits = {
+  plain: (inChannels, outChannels, options) => new ConvBn(inChannels, outChannels, options),
+  repvgg: (inChannels, outChannels, options) => new RepVGGConv({ inChannels, outChannels, ...options }),
+} satisfies Record<string, ConvFactory>;
+
+export type ConvUnitName = keyof typeof convUnits;
+
+/**
+ * A unit for the kernels that have something to gain from more branches: those of 1×1 and from 7×7 on are plain, as in
+ * the networks of ACNet (arXiv 1908.03930) and DBB (arXiv 2103.13425).
+ */
+export const convUnit =
+  (name: ConvUnitName): ConvFactory =>
+  (inChannels, outChannels, options) => {
+    const eligible = options.kernelSize > 1 && options.kernelSize < 7;
+    return convUnits[eligible ? name : "plain"](inChannels, outChannels, options);
+  };
