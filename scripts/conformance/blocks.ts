@@ -4,6 +4,7 @@ import {
   ConvBn,
   ConvBnRelu,
   LightBlock,
+  MobileOneBlock,
   RepMLP,
   RepVGGBlock,
 } from "../../src/blocks/index.ts";
@@ -38,6 +39,12 @@ const perceptronOptions = (a: Args) => ({
 const repmlpOptions = (a: Args) => ({ height: a.H, width: a.W, ...perceptronOptions(a) });
 const residual = (a: Args) => ({ inChannels: a.in_channels, midChannels: a.mid_channels, outChannels: a.out_channels });
 
+const mobileOneOptions = (a: Args) => ({
+  ...{ inChannels: a.in_channels, outChannels: a.out_channels, kernelSize: a.kernel_size, stride: a.stride },
+  ...{ padding: a.padding, dilation: a.dilation, groups: a.groups },
+  ...{ useSe: a.use_se, numConvBranches: a.num_conv_branches, useScaleBranch: a.use_scale_branch },
+});
+
 /** Constructors from the original's arguments, by family. */
 export const builders: Readonly<Record<string, (args: Args, id: string) => Net>> = {
   repmlp: (a) => new RepMLP({ inChannels: a.in_channels, outChannels: a.out_channels, ...repmlpOptions(a) }),
@@ -66,6 +73,8 @@ export const builders: Readonly<Record<string, (args: Args, id: string) => Net>>
       numClasses: a.num_classes,
       useSe: a.use_se,
     }),
+  mobileone_block: (a) =>
+    new MobileOneBlock({ ...mobileOneOptions(a), activation: a.use_act === false ? "none" : "relu" }),
   repmlp_resnet: (a) =>
     new RepMLPResNet({
       blockType: a.block_type as RepMLPResNetBlock,

@@ -26,6 +26,7 @@ import {
   parallel,
   type Reparameterizable,
 } from "../reparam/index.ts";
+import { centredPadding } from "./centred.ts";
 import { ConvBn } from "./conv-bn.ts";
 import { SqueezeExcite } from "./squeeze-excite.ts";
 
@@ -68,20 +69,7 @@ export class RepVGGBlock extends Module implements Reparameterizable {
   constructor(options: RepVGGBlockOptions) {
     super();
     const { inChannels, outChannels, kernelSize = 3, stride = 1, dilation = 1, groups = 1, useSe = false } = options;
-    must(
-      Number.isInteger(kernelSize) && kernelSize % 2 === 1,
-      "repvgg/kernel-size",
-      () => `repvgg: kernelSize must be odd, so that the other branches have a middle to stand in, got ${kernelSize}`,
-      "usage",
-    );
-    const padding = (dilation * (kernelSize - 1)) / 2;
-    must(
-      options.padding === undefined || options.padding === padding,
-      "repvgg/padding",
-      () =>
-        `repvgg: padding must be dilation · (kernelSize − 1) / 2 = ${padding}, so that all branches see the same pixels, got ${options.padding}`,
-      "usage",
-    );
+    const padding = centredPadding("repvgg", { kernelSize, dilation, padding: options.padding });
     this.options = { inChannels, outChannels, kernelSize, stride, padding, dilation, groups, useSe };
     this.se = useSe ? new SqueezeExcite(outChannels, Math.floor(outChannels / 16)) : undefined;
     this.rbrIdentity = inChannels === outChannels && stride === 1 ? new BatchNorm2d(outChannels) : undefined;

@@ -5,6 +5,8 @@ import {
   ConvBn,
   ConvBnRelu,
   LightBlock,
+  MobileOneBlock,
+  type MobileOneBlockOptions,
   RepMLP,
   RepMLPConv,
   type RepMLPOptions,
@@ -148,6 +150,35 @@ const repvgg = fc
     return { block: config(RepVGGBlock), conv: config(RepVGGConv) };
   });
 
+const mobileone = fc
+  .record({
+    groups: size(4),
+    channels: fc.tuple(size(3), size(3)),
+    same: fc.boolean(),
+    kernelSize: fc.constantFrom(1, 3, 3, 5),
+    stride: fc.constantFrom(1, 1, 2, 3),
+    dilation: fc.constantFrom(1, 1, 2),
+    numConvBranches: fc.nat(4),
+    useScaleBranch: fc.boolean(),
+    useSe: fc.boolean(),
+    activation: fc.constantFrom("relu", "gelu", "none"),
+    seed: fc.nat(1000),
+  })
+  // Some branch has to be left.
+  .filter((r) => r.numConvBranches > 0 || (r.useScaleBranch && r.kernelSize > 1) || (r.same && r.stride === 1))
+  .map(({ groups, channels: [c, o], same, useSe, seed, ...rest }): Config => {
+    // Squeeze-and-excitation needs 16 channels for each of its hidden layer.
+    const factor = groups * (useSe ? Math.ceil(16 / groups) : 1);
+    const [inChannels, outChannels] = [factor * c, factor * (same ? c : o)];
+    const options: MobileOneBlockOptions = { inChannels, outChannels, groups, useSe, ...rest };
+    return {
+      block: "MobileOneBlock",
+      options,
+      shape: [2, inChannels, 5, 7],
+      build: () => withAnyNorms(new MobileOneBlock(options), seed).eval(),
+    };
+  });
+
 const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(from, { numRuns, seed: SEED });
 
 export const repmlpConfigs = sample(repmlp, 240);
@@ -157,10 +188,13 @@ export const convBnConfigs = sample(convBn, 460);
 const repvggUnits = sample(repvgg, 200);
 export const repvggConfigs = repvggUnits.map(({ block }) => block);
 
+export const mobileoneConfigs = sample(mobileone, 200);
+
 /** Of every block that merges, 200 or more, by its class. */
 export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   ConvBn: convBnConfigs.filter(({ block }) => block === "ConvBn"),
   ConvBnRelu: convBnConfigs.filter(({ block }) => block === "ConvBnRelu"),
+  MobileOneBlock: mobileoneConfigs,
   RepMLP: repmlpConfigs,
   RepMLPConv: repmlpConvConfigs,
   RepVGGBlock: repvggConfigs,
