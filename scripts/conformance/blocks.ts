@@ -3,13 +3,16 @@ import {
   BottleneckBlock,
   ConvBn,
   ConvBnRelu,
+  ConvFFN,
   LightBlock,
   MobileOneBlock,
+  ReparamLargeKernelConv,
+  RepLKBlock,
   RepMLP,
   RepVGGBlock,
 } from "../../src/blocks/index.ts";
 import { constant, grad, reshape, type Value } from "../../src/graph/index.ts";
-import { RepMLPResNet, type RepMLPResNetBlock, RepVGG } from "../../src/models/index.ts";
+import { RepLKNet, RepMLPResNet, type RepMLPResNetBlock, RepVGG } from "../../src/models/index.ts";
 import { type Net, parameterNames, traceModel } from "../../src/nn/index.ts";
 import { convertToDeploy, equivalentInGraph } from "../../src/reparam/index.ts";
 import { compile, compileStep } from "../../src/runtime/index.ts";
@@ -44,6 +47,26 @@ const mobileOneOptions = (a: Args) => ({
   ...{ padding: a.padding, dilation: a.dilation, groups: a.groups },
   ...{ useSe: a.use_se, numConvBranches: a.num_conv_branches, useScaleBranch: a.use_scale_branch },
 });
+const replkBlocks: Readonly<Record<string, (a: Args) => Net>> = {
+  ReparamLargeKernelConv: (a) =>
+    new ReparamLargeKernelConv({
+      ...{ inChannels: a.in_channels, outChannels: a.out_channels, kernelSize: a.kernel_size },
+      ...{ stride: a.stride ?? 1, groups: a.groups ?? 1, smallKernel: a.small_kernel ?? undefined },
+    }),
+  RepLKBlock: (a) =>
+    new RepLKBlock({
+      ...{ inChannels: a.in_channels, dwChannels: a.dw_channels, kernelSize: a.block_lk_size },
+      ...{ smallKernel: a.small_kernel ?? undefined, dropPath: a.drop_path ?? 0, deepFuseBn: a.deep_fuse_BN ?? false },
+    }),
+  ConvFFN: (a) =>
+    new ConvFFN({
+      ...{ inChannels: a.in_channels, internalChannels: a.internal_channels, outChannels: a.out_channels },
+      ...{ dropPath: a.drop_path ?? 0, deepFuseBn: a.deep_fuse_BN ?? false },
+    }),
+};
+
+/** Takes note of arguments that change nothing here: the class of a family with one, how batch norms are synchronised. */
+const noted = (..._: readonly unknown[]): object => ({});
 
 /** Constructors from the original's arguments, by family. */
 export const builders: Readonly<Record<string, (args: Args, id: string) => Net>> = {
@@ -75,6 +98,15 @@ export const builders: Readonly<Record<string, (args: Args, id: string) => Net>>
     }),
   mobileone_block: (a) =>
     new MobileOneBlock({ ...mobileOneOptions(a), activation: a.use_act === false ? "none" : "relu" }),
+  replknet_block: (a) => replkBlocks[a.class as string](a),
+  replknet_net: (a) =>
+    new RepLKNet({
+      ...noted(a.class, a.use_sync_bn),
+      ...{ largeKernelSizes: a.large_kernel_sizes, layers: a.layers, channels: a.channels },
+      smallKernels: a.small_kernel === null ? [] : [a.small_kernel],
+      ...{ dropPathRate: a.drop_path_rate, dwRatio: a.dw_ratio ?? 1, ffnRatio: a.ffn_ratio ?? 4 },
+      ...{ numClasses: a.num_classes, deepFuseBn: a.deep_fuse_BN ?? false },
+    }),
   repmlp_resnet: (a) =>
     new RepMLPResNet({
       blockType: a.block_type as RepMLPResNetBlock,

@@ -21,6 +21,7 @@ export type {
 export * from "./layer-table.ts";
 export * from "./onnx-net/index.ts";
 export { createModel, familyOf, listModels, type ModelInfo, modelInfo } from "./registry.ts";
+export { RepLKNet, type RepLKNetOptions } from "./replknet.ts";
 export { RepMLPCifar, type RepMLPCifarMixer, type RepMLPCifarOptions } from "./repmlp-cifar.ts";
 export { RepMLPMixer, type RepMLPMixerOptions } from "./repmlp-mixer.ts";
 export { RepMLPResNet, type RepMLPResNetBlock, type RepMLPResNetOptions } from "./repmlp-resnet.ts";

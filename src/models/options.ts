@@ -23,6 +23,13 @@ export const positive = v.pipe(
   v.maxValue(LIMITS.size, `at most ${LIMITS.size}`),
 );
 
+/** A probability: from 0, below 1. */
+export const probability = v.pipe(
+  v.number("a number from 0, below 1"),
+  v.minValue(0, "a number from 0, below 1"),
+  v.ltValue(1, "a number from 0, below 1"),
+);
+
 export const yesOrNo = v.boolean("true or false");
 
 const message = "one whole number, or two in a list";
@@ -39,17 +46,25 @@ export const three = <T>(item: v.GenericSchema<unknown, T>) => v.pipe(listOf(3),
 export const four = <T>(item: v.GenericSchema<unknown, T>) =>
   v.pipe(listOf(4), v.strictTuple([item, item, item, item]));
 
+/** Odd size of a square kernel. */
+const kernelSize = v.pipe(
+  whole,
+  v.check((k) => k % 2 === 1, "an odd number"),
+);
+
 /** Odd sizes of square kernels; none is a list, too. */
 export const kernelSizes = v.pipe(
-  v.array(
-    v.pipe(
-      whole,
-      v.check((k) => k % 2 === 1, "an odd number"),
-    ),
-    "a list of odd numbers",
-  ),
+  v.array(kernelSize, "a list of odd numbers"),
   v.maxLength(LIMITS.length, `a list of at most ${LIMITS.length} numbers`),
 );
+
+/** One for each stage, of which there is at least one. */
+export const perStage = <T>(item: v.GenericSchema<unknown, T>) =>
+  v.pipe(
+    v.array(item, "a list with an entry for each stage"),
+    v.minLength(1, "a list with an entry for each stage"),
+    v.maxLength(LIMITS.length, `a list of at most ${LIMITS.length}`),
+  );
 
 /** One of a few words. */
 export const oneOf = <const T extends string>(...words: T[]): v.GenericSchema<unknown, T> =>

@@ -1,13 +1,14 @@
 import { listed, must, nearest } from "../errors.ts";
 import type { Net } from "../nn/index.ts";
 import type { Family, ModelOptions, PreprocessingConfig, Variant } from "./family.ts";
+import { replknet } from "./replknet.ts";
 import { repmlpCifar } from "./repmlp-cifar.ts";
 import { repmlpMixer } from "./repmlp-mixer.ts";
 import { repmlpResNet } from "./repmlp-resnet.ts";
 import { repvgg } from "./repvgg.ts";
 
 /** All there are. What a family is lies in its own file. */
-export const families: readonly Family[] = [repmlpResNet, repmlpCifar, repmlpMixer, repvgg];
+export const families: readonly Family[] = [repmlpResNet, repmlpCifar, repmlpMixer, repvgg, replknet];
 
 /** A network by name. */
 interface Named {

@@ -7,6 +7,7 @@ import {
   LightBlock,
   MobileOneBlock,
   type MobileOneBlockOptions,
+  ReparamLargeKernelConv,
   RepMLP,
   RepMLPConv,
   type RepMLPOptions,
@@ -179,6 +180,28 @@ const mobileone = fc
     };
   });
 
+const largeKernel = fc
+  .record({
+    groups: size(4),
+    channels: fc.tuple(size(3), size(3)),
+    depthwise: fc.boolean(),
+    kernelSize: fc.constantFrom(5, 7, 9, 13, 17),
+    smallKernel: fc.constantFrom(undefined, 1, 3, 5),
+    stride: fc.constantFrom(1, 1, 2, 3),
+    seed: fc.nat(1000),
+  })
+  .map(({ groups, channels: [c, o], depthwise, seed, ...rest }): Config => {
+    const inChannels = groups * c;
+    const outChannels = depthwise ? inChannels * o : groups * o;
+    const options = { inChannels, outChannels, groups: depthwise ? inChannels : groups, ...rest };
+    return {
+      block: "ReparamLargeKernelConv",
+      options,
+      shape: [2, inChannels, 9, 12],
+      build: () => withAnyNorms(new ReparamLargeKernelConv(options), seed).eval(),
+    };
+  });
+
 const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(from, { numRuns, seed: SEED });
 
 export const repmlpConfigs = sample(repmlp, 240);
@@ -189,12 +212,14 @@ const repvggUnits = sample(repvgg, 200);
 export const repvggConfigs = repvggUnits.map(({ block }) => block);
 
 export const mobileoneConfigs = sample(mobileone, 200);
+export const largeKernelConfigs = sample(largeKernel, 200);
 
 /** Of every block that merges, 200 or more, by its class. */
 export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   ConvBn: convBnConfigs.filter(({ block }) => block === "ConvBn"),
   ConvBnRelu: convBnConfigs.filter(({ block }) => block === "ConvBnRelu"),
   MobileOneBlock: mobileoneConfigs,
+  ReparamLargeKernelConv: largeKernelConfigs,
   RepMLP: repmlpConfigs,
   RepMLPConv: repmlpConvConfigs,
   RepVGGBlock: repvggConfigs,

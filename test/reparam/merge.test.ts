@@ -4,6 +4,7 @@ import { convertToDeploy } from "../../src/reparam/index.ts";
 import {
   type Config,
   convBnConfigs,
+  largeKernelConfigs,
   mobileoneConfigs,
   type RepMLPConfig,
   repmlpConfigs,
@@ -60,6 +61,8 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
     { name: "40 RepVGG blocks in float64", configs: repvggConfigs.slice(0, 40), dtype: "float64", bound: 1e-10 },
     { name: "200 MobileOne blocks in float32", configs: mobileoneConfigs, dtype: "float32", bound: 1e-5 },
     { name: "40 MobileOne blocks in float64", configs: mobileoneConfigs.slice(0, 40), dtype: "float64", bound: 1e-10 },
+    { name: "200 large kernels in float32", configs: largeKernelConfigs, dtype: "float32", bound: 1e-5 },
+    { name: "40 large kernels in float64", configs: largeKernelConfigs.slice(0, 40), dtype: "float64", bound: 1e-10 },
   ] as const)("$name", async ({ configs, dtype, bound }) => {
     expect(await failures(configs, dtype, bound)).toEqual([]);
   });

@@ -8,6 +8,8 @@ export interface Normalization {
 
 /** The statistics nearly every ImageNet model was trained with (R, G, B). */
 export const imagenetNormalization: Normalization = { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+/** Channels from −1 to 1, which timm calls Inception's. */
+export const inceptionNormalization: Normalization = { mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] };
 
 /**
  * The normalised value of each byte 0 … 255, one table per channel.
