@@ -235,6 +235,7 @@ export {
   type PreprocessingConfig,
   RepLKNet,
   type RepLKNetOptions,
+  type PublishedSize,
   RepMLPCifar,
   type RepMLPCifarMixer,
   type RepMLPCifarOptions,

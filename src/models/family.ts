@@ -31,12 +31,28 @@ export interface Figure {
   readonly source: string;
 }
 
+/** Sizes that were published for a variant. */
+export interface PublishedSize {
+  readonly form: "train" | "deploy";
+  /** Learnable parameters, as they are written there: `4.76 M`, `9,108,968`. */
+  readonly parameters?: string;
+  /** Multiply-adds of one picture, as they are written there: `0.83 G`. */
+  readonly macs?: string;
+  /** Height and width of that picture, where it is not the variant's own. */
+  readonly imageSize?: number;
+  /** Who states it. */
+  readonly source: string;
+  /** Why the network has other sizes, where it has. */
+  readonly difference?: string;
+}
+
 /** A network that has a name: a family with some options set. */
 export interface Variant<O = ModelOptions> {
   readonly description: string;
   readonly aliases?: readonly string[];
   readonly options?: Partial<O>;
   readonly figures?: readonly Figure[];
+  readonly sizes?: readonly PublishedSize[];
 }
 
 /** How state-dict keys are named, by the authors or by another library. */

@@ -15,6 +15,7 @@ export type {
   ModelOptions,
   Naming,
   PreprocessingConfig,
+  PublishedSize,
   TrainingForm,
   Variant,
 } from "./family.ts";

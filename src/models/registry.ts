@@ -43,7 +43,7 @@ export function listModels(glob = "*"): string[] {
 }
 
 /** What is known of a model without building it. */
-export interface ModelInfo extends Pick<Variant, "description" | "figures"> {
+export interface ModelInfo extends Pick<Variant, "description" | "figures" | "sizes"> {
   readonly name: string;
   /** Name of the family. */
   readonly family: string;
@@ -60,8 +60,12 @@ export function modelInfo(model: string): ModelInfo {
   const preprocessing = (options: ModelOptions): PreprocessingConfig =>
     family.preprocessing(family.options(name, options));
   const [channels, imageSize] = preprocessing({}).inputSize;
-  const { description, figures } = variant;
-  return { name, family: family.name, description, ...(figures && { figures }), channels, imageSize, preprocessing };
+  const { description, figures, sizes } = variant;
+  return {
+    ...{ name, family: family.name, description, channels, imageSize, preprocessing },
+    ...(figures && { figures }),
+    ...(sizes && { sizes }),
+  };
 }
 
 /** The family that a model is of. Throws `models/unknown` with the names that are near. */

@@ -96,8 +96,11 @@ export class RepVGG extends Module {
 
 const blocksOf = { A: [2, 4, 14, 1], B: [4, 6, 16, 1], D: [8, 14, 24, 1] } as const;
 
-/** ImageNet top-1 in timm's table of results. */
+/** ImageNet top-1. */
 const SOURCE = "timm, results-imagenet";
+
+/** Of the training and the deploy form. */
+type Sizes = readonly [train: string, deploy: string];
 
 function variant(
   letter: keyof typeof blocksOf,
@@ -106,7 +109,8 @@ function variant(
     top1,
     imageSize = 224,
     ...options
-  }: Pick<RepVGGOptions, "groups" | "useSe" | "imageSize"> & { readonly top1?: number } = {},
+  }: Pick<RepVGGOptions, "groups" | "useSe" | "imageSize"> & { readonly top1?: number },
+  [parameters, macs]: readonly [Sizes, Sizes],
 ): Variant<RepVGGOptions> {
   const { groups, useSe } = options;
   return {
@@ -118,6 +122,9 @@ function variant(
       ...(imageSize !== 224 && { imageSize }),
     },
     ...(top1 !== undefined && { figures: [{ top1, imageSize, source: SOURCE }] }),
+    sizes: (["train", "deploy"] as const).map((form, i) => ({
+      ...{ form, parameters: parameters[i], macs: macs[i], imageSize: 224, source: "the authors' code, counted" },
+    })),
   };
 }
 
@@ -138,20 +145,62 @@ function fromTimm(key: string): string {
 export const repvgg = defineFamily<RepVGGOptions>({
   name: "RepVGG",
   variants: {
-    "RepVGG-A0": variant("A", [0.75, 2.5], { top1: 72.426 }),
-    "RepVGG-A1": variant("A", [1, 2.5], { top1: 74.474 }),
-    "RepVGG-A2": variant("A", [1.5, 2.75], { top1: 76.488 }),
-    "RepVGG-B0": variant("B", [1, 2.5], { top1: 75.158 }),
-    "RepVGG-B1": variant("B", [2, 4], { top1: 78.37 }),
-    "RepVGG-B1g2": variant("B", [2, 4], { groups: 2 }),
-    "RepVGG-B1g4": variant("B", [2, 4], { groups: 4, top1: 77.608 }),
-    "RepVGG-B2": variant("B", [2.5, 5], { top1: 78.788 }),
-    "RepVGG-B2g2": variant("B", [2.5, 5], { groups: 2 }),
-    "RepVGG-B2g4": variant("B", [2.5, 5], { groups: 4, top1: 79.396 }),
-    "RepVGG-B3": variant("B", [3, 5], { top1: 80.528 }),
-    "RepVGG-B3g2": variant("B", [3, 5], { groups: 2 }),
-    "RepVGG-B3g4": variant("B", [3, 5], { groups: 4, top1: 80.224 }),
-    "RepVGG-D2se": variant("D", [2.5, 5], { useSe: true, imageSize: 320, top1: 83.55 }),
+    "RepVGG-A0": variant("A", [0.75, 2.5], { top1: 72.426 }, [
+      ["9,108,968", "8,309,384"],
+      ["1.513 G", "1.361 G"],
+    ]),
+    "RepVGG-A1": variant("A", [1, 2.5], { top1: 74.474 }, [
+      ["14,092,264", "12,789,864"],
+      ["2.626 G", "2.364 G"],
+    ]),
+    "RepVGG-A2": variant("A", [1.5, 2.75], { top1: 76.488 }, [
+      ["28,210,600", "25,499,944"],
+      ["5.685 G", "5.117 G"],
+    ]),
+    "RepVGG-B0": variant("B", [1, 2.5], { top1: 75.158 }, [
+      ["15,817,960", "14,339,048"],
+      ["3.397 G", "3.058 G"],
+    ]),
+    "RepVGG-B1": variant("B", [2, 4], { top1: 78.37 }, [
+      ["57,415,016", "51,829,480"],
+      ["13.128 G", "11.815 G"],
+    ]),
+    "RepVGG-B1g2": variant("B", [2, 4], { groups: 2 }, [
+      ["45,782,376", "41,360,104"],
+      ["9.788 G", "8.810 G"],
+    ]),
+    "RepVGG-B1g4": variant("B", [2, 4], { groups: 4, top1: 77.608 }, [
+      ["39,966,056", "36,125,416"],
+      ["8.119 G", "7.307 G"],
+    ]),
+    "RepVGG-B2": variant("B", [2.5, 5], { top1: 78.788 }, [
+      ["89,022,376", "80,315,112"],
+      ["20.418 G", "18.377 G"],
+    ]),
+    "RepVGG-B2g2": variant("B", [2.5, 5], { groups: 2 }, [
+      ["70,846,376", "63,956,712"],
+      ["15.200 G", "13.680 G"],
+    ]),
+    "RepVGG-B2g4": variant("B", [2.5, 5], { groups: 4, top1: 79.396 }, [
+      ["61,758,376", "55,777,512"],
+      ["12.591 G", "11.332 G"],
+    ]),
+    "RepVGG-B3": variant("B", [3, 5], { top1: 80.528 }, [
+      ["123,085,288", "110,960,872"],
+      ["29.121 G", "26.209 G"],
+    ]),
+    "RepVGG-B3g2": variant("B", [3, 5], { groups: 2 }, [
+      ["96,911,848", "87,404,776"],
+      ["21.606 G", "19.446 G"],
+    ]),
+    "RepVGG-B3g4": variant("B", [3, 5], { groups: 4, top1: 80.224 }, [
+      ["83,825,128", "75,626,728"],
+      ["17.849 G", "16.064 G"],
+    ]),
+    "RepVGG-D2se": variant("D", [2.5, 5], { useSe: true, imageSize: 320, top1: 83.55 }, [
+      ["133,334,836", "120,387,572"],
+      ["36.477 G", "32.830 G"],
+    ]),
   },
   options: {
     numBlocks: four(whole),
