@@ -1,8 +1,11 @@
 export * from "./conv-bn.ts";
 export * from "./conv-unit.ts";
+export { ECB, type ECBOptions } from "./ecb.ts";
+export { MBRConv, type MBRConvOptions } from "./mbr-conv.ts";
 export * from "./mobileone.ts";
 export * from "./replknet.ts";
 export * from "./repmlp.ts";
 export * from "./repvgg.ts";
 export * from "./residual.ts";
+export { RVSRRepConv, type RVSRRepConvOptions } from "./rvsr.ts";
 export * from "./squeeze-excite.ts";

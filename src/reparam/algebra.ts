@@ -57,6 +57,8 @@ export interface KernelAlgebra<T> {
   dilate(w: T, rate: number | Pair): T;
   /** `first` `[M, C/g, 1, 1]` and then `second` `[O, M/g, h, w]` as one kernel `[O, C/g, h, w]`. */
   pointwiseThen(first: T, second: T, groups?: number): T;
+  /** `first` `[M, C/g, h, w]` and then `second` `[O, M/g, 1, 1]` as one kernel `[O, C/g, h, w]`. */
+  thenPointwise(first: T, second: T, groups?: number): T;
   /** The kernel that passes each of its channels on: 1 in the middle; sizes must be odd. */
   identityKernel(size: number | Pair, channels: number, groups?: number): T;
   /** Average pooling as a kernel. */
@@ -173,6 +175,21 @@ export function composition(first: Shape, second: Shape, groups: number): Shape 
   return [second[0], first[1], second[2], second[3]];
 }
 
+/** The rule of {@link KernelAlgebra.thenPointwise}. */
+export function compositionBefore(first: Shape, second: Shape, groups: number): Shape {
+  mustBeKernel("thenPointwise", first);
+  must(
+    second.length === 4 &&
+      second[2] * second[3] === 1 &&
+      second[1] * groups === first[0] &&
+      second[0] % groups === 0 &&
+      first[0] % groups === 0,
+    "merge/shape",
+    () => `merge: a kernel ${fmt(first)} and then a 1 × 1 one ${fmt(second)} in ${groups} groups do not fit`,
+  );
+  return [second[0], ...first.slice(1)];
+}
+
 /** The rule of {@link KernelAlgebra.identityKernel}: shape, and where in the kernel the one is. */
 export function identityShape(size: number | Pair, channels: number, groups: number): { shape: Shape; middle: number } {
   const [h, w] = pair(size);
@@ -251,6 +268,21 @@ export function normBefore<T>(
 ): BiasedMap<T> {
   const { scale, shift } = k.normAffine(norm);
   return { weight: k.scaleInputs(weight, scale, groups), bias: k.shiftInputs(weight, shift, bias, groups) };
+}
+
+/**
+ * Two convolutions one after the other, of which one is 1 × 1, as one. Where the second one has the larger kernel, the
+ * map between the two must be padded with the first one's bias, not with zeros: that is what the input's zeros become.
+ */
+export function inSequence<T>(k: KernelAlgebra<T>, first: LinearMap<T>, second: BiasedMap<T>): BiasedMap<T> {
+  const isPointwise = k
+    .shapeOf(second.weight)
+    .slice(2)
+    .every((d) => d === 1);
+  return {
+    weight: isPointwise ? k.thenPointwise(first.weight, second.weight) : k.pointwiseThen(first.weight, second.weight),
+    bias: first.bias === undefined ? second.bias : k.shiftInputs(second.weight, first.bias, second.bias),
+  };
 }
 
 /** Convolutions of one input added up: each kernel in the middle of the largest. */

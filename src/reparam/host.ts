@@ -17,6 +17,7 @@ import {
   asMatrix,
   columnsPerInput,
   composition,
+  compositionBefore,
   concatenation,
   dilation,
   fcShape,
@@ -419,6 +420,36 @@ export class HostAlgebra implements KernelAlgebra<HostTensor> {
                 for (let p = 0; p < area; p++) sums[i * area + p] += factor * v[from + p];
               }
             out.set(sums, r * sums.length);
+          }
+        };
+      },
+    });
+  }
+
+  thenPointwise(first: HostTensor, second: HostTensor, groups = 1): HostTensor {
+    const shape = compositionBefore(first.shape, second.shape, groups);
+    const [, columns] = asMatrix(shape);
+    const [o, middle] = second.shape;
+    return new HostTensor({
+      shape,
+      needs: [...byRow(second), ...whole(first)],
+      prepare: (run) => {
+        run.ready(second);
+        const w = run.all(first);
+        return (start, out) => {
+          const count = out.length / columns;
+          const v = run.rows(second, start, count);
+          // Summed in float64, whatever the result is stored in.
+          const sums = new Float64Array(columns);
+          for (let r = 0; r < count; r++) {
+            const group = Math.floor(((start + r) * groups) / o);
+            sums.fill(0);
+            for (let m = 0; m < middle; m++) {
+              const factor = v[r * middle + m];
+              const from = (group * middle + m) * columns;
+              for (let i = 0; i < columns; i++) sums[i] += factor * w[from + i];
+            }
+            out.set(sums, r * columns);
           }
         };
       },

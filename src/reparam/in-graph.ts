@@ -26,6 +26,7 @@ import {
   asMatrix,
   columnsPerInput,
   composition,
+  compositionBefore,
   concatenation,
   dilation,
   fcShape,
@@ -97,6 +98,13 @@ export function graphAlgebra({
       const rows = transpose(reshape(second, [groups, outputs, middle, area]), [0, 1, 3, 2]);
       const sums = matmul(reshape(rows, [groups, outputs * area, middle]), reshape(first, [groups, middle, c]));
       return reshape(transpose(reshape(sums, [groups, outputs, area, c]), [0, 1, 3, 2]), shape);
+    },
+    thenPointwise: (first, second, groups = 1) => {
+      const shape = compositionBefore(first.shape, second.shape, groups);
+      const [o, ...kernel] = shape;
+      const [outputs, middle] = [o / groups, first.shape[0] / groups];
+      const rows = reshape(first, [groups, middle, sizeOf(kernel)]);
+      return reshape(matmul(reshape(second, [groups, outputs, middle]), rows), shape);
     },
     identityKernel: (size, channels, groups = 1) => {
       const { shape, middle } = identityShape(size, channels, groups);

@@ -1,6 +1,7 @@
 export {
   type Affine,
   type BiasedMap,
+  inSequence,
   type KernelAlgebra,
   type LinearMap,
   mapOf,

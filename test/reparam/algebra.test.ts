@@ -150,6 +150,15 @@ const laws: Law[] = [
       convolve(convolve(picture(c), first, { groups }), second, { groups, padding: [1, 2], stride: 2 }),
     ],
   })),
+  ...perKind(({ c, o, groups, size }) => ({
+    name: "thenPointwise is one convolution after the other",
+    tensors: { first: [2 * o, c / groups, ...size], second: [o, (2 * o) / groups, 1, 1] },
+    build: (k, { first, second }) => k.thenPointwise(first, second, groups),
+    holds: (result, { first, second }) => [
+      convolve(picture(c), result, { groups, padding: [1, 2], stride: 2 }),
+      convolve(convolve(picture(c), first, { groups, padding: [1, 2], stride: 2 }), second, { groups }),
+    ],
+  })),
   ...[1, 2, 4].map(
     (groups): Law => ({
       name: `identityKernel passes pictures on: 4 channels in ${groups} groups`,
@@ -475,6 +484,10 @@ describe("what does not fit is named, on the host and in the graph alike", () =>
     "dilate takes positive integers, got [0, 1]": [(k, of) => k.dilate(of(1, 1, 3, 3), [0, 1]), "merge/kernel"],
     "a 1 × 1 kernel [4, 2, 1, 1] and then [2, 3, 3, 3] in 1 groups do not fit": [
       (k, of) => k.pointwiseThen(of(4, 2, 1, 1), of(2, 3, 3, 3)),
+      "merge/shape",
+    ],
+    "a kernel [4, 2, 3, 3] and then a 1 × 1 one [2, 3, 1, 1] in 1 groups do not fit": [
+      (k, of) => k.thenPointwise(of(4, 2, 3, 3), of(2, 3, 1, 1)),
       "merge/shape",
     ],
     "kernels must be odd, so that they have a middle, got [2, 3]": [(k) => k.identityKernel([2, 3], 4), "merge/kernel"],

@@ -4,7 +4,9 @@ import {
   BottleneckBlock,
   ConvBn,
   ConvBnRelu,
+  ECB,
   LightBlock,
+  MBRConv,
   MobileOneBlock,
   type MobileOneBlockOptions,
   ReparamLargeKernelConv,
@@ -13,6 +15,7 @@ import {
   type RepMLPOptions,
   RepVGGBlock,
   RepVGGConv,
+  RVSRRepConv,
 } from "../../src/blocks/index.ts";
 import type { Pair } from "../../src/graph/index.ts";
 import type { Net } from "../../src/nn/index.ts";
@@ -202,6 +205,51 @@ const largeKernel = fc
     };
   });
 
+const rvsr = fc.record({ channels: size(6), expansion: size(3), batch: size(2), seed: fc.nat(1000) }).map(
+  ({ batch, seed, ...options }): Config => ({
+    block: "RVSRRepConv",
+    options,
+    shape: [batch, options.channels, 5, 4],
+    build: () => withRandomState(new RVSRRepConv(options), seed).eval(),
+  }),
+);
+
+const ecb = fc
+  .record({
+    channels: fc.tuple(size(5), size(5)),
+    depthMultiplier: fc.constantFrom(1, 1.5, 2, 3),
+    identity: fc.boolean(),
+    activation: fc.constantFrom("prelu", "relu", "none"),
+    seed: fc.nat(1000),
+  })
+  .map(({ channels: [c, o], identity, seed, ...rest }): Config => {
+    const options = { inChannels: identity ? o : c, outChannels: o, identity, ...rest };
+    return {
+      block: "ECB",
+      options,
+      shape: [2, options.inChannels, 4, 6],
+      build: () => withRandomState(new ECB(options), seed).eval(),
+    };
+  });
+
+const mbrConv = fc
+  .record({
+    inChannels: size(4),
+    outChannels: size(4),
+    kernelSize: fc.constantFrom(1, 3, 5),
+    compact: fc.boolean(),
+    expansion: size(4),
+    seed: fc.nat(1000),
+  })
+  .map(
+    ({ seed, ...options }): Config => ({
+      block: "MBRConv",
+      options,
+      shape: [2, options.inChannels, 6, 5],
+      build: () => withAnyNorms(new MBRConv(options), seed).eval(),
+    }),
+  );
+
 const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(from, { numRuns, seed: SEED });
 
 export const repmlpConfigs = sample(repmlp, 240);
@@ -210,6 +258,9 @@ export const residualConfigs = sample(residual, 40);
 export const convBnConfigs = sample(convBn, 460);
 const repvggUnits = sample(repvgg, 200);
 export const repvggConfigs = repvggUnits.map(({ block }) => block);
+export const rvsrConfigs = sample(rvsr, 200);
+export const ecbConfigs = sample(ecb, 200);
+export const mbrConvConfigs = sample(mbrConv, 200);
 
 export const mobileoneConfigs = sample(mobileone, 200);
 export const largeKernelConfigs = sample(largeKernel, 200);
@@ -220,8 +271,11 @@ export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   ConvBnRelu: convBnConfigs.filter(({ block }) => block === "ConvBnRelu"),
   MobileOneBlock: mobileoneConfigs,
   ReparamLargeKernelConv: largeKernelConfigs,
+  ECB: ecbConfigs,
+  MBRConv: mbrConvConfigs,
   RepMLP: repmlpConfigs,
   RepMLPConv: repmlpConvConfigs,
   RepVGGBlock: repvggConfigs,
   RepVGGConv: repvggUnits.map(({ conv }) => conv),
+  RVSRRepConv: rvsrConfigs,
 };

@@ -4,13 +4,16 @@ import { convertToDeploy } from "../../src/reparam/index.ts";
 import {
   type Config,
   convBnConfigs,
+  ecbConfigs,
   largeKernelConfigs,
+  mbrConvConfigs,
   mobileoneConfigs,
   type RepMLPConfig,
   repmlpConfigs,
   repmlpConvConfigs,
   repvggConfigs,
   residualConfigs,
+  rvsrConfigs,
 } from "./configurations.ts";
 import { relativeError, runTogether } from "./support.ts";
 
@@ -63,6 +66,24 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
     { name: "40 MobileOne blocks in float64", configs: mobileoneConfigs.slice(0, 40), dtype: "float64", bound: 1e-10 },
     { name: "200 large kernels in float32", configs: largeKernelConfigs, dtype: "float32", bound: 1e-5 },
     { name: "40 large kernels in float64", configs: largeKernelConfigs.slice(0, 40), dtype: "float64", bound: 1e-10 },
+    {
+      name: "super-resolution blocks in float64",
+      configs: [...rvsrConfigs.slice(0, 60), ...ecbConfigs.slice(0, 60)],
+      dtype: "float64",
+      bound: 1e-11,
+    },
+    {
+      name: "multi-branch convolutions in float64",
+      configs: mbrConvConfigs.slice(0, 80),
+      dtype: "float64",
+      bound: 1e-10,
+    },
+    {
+      name: "some of them in float32",
+      configs: [...rvsrConfigs.slice(0, 20), ...ecbConfigs.slice(0, 20), ...mbrConvConfigs.slice(0, 20)],
+      dtype: "float32",
+      bound: 1e-5,
+    },
   ] as const)("$name", async ({ configs, dtype, bound }) => {
     expect(await failures(configs, dtype, bound)).toEqual([]);
   });
