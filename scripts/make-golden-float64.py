@@ -1,4 +1,4 @@
-"""Training-mode passes of RepVGG's blocks and networks in float64, for goldens that have none.
+"""Training-mode passes of RepVGG's and RepMLPNet's blocks and networks in float64, for goldens that have none.
 
     python3 scripts/make-golden-float64.py GOLDEN OUT ID...
 
@@ -60,7 +60,11 @@ def block(p, name, x, stride, padding=1):
     if at("se.down.weight") in p:
         s = F.relu(F.conv2d(y.mean((2, 3), keepdim=True), p[at("se.down.weight")], p[at("se.down.bias")]))
         y = y * torch.sigmoid(F.conv2d(s, p[at("se.up.weight")], p[at("se.up.bias")]))
-    return F.relu(y)
+    y = F.relu(y)
+    if at("post_se.down.weight") in p:
+        s = F.relu(F.conv2d(y.mean((2, 3), keepdim=True), p[at("post_se.down.weight")], p[at("post_se.down.bias")]))
+        y = y * torch.sigmoid(F.conv2d(s, p[at("post_se.up.weight")], p[at("post_se.up.bias")]))
+    return y
 
 
 def net(p, x):
@@ -73,6 +77,52 @@ def net(p, x):
     return F.linear(x.mean((2, 3)), p["linear.weight"], p["linear.bias"])
 
 
+def conv_norm(p, name, x, **options):
+    return norm(p, f"{name}.bn", F.conv2d(x, p[f"{name}.conv.weight"], **options))
+
+
+def repmlp_block(p, name, x, h, w):
+    """RepMLPNet's block as the original has it: with several partitions and shared sets, tiles change places."""
+    n, c, height, width = x.shape
+    s, rows, columns = p[f"{name}fc3_bn.weight"].numel(), height // h, width // w
+    gates = F.conv2d(x.mean((2, 3), keepdim=True), p[f"{name}gp.fc1.weight"], p[f"{name}gp.fc1.bias"])
+    gates = torch.sigmoid(F.conv2d(F.relu(gates), p[f"{name}gp.fc2.weight"], p[f"{name}gp.fc2.bias"]))
+    tiles = x.reshape(n, c, rows, h, columns, w).permute(0, 2, 4, 1, 3, 5)
+    y = F.conv2d(tiles.reshape(-1, s * h * w, 1, 1), p[f"{name}fc3.weight"], groups=s).reshape(-1, s, h, w)
+    y = norm(p, f"{name}fc3_bn", y)
+    for k in range(1, 2 * max(h, w) + 2, 2):
+        if f"{name}repconv{k}.conv.weight" in p:
+            y = y + conv_norm(p, f"{name}repconv{k}", tiles.reshape(-1, s, h, w), padding=k // 2, groups=s)
+    return y.reshape(-1, rows, columns, s, h, w).permute(0, 3, 1, 4, 2, 5).reshape(x.shape) * gates
+
+
+def ffn(p, name, x):
+    return conv_norm(p, f"{name}ffn_fc2", F.gelu(conv_norm(p, f"{name}ffn_fc1", x)))
+
+
+def unit(p, name, x, h, w):
+    y = x + repmlp_block(p, f"{name}repmlp_block.", norm(p, f"{name}prebn1", x), h, w)
+    return y + ffn(p, f"{name}ffn_block.", norm(p, f"{name}prebn2", y))
+
+
+def repmlpnet(p, x, args):
+    x = F.relu(conv_norm(p, "conv_embedding", x, stride=args["patch_size"]))
+    for i, (count, h, w) in enumerate(zip(args["num_blocks"], args["hs"], args["ws"])):
+        if i > 0:
+            x = F.relu(conv_norm(p, f"embeds.{i - 1}", x, stride=2))
+        for j in range(count):
+            x = unit(p, f"stages.{i}.{j}.", x, h, w)
+    return F.linear(norm(p, "head_norm", x).mean((2, 3)), p["head.weight"], p["head.bias"])
+
+
+WHOLE = {
+    "repvgg_net": lambda p, x, args: net(p, x),
+    "repmlpnet_block": lambda p, x, args: repmlp_block(p, "", x, args["h"], args["w"]),
+    "repmlpnet_ffn": lambda p, x, args: ffn(p, "", x),
+    "repmlpnet_unit": lambda p, x, args: unit(p, "", x, args["h"], args["w"]),
+    "repmlpnet": repmlpnet,
+}
+
 for name in ids:
     case = cases[name]
     tensors = read(folder / case["file"])
@@ -82,8 +132,8 @@ for name in ids:
     for key in wanted:
         p[key].requires_grad_()
     args = case["args"]
-    if case["family"] == "repvgg_net":
-        y = net(p, p["input"])
+    if case["family"] in WHOLE:
+        y = WHOLE[case["family"]](p, p["input"], args)
     else:
         y = block(p, "", p["input"], args.get("stride", 1), args.get("padding", 1))
     gradients = torch.autograd.grad((y * tensors["cotangent"]).sum(), [p[key] for key in wanted]) if wanted else []

@@ -57,3 +57,22 @@ export class ConvBnRelu extends ConvBn {
     return relu(super.forward(x));
   }
 }
+
+/** Convolution and batch norm that conversion leaves two, as some authors' deploy forms have them. Keys `conv.weight`, `bn.*`. */
+export class UnfusedConvBn extends Module {
+  readonly conv: Conv2d;
+  readonly bn: BatchNorm2d;
+
+  constructor(inChannels: number, outChannels: number, options: ConvBnOptions) {
+    super();
+    this.conv = new Conv2d(inChannels, outChannels, { ...options, bias: false });
+    this.bn = new BatchNorm2d(outChannels);
+  }
+
+  forward(x: Value): Value {
+    return this.bn.afterConv(this.conv, x);
+  }
+}
+
+/** A convolution with batch norm that conversion merges, or does not. */
+export const convBnOf = (fuse: boolean): typeof ConvBn | typeof UnfusedConvBn => (fuse ? ConvBn : UnfusedConvBn);

@@ -5,6 +5,7 @@ export { MBRConv, type MBRConvOptions } from "./mbr-conv.ts";
 export * from "./mobileone.ts";
 export * from "./replknet.ts";
 export * from "./repmlp.ts";
+export * from "./repmlpnet.ts";
 export * from "./repvgg.ts";
 export * from "./residual.ts";
 export { RVSRRepConv, type RVSRRepConvOptions } from "./rvsr.ts";

@@ -12,7 +12,7 @@ import {
   parallel,
   type Reparameterizable,
 } from "../reparam/index.ts";
-import { ConvBn } from "./conv-bn.ts";
+import { ConvBn, convBnOf, type UnfusedConvBn } from "./conv-bn.ts";
 
 export interface ReparamLargeKernelConvOptions {
   readonly inChannels: number;
@@ -95,26 +95,6 @@ export class ReparamLargeKernelConv extends Module implements Reparameterizable 
     };
   }
 }
-
-/** Convolution and batch norm that stay two in the merged form. Keys `conv.weight`, `bn.*`. */
-export class UnfusedConvBn extends Module {
-  readonly conv: Conv2d;
-  readonly bn: BatchNorm2d;
-
-  constructor(inChannels: number, outChannels: number, options: ConvOptions & { readonly kernelSize: number }) {
-    super();
-    this.conv = new Conv2d(inChannels, outChannels, { ...options, bias: false });
-    this.bn = new BatchNorm2d(outChannels);
-  }
-
-  forward(x: Value): Value {
-    return this.bn.afterConv(this.conv, x);
-  }
-}
-
-/** A convolution with batch norm that is merged, or (`deepFuseBn: false`) not. */
-export const convBnOf = (deepFuseBn: boolean): typeof ConvBn | typeof UnfusedConvBn =>
-  deepFuseBn ? ConvBn : UnfusedConvBn;
 
 interface ResidualOptions {
   /**

@@ -26,4 +26,5 @@ export { RepLKNet, type RepLKNetOptions } from "./replknet.ts";
 export { RepMLPCifar, type RepMLPCifarMixer, type RepMLPCifarOptions } from "./repmlp-cifar.ts";
 export { RepMLPMixer, type RepMLPMixerOptions } from "./repmlp-mixer.ts";
 export { RepMLPResNet, type RepMLPResNetBlock, type RepMLPResNetOptions } from "./repmlp-resnet.ts";
+export { RepMLPNet, type RepMLPNetOptions } from "./repmlpnet.ts";
 export { RepVGG, type RepVGGOptions } from "./repvgg.ts";

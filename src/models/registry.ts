@@ -5,10 +5,11 @@ import { replknet } from "./replknet.ts";
 import { repmlpCifar } from "./repmlp-cifar.ts";
 import { repmlpMixer } from "./repmlp-mixer.ts";
 import { repmlpResNet } from "./repmlp-resnet.ts";
+import { repmlpnet } from "./repmlpnet.ts";
 import { repvgg } from "./repvgg.ts";
 
 /** All there are. What a family is lies in its own file. */
-export const families: readonly Family[] = [repmlpResNet, repmlpCifar, repmlpMixer, repvgg, replknet];
+export const families: readonly Family[] = [repmlpResNet, repmlpCifar, repmlpMixer, repmlpnet, repvgg, replknet];
 
 /** A network by name. */
 interface Named {

@@ -11,6 +11,7 @@ import {
   type MobileOneBlockOptions,
   ReparamLargeKernelConv,
   RepMLP,
+  RepMLPBlock,
   RepMLPConv,
   type RepMLPOptions,
   RepVGGBlock,
@@ -250,6 +251,29 @@ const mbrConv = fc
     }),
   );
 
+const repmlpBlock = fc
+  .record({
+    partition: fc.tuple(size(5), size(5)),
+    counts: fc.tuple(size(3), size(3)),
+    reparamConvKernels: kernels,
+    shareSets: size(4),
+    perSet: size(3),
+    globalReduction: size(3),
+    scramblePartitions: fc.boolean(),
+    batch: size(3),
+    seed: fc.nat(1000),
+  })
+  .filter((r) => r.globalReduction <= r.perSet * r.shareSets)
+  .map(({ counts, perSet, batch, seed, ...rest }): Config => {
+    const options = { channels: perSet * rest.shareSets, ...rest };
+    return {
+      block: "RepMLPBlock",
+      options,
+      shape: [batch, options.channels, counts[0] * rest.partition[0], counts[1] * rest.partition[1]],
+      build: () => withAnyNorms(new RepMLPBlock(options), seed).eval(),
+    };
+  });
+
 const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(from, { numRuns, seed: SEED });
 
 export const repmlpConfigs = sample(repmlp, 240);
@@ -264,6 +288,7 @@ export const mbrConvConfigs = sample(mbrConv, 200);
 
 export const mobileoneConfigs = sample(mobileone, 200);
 export const largeKernelConfigs = sample(largeKernel, 200);
+export const repmlpBlockConfigs = sample(repmlpBlock, 200);
 
 /** Of every block that merges, 200 or more, by its class. */
 export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
@@ -274,6 +299,7 @@ export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   ECB: ecbConfigs,
   MBRConv: mbrConvConfigs,
   RepMLP: repmlpConfigs,
+  RepMLPBlock: repmlpBlockConfigs,
   RepMLPConv: repmlpConvConfigs,
   RepVGGBlock: repvggConfigs,
   RepVGGConv: repvggUnits.map(({ conv }) => conv),
