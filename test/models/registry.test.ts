@@ -84,17 +84,13 @@ describe("names", () => {
     expect(modelInfo(alias).name).toBe(name);
   });
 
-  test("one that is not there gives those that are near", () => {
-    expect(
-      ["RepMLP-Res50-lite-224", "light", "resnet-50", "320"].map((n) => refusal(() => createModel(n))),
-    ).toMatchInlineSnapshot(`
-      [
-        "models: there is no "RepMLP-Res50-lite-224". Did you mean RepMLP-Res50-light-224, RepMLP-Res50-bottleneck-224, ResNet-50-base-224?",
-        "models: there is no "light". Did you mean RepMLP-Res50-light-224?",
-        "models: there is no "resnet-50". Did you mean ResNet-50-base-224?",
-        "models: there is no "320". Did you mean RepMLP-Res50-bottleneck-320-g4/8, RepMLP-Res50-bottleneck-320-g8/16, RepMLP-Res50-bottleneck-320-g8/8?",
-      ]
-    `);
+  test.for([
+    ["RepMLP-Res50-lite-224", "RepMLP-Res50-light-224, RepMLP-Res50-bottleneck-224, "],
+    ["light", "RepMLP-Res50-light-224?"],
+    ["resnet-50", "ResNet-50-base-224?"],
+    ["bottleneck-320", "RepMLP-Res50-bottleneck-320-g4/8, "],
+  ])("one that is not there gives those that are near: %s", ([name, nearest]) => {
+    expect(refusal(() => createModel(name))).toContain(`models: there is no "${name}". Did you mean ${nearest}`);
   });
 
   test.for(listModels())("%s can be built, and its picture size runs", (name) => {
