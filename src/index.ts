@@ -6,7 +6,9 @@
  */
 export {
   BaseBlock,
+  BnLinear,
   BottleneckBlock,
+  Conv2dBn,
   ConvBn,
   type ConvBnOptions,
   ConvBnRelu,
@@ -17,6 +19,8 @@ export {
   type ConvUnitOptions,
   convUnit,
   convUnits,
+  DistilledClassifier,
+  type DistilledClassifierOptions,
   ECB,
   type ECBOptions,
   type InnerRepMLPOptions,
@@ -43,6 +47,11 @@ export {
   RepVGGBlock,
   type RepVGGBlockOptions,
   RepVGGConv,
+  RepVGGDW,
+  RepViTBlock,
+  type RepViTBlockOptions,
+  Residual,
+  ResidualConv2dBn,
   type ResidualOptions,
   RVSRRepConv,
   type RVSRRepConvOptions,
@@ -261,13 +270,16 @@ export {
   type RepMLPResNetOptions,
   RepVGG,
   type RepVGGOptions,
+  RepViT,
+  type RepViTLayer,
+  type RepViTOptions,
   rawOutput,
   type StateShapes,
   type TrainingForm,
   type Variant,
 } from "./models/index.ts";
 export * as nn from "./nn/index.ts";
-export { Module, type Net } from "./nn/index.ts";
+export { hasTrainingOutputs, Module, type MultiOutputNet, type Net, type Outputs } from "./nn/index.ts";
 export {
   type Affine,
   type BiasedMap,
@@ -326,7 +338,6 @@ export {
   evaluate,
   evaluateTask,
   type Metrics,
-  type Outputs,
   oneHotTargets,
   type ShownNumber,
   type ShownTask,

@@ -1,9 +1,12 @@
 import {
   BaseBlock,
+  BnLinear,
   BottleneckBlock,
+  Conv2dBn,
   ConvBn,
   ConvBnRelu,
   ConvFFN,
+  DistilledClassifier,
   LightBlock,
   MobileOneBlock,
   ReparamLargeKernelConv,
@@ -13,10 +16,20 @@ import {
   RepMLPNetFFN,
   RepMLPNetUnit,
   RepVGGBlock,
+  RepVGGDW,
+  RepViTBlock,
 } from "../../src/blocks/index.ts";
-import { constant, grad, reshape, type Value } from "../../src/graph/index.ts";
-import { RepLKNet, RepMLPNet, RepMLPResNet, type RepMLPResNetBlock, RepVGG } from "../../src/models/index.ts";
-import { type Net, parameterNames, traceModel } from "../../src/nn/index.ts";
+import { must } from "../../src/errors.ts";
+import { add, constant, grad, input, reshape, type Value } from "../../src/graph/index.ts";
+import { RepLKNet, RepMLPNet, RepMLPResNet, type RepMLPResNetBlock, RepVGG, RepViT } from "../../src/models/index.ts";
+import {
+  hasTrainingOutputs,
+  type Net,
+  type Outputs,
+  parameterNames,
+  traceModel,
+  traceNet,
+} from "../../src/nn/index.ts";
 import { convertToDeploy, equivalentInGraph } from "../../src/reparam/index.ts";
 import { compile, compileStep } from "../../src/runtime/index.ts";
 import { sizeOf, type Tensor, type TensorSource } from "../../src/tensor/index.ts";
@@ -72,6 +85,33 @@ const replkBlocks: Readonly<Record<string, (a: Args) => Net>> = {
 
 /** Takes note of arguments that change nothing here: the class of a family with one, how batch norms are synchronised. */
 const noted = (..._: readonly unknown[]): object => ({});
+type Build = (args: Args) => Net;
+
+/** Where a family has one class in its cases. */
+const mustBeClass = (a: Args, name: string): void =>
+  must(a.class === name, "conformance/class", () => `the class ${a.class} is not known here`);
+
+/** RepViT's classes by the authors' names. */
+const repvitBlocks: Readonly<Record<string, Build>> = {
+  RepVGGDW: (a) => new RepVGGDW(a.ed),
+  Conv2d_BN: (a) =>
+    new Conv2dBn(a.a, a.b, {
+      ...{ kernelSize: a.ks ?? 1, stride: a.stride ?? 1, padding: a.pad ?? 0, dilation: a.dilation ?? 1 },
+      groups: a.groups ?? 1,
+    }),
+  BN_Linear: (a) => new BnLinear(a.a, a.b),
+  Classfier: (a) =>
+    new DistilledClassifier({ inFeatures: a.dim, numClasses: a.num_classes, distillation: a.distillation ?? true }),
+  RepViTBlock: (a) => {
+    const { inp, hidden_dim: hidden } = a;
+    must(hidden === 2 * inp, "conformance/args", () => `RepViTBlock: hidden_dim ${hidden} is not twice inp ${inp}`);
+    // GELU with and without use_hs.
+    void a.use_hs;
+    return new RepViTBlock({
+      ...{ inChannels: inp, outChannels: a.oup, kernelSize: a.kernel_size, stride: a.stride, useSe: !!a.use_se },
+    });
+  },
+};
 
 const repmlpBlockOptions = (a: Args, { scrambles }: Wanted) => ({
   ...{ partition: [a.h, a.w] as const, reparamConvKernels: (a.reparam_conv_k ?? []) as readonly number[] },
@@ -124,6 +164,17 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
       ...{ dropPathRate: a.drop_path_rate, dwRatio: a.dw_ratio ?? 1, ffnRatio: a.ffn_ratio ?? 4 },
       ...{ numClasses: a.num_classes, deepFuseBn: a.deep_fuse_BN ?? false },
     }),
+  repvit: (a) => repvitBlocks[a.class as string](a),
+  repvit_net: (a) => {
+    mustBeClass(a, "RepViT");
+    return new RepViT({
+      layers: (a.cfgs as readonly (readonly number[])[]).map(([kernelSize, , outChannels, useSe, , stride]) => ({
+        ...{ kernelSize, outChannels, useSe: useSe === 1, stride: stride as 1 | 2 },
+      })),
+      numClasses: a.num_classes,
+      distillation: a.distillation,
+    });
+  },
   repmlp_resnet: (a) =>
     new RepMLPResNet({
       blockType: a.block_type as RepMLPResNetBlock,
@@ -241,21 +292,34 @@ interface TrainModeRun {
   readonly counted: ReadonlyMap<string, number>;
 }
 
-/** Runs a model once with batch statistics, with the gradients of sum(output · cotangent). */
+/** Of a further output `dist`: `output_dist`, `cotangent_dist`. */
+const suffixed = (what: string, name: string): string => (name === "output" ? what : `${what}_${name}`);
+
+/** Runs a model once with batch statistics, with the gradients of sum(output · cotangent) over all outputs. */
 async function runTrainMode(
   model: Net,
   x: Tensor,
-  cotangent: Tensor | undefined,
+  cotangents: Readonly<Record<string, Tensor>>,
   wanted: readonly string[],
 ): Promise<TrainModeRun> {
-  const traced = traceModel(model, x.shape);
+  const images = input("input", x.shape);
+  const traced = traceNet(
+    model,
+    (): Outputs => (hasTrainingOutputs(model) ? model.trainingOutputs(images) : { output: model.forward(images) }),
+    Object.values,
+  );
   const parameters = new Map([...model.parameters()].map(([key, p]) => [key, p.value]));
-  const wrt = wanted.map((key) => (key === "input" ? traced.input : parameters.get(key)!));
-  const gradients = cotangent ? grad(traced.output, wrt, constant(cotangent)) : [];
+  const wrt = wanted.map((key) => (key === "input" ? images : parameters.get(key)!));
+  const gradients = Object.entries(cotangents).map(([name, c]) => grad(traced.result[name], wrt, constant(c)));
   const program = await compileStep({
     outputs: {
-      output: traced.output,
-      ...Object.fromEntries(gradients.map((g, i) => [`grad.${wanted[i]}`, g] satisfies [string, Value])),
+      ...Object.fromEntries(Object.entries(traced.result).map(([name, v]) => [suffixed("output", name), v])),
+      ...Object.fromEntries(
+        (gradients.length ? wanted : []).map((key, i) => [
+          `grad.${key}`,
+          gradients.map((g) => g[i]).reduce((a, b) => add(a, b)),
+        ]),
+      ),
     },
     next: new Map([...traced.updates].map(([ref, v]) => [ref, reshape(v, [sizeOf(ref.shape)])])),
     names: traced.names,
@@ -289,16 +353,25 @@ async function checkTrainMode(
   const get = reader(tensors);
   const x = get("input");
   const gradients = withPrefix(tensors, "grad.");
-  const cotangent = tensors.get("cotangent")?.readSync();
-  const wanted = cotangent ? [...gradients.keys()] : [];
-  const own = await runTrainMode(model, x, cotangent, wanted);
+  const outputs = ["output", ...[...withPrefix(tensors, "trainmode.output_").keys()]];
+  const cotangents = Object.fromEntries(
+    outputs.flatMap((name) => {
+      const golden = tensors.get(suffixed("cotangent", name));
+      return golden ? [[name, golden.readSync()] as const] : [];
+    }),
+  );
+  const wanted = Object.keys(cotangents).length ? [...gradients.keys()] : [];
+  const own = await runTrainMode(model, x, cotangents, wanted);
   const compare = (what: string, golden: Tensor, stated: number): void => {
     const actual = own.values.get(what)!;
     const reference = exact?.get(what)?.readSync();
     if (reference) check.near(what, actual, reference, Math.max(stated, 4 * maxDifference(golden, reference)));
     else check.near(what, actual, golden, stated);
   };
-  compare("output", get("trainmode.output"), c.suggested_abs_tol);
+  for (const name of outputs) {
+    const what = suffixed("output", name);
+    compare(what, get(`trainmode.${what}`), c.suggested_abs_tol);
+  }
   for (const key of wanted) {
     const golden = gradients.get(key)!;
     compare(`grad.${key}`, golden, c.trainmode_abs_tol?.[`grad.${key}`] ?? 1e-5 * absMax(golden) + 1e-6);

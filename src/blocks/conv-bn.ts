@@ -1,5 +1,5 @@
 import { type ConvOptions, type Pair, relu, type Value } from "../graph/index.ts";
-import { BatchNorm2d, Conv2d, cloneWith, Module } from "../nn/index.ts";
+import { BatchNorm2d, type BatchNormOptions, Conv2d, cloneWith, Module } from "../nn/index.ts";
 import {
   type BiasedMap,
   type KernelAlgebra,
@@ -14,6 +14,8 @@ import {
 
 export interface ConvBnOptions extends ConvOptions {
   readonly kernelSize: number | Pair;
+  /** Of the batch norm. */
+  readonly norm?: BatchNormOptions;
 }
 
 /**
@@ -23,10 +25,10 @@ export class ConvBn extends Module implements Reparameterizable {
   readonly conv: Conv2d;
   readonly bn: BatchNorm2d | undefined;
 
-  constructor(inChannels: number, outChannels: number, options: ConvBnOptions) {
+  constructor(inChannels: number, outChannels: number, { norm, ...options }: ConvBnOptions) {
     super();
     this.conv = new Conv2d(inChannels, outChannels, { ...options, bias: false });
-    this.bn = new BatchNorm2d(outChannels);
+    this.bn = new BatchNorm2d(outChannels, norm);
   }
 
   forward(x: Value): Value {

@@ -7,6 +7,7 @@ export * from "./replknet.ts";
 export * from "./repmlp.ts";
 export * from "./repmlpnet.ts";
 export * from "./repvgg.ts";
+export * from "./repvit.ts";
 export * from "./residual.ts";
 export { RVSRRepConv, type RVSRRepConvOptions } from "./rvsr.ts";
 export * from "./squeeze-excite.ts";

@@ -25,6 +25,10 @@ export class SqueezeExcite extends Module {
   /** `[N, C, H, W]` → the same shape. */
   forward(x: Value): Value {
     const averages = reduceMean(x, [2, 3], { keepDims: true });
-    return mul(x, sigmoid(this.up.forward(relu(this.down.forward(averages)))));
+    return mul(x, this.gate(this.up.forward(relu(this.down.forward(averages)))));
+  }
+
+  protected gate(x: Value): Value {
+    return sigmoid(x);
   }
 }

@@ -286,13 +286,13 @@ function hasKeysOf(entries: StateShapes, name: string, form: string, options: Mo
 
 /** One form of an architecture, with the number of classes that the head in `entries` has. */
 function candidate(name: string, form: string, entries: StateShapes, options: ModelOptions): Candidate {
-  const numClasses = options.numClasses ?? classesOf(name, entries, options);
+  const numClasses = options.numClasses ?? classesOf(name, form, entries, options);
   return { name, form, numClasses, shapes: shapesOf(name, form, { ...options, numClasses }) };
 }
 
 /** The head of an architecture is what changes with the number of classes: keys, and the axis of the classes. */
-function* headOf(name: string, options: ModelOptions): Iterable<readonly [key: string, axis: number]> {
-  const [a, b] = [11, 13].map((numClasses) => shapesOf(name, "train", { ...options, numClasses }));
+function* headOf(name: string, form: string, options: ModelOptions): Iterable<readonly [key: string, axis: number]> {
+  const [a, b] = [11, 13].map((numClasses) => shapesOf(name, form, { ...options, numClasses }));
   for (const [key, shape] of a) {
     const other = b.get(key);
     const axis = shape.findIndex((d, i) => d === 11 && other?.[i] === 13);
@@ -300,12 +300,12 @@ function* headOf(name: string, options: ModelOptions): Iterable<readonly [key: s
   }
 }
 
-/** Keys of an architecture's head: what depends on the number of classes. */
+/** Keys of an architecture's head in training form: what depends on the number of classes. */
 export const headKeys = (name: string, options: ModelOptions = {}): string[] =>
-  [...headOf(name, options)].map(([key]) => key);
+  [...headOf(name, "train", options)].map(([key]) => key);
 
-function classesOf(name: string, entries: StateShapes, options: ModelOptions): number | undefined {
-  for (const [key, axis] of headOf(name, options)) {
+function classesOf(name: string, form: string, entries: StateShapes, options: ModelOptions): number | undefined {
+  for (const [key, axis] of headOf(name, form, options)) {
     const found = entries.get(key)?.shape[axis];
     if (found) return found;
   }

@@ -28,3 +28,4 @@ export { RepMLPMixer, type RepMLPMixerOptions } from "./repmlp-mixer.ts";
 export { RepMLPResNet, type RepMLPResNetBlock, type RepMLPResNetOptions } from "./repmlp-resnet.ts";
 export { RepMLPNet, type RepMLPNetOptions } from "./repmlpnet.ts";
 export { RepVGG, type RepVGGOptions } from "./repvgg.ts";
+export { RepViT, type RepViTLayer, type RepViTOptions } from "./repvit.ts";

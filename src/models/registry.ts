@@ -7,9 +7,18 @@ import { repmlpMixer } from "./repmlp-mixer.ts";
 import { repmlpResNet } from "./repmlp-resnet.ts";
 import { repmlpnet } from "./repmlpnet.ts";
 import { repvgg } from "./repvgg.ts";
+import { repvit } from "./repvit.ts";
 
 /** All there are. What a family is lies in its own file. */
-export const families: readonly Family[] = [repmlpResNet, repmlpCifar, repmlpMixer, repmlpnet, repvgg, replknet];
+export const families: readonly Family[] = [
+  repmlpResNet,
+  repmlpCifar,
+  repmlpMixer,
+  repmlpnet,
+  repvgg,
+  replknet,
+  repvit,
+];
 
 /** A network by name. */
 interface Named {

@@ -11,6 +11,8 @@ export interface Conv2dOptions extends ConvOptions {
   readonly bias?: boolean;
   /** Initial weights. Default Kaiming uniform with a = √5, as in PyTorch. */
   readonly init?: Initializer;
+  /** Initial bias. Default uniform in ±1 / √fan-in, as in PyTorch. */
+  readonly biasInit?: Initializer;
 }
 
 /** Checks window sizes and steps when a layer is built, where the mistake is. */
@@ -38,6 +40,9 @@ function mustDivide(layer: string, groups: number, channels: Readonly<Record<str
     );
 }
 
+const biasOf = (outputs: number, inputs: number, init: Initializer = uniform(1 / Math.sqrt(inputs))): Parameter =>
+  new Parameter([outputs], { init });
+
 /** 2-D convolution; weight `[outChannels, inChannels / groups, kH, kW]`. */
 export class Conv2d extends Module {
   readonly weight: Parameter;
@@ -47,7 +52,7 @@ export class Conv2d extends Module {
   constructor(
     inChannels: number,
     outChannels: number,
-    { kernelSize, bias = true, init = kaimingUniform(), ...options }: Conv2dOptions,
+    { kernelSize, bias = true, init = kaimingUniform(), biasInit, ...options }: Conv2dOptions,
   ) {
     super();
     const { groups = 1, stride, padding, dilation } = options;
@@ -56,7 +61,7 @@ export class Conv2d extends Module {
     mustDivide("conv2d", groups, { inChannels, outChannels });
     const shape = [outChannels, inChannels / groups, ...ops.pair(kernelSize)];
     this.weight = new Parameter(shape, { init });
-    this.bias = bias ? new Parameter([outChannels], { init: uniform(1 / Math.sqrt(fanIn(shape))) }) : undefined;
+    this.bias = bias ? biasOf(outChannels, fanIn(shape), biasInit) : undefined;
     this.options = options;
   }
 
@@ -79,7 +84,7 @@ export class ConvTranspose2d extends Module {
   constructor(
     inChannels: number,
     outChannels: number,
-    { kernelSize, bias = true, init = kaimingUniform(), ...options }: ConvTranspose2dOptions,
+    { kernelSize, bias = true, init = kaimingUniform(), biasInit, ...options }: ConvTranspose2dOptions,
   ) {
     super();
     const { groups = 1, stride, padding, dilation, outputPadding } = options;
@@ -88,7 +93,7 @@ export class ConvTranspose2d extends Module {
     mustDivide("convTranspose2d", groups, { inChannels, outChannels });
     const shape = [inChannels, outChannels / groups, ...ops.pair(kernelSize)];
     this.weight = new Parameter(shape, { init });
-    this.bias = bias ? new Parameter([outChannels], { init: uniform(1 / Math.sqrt(fanIn(shape))) }) : undefined;
+    this.bias = bias ? biasOf(outChannels, fanIn(shape), biasInit) : undefined;
     this.options = options;
   }
 
@@ -98,16 +103,23 @@ export class ConvTranspose2d extends Module {
   }
 }
 
+/** Bias and initial values, as of {@link Conv2dOptions}. */
+export type LinearOptions = Pick<Conv2dOptions, "bias" | "init" | "biasInit">;
+
 /** Fully connected layer; weight `[outFeatures, inFeatures]`. */
 export class Linear extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter | undefined;
 
-  constructor(inFeatures: number, outFeatures: number, { bias = true }: { readonly bias?: boolean } = {}) {
+  constructor(
+    inFeatures: number,
+    outFeatures: number,
+    { bias = true, init = kaimingUniform(), biasInit }: LinearOptions = {},
+  ) {
     super();
     mustDivide("linear", 1, { inFeatures, outFeatures });
-    this.weight = new Parameter([outFeatures, inFeatures], { init: kaimingUniform() });
-    this.bias = bias ? new Parameter([outFeatures], { init: uniform(1 / Math.sqrt(inFeatures)) }) : undefined;
+    this.weight = new Parameter([outFeatures, inFeatures], { init });
+    this.bias = bias ? biasOf(outFeatures, inFeatures, biasInit) : undefined;
   }
 
   /** `[N, inFeatures]` → `[N, outFeatures]`. */
@@ -121,6 +133,8 @@ export interface BatchNormOptions {
   readonly eps?: number;
   /** Share of the new batch in the running statistics. Default 0.1. */
   readonly momentum?: number;
+  /** Initial weight of every channel. Default 1; 0 lets a residual branch begin as nothing. */
+  readonly initialWeight?: number;
 }
 
 /**
@@ -136,10 +150,10 @@ export class BatchNorm extends Module {
   readonly eps: number;
   readonly momentum: number;
 
-  constructor(channels: number, { eps = 1e-5, momentum = 0.1 }: BatchNormOptions = {}) {
+  constructor(channels: number, { eps = 1e-5, momentum = 0.1, initialWeight = 1 }: BatchNormOptions = {}) {
     super();
     mustDivide("batchNorm", 1, { channels });
-    this.weight = new Parameter([channels], { init: constantInit(1) });
+    this.weight = new Parameter([channels], { init: constantInit(initialWeight) });
     this.bias = new Parameter([channels], { init: constantInit(0) });
     this.runningMean = new Buffer([channels], { init: constantInit(0) });
     this.runningVar = new Buffer([channels], { init: constantInit(1) });

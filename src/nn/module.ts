@@ -27,6 +27,25 @@ function* membersIn(value: unknown, name: string | EntryName, own: string): Iter
 /** A network that maps one value to another. */
 export type Net = Module & { forward(x: Value): Value };
 
+/** Values of a network by name: `output`, and whatever else there is. The first axis is the batch. */
+export interface Outputs {
+  readonly output: Value;
+  readonly [name: string]: Value;
+}
+
+/**
+ * A network with further heads that are trained beside the main one (deep supervision, distillation). In training mode
+ * `forward` gives the main output alone; in evaluation mode it gives whatever the heads amount to.
+ */
+export type MultiOutputNet = Net & {
+  /** What training mode gives: `output`, and the outputs of the other heads under names of their own. */
+  trainingOutputs(x: Value): Outputs;
+  /** How much the loss of each other output counts beside the main one's, by name. */
+  readonly outputWeights: Readonly<Record<string, number>>;
+};
+
+export const hasTrainingOutputs = (net: Net): net is MultiOutputNet => "trainingOutputs" in net;
+
 export interface LoadOptions {
   /** Missing and unexpected keys are errors. Default true. */
   readonly strict?: boolean;

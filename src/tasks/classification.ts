@@ -1,8 +1,8 @@
 import { type Batch, isLabelled, type PictureSet } from "../data/index.ts";
-import { fmt, must } from "../errors.ts";
-import { crossEntropy } from "../graph/index.ts";
+import { fmt, listed, must } from "../errors.ts";
+import { add, crossEntropy, mul, type Value } from "../graph/index.ts";
 import { rankOf, rowLoss } from "../inference/index.ts";
-import type { Net } from "../nn/index.ts";
+import { hasTrainingOutputs, type Net } from "../nn/index.ts";
 import { Tensor } from "../tensor/index.ts";
 import { type EvaluateOptions, evaluateTask } from "./evaluate.ts";
 import type { Task } from "./task.ts";
@@ -10,6 +10,11 @@ import type { Task } from "./task.ts";
 export interface ClassificationOptions {
   /** Share of the target that is spread over all classes in training. Default 0. */
   readonly labelSmoothing?: number;
+  /**
+   * How much the losses of a network's further outputs count in training, by name, beside the main one's 1. Default what
+   * the network says; see {@link MultiOutputNet}.
+   */
+  readonly outputWeights?: Readonly<Record<string, number>>;
 }
 
 /** Pictures whose class was the first, or among the first five. */
@@ -21,11 +26,15 @@ export type ClassificationSums = { readonly correct: number; readonly correctTop
  */
 export const classification = ({
   labelSmoothing = 0,
+  outputWeights,
 }: ClassificationOptions = {}): Task<Batch, Net, ClassificationSums> => ({
   name: "classification",
-  settings: { labelSmoothing },
+  settings: { labelSmoothing, ...(outputWeights && { outputWeights: JSON.stringify(outputWeights) }) },
   loss(net, { images, input }) {
-    const output = net.forward(images);
+    const several = hasTrainingOutputs(net);
+    const { output, ...others } = several ? net.trainingOutputs(images) : { output: net.forward(images) };
+    const weights = { ...(several && net.outputWeights), ...outputWeights };
+    mustNameOutputs(outputWeights, Object.keys(others));
     must(
       output.shape.length === 2 && output.shape[0] === images.shape[0],
       "train-step/output",
@@ -33,7 +42,11 @@ export const classification = ({
       "model",
     );
     const targets = input("targets", output.shape);
-    return { loss: crossEntropy(output, targets, { labelSmoothing }), outputs: { output } };
+    const lossOf = (logits: Value): Value => crossEntropy(logits, targets, { labelSmoothing });
+    const loss = Object.entries(others)
+      .filter(([name]) => weights[name] !== 0)
+      .reduce((sum, [name, logits]) => add(sum, mul(lossOf(logits), weights[name] ?? 1)), lossOf(output));
+    return { loss, outputs: { output } };
   },
   feeds: ({ labels, targets }, data) => ({ targets: targets ?? oneHotTargets(labels, classesOf(data).length) }),
   checkData(train, validation) {
@@ -92,6 +105,24 @@ export const classification = ({
     ],
   },
 });
+
+function mustNameOutputs(weights: ClassificationOptions["outputWeights"] = {}, names: readonly string[]): void {
+  for (const [name, weight] of Object.entries(weights)) {
+    must(
+      names.includes(name),
+      "classification/output",
+      () =>
+        `classification: outputWeights names "${name}", but in training the network has ${names.length ? `the further outputs ${listed(names)}` : "one output only"}.`,
+      "usage",
+    );
+    must(
+      Number.isFinite(weight) && weight >= 0,
+      "classification/output",
+      () => `classification: the weight of the output "${name}" must be a number from 0, got ${weight}.`,
+      "usage",
+    );
+  }
+}
 
 /** The task of who names none. */
 export const defaultTask = classification();

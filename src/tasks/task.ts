@@ -1,6 +1,6 @@
 import type { PictureBatch, PictureSet } from "../data/index.ts";
 import type { Value } from "../graph/index.ts";
-import type { Net } from "../nn/index.ts";
+import type { Net, Outputs } from "../nn/index.ts";
 import type { DType, Shape, Tensor } from "../tensor/index.ts";
 
 /** What a loss is made of. */
@@ -14,12 +14,6 @@ export interface StepInputs {
    * @throws `task/input` for a reserved name, or a shape of another number of pictures
    */
   input(name: string, shape: Shape, dtype?: DType): Value;
-}
-
-/** Values of a network by name: `output`, and whatever else a task wants to keep. The first axis is the batch. */
-export interface Outputs {
-  readonly output: Value;
-  readonly [name: string]: Value;
 }
 
 export interface TaskLoss {

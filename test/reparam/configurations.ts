@@ -1,9 +1,13 @@
 import fc from "fast-check";
 import {
   BaseBlock,
+  BnLinear,
   BottleneckBlock,
+  Conv2dBn,
   ConvBn,
+  type ConvBnOptions,
   ConvBnRelu,
+  DistilledClassifier,
   ECB,
   LightBlock,
   MBRConv,
@@ -16,6 +20,8 @@ import {
   type RepMLPOptions,
   RepVGGBlock,
   RepVGGConv,
+  RepVGGDW,
+  ResidualConv2dBn,
   RVSRRepConv,
 } from "../../src/blocks/index.ts";
 import type { Pair } from "../../src/graph/index.ts";
@@ -274,6 +280,58 @@ const repmlpBlock = fc
     };
   });
 
+const channels = size(9);
+
+const repvggdw = fc.record({ channels, seed: fc.nat(1000) }).map(
+  ({ channels, seed }): Config => ({
+    ...{ block: "RepVGGDW", options: { channels }, shape: [2, channels, 5, 7] },
+    build: () => withAnyNorms(new RepVGGDW(channels), seed).eval(),
+  }),
+);
+
+const residualConv = fc
+  .record({
+    groups: size(4),
+    perGroup: size(3),
+    kernelSize: fc.tuple(fc.constantFrom(1, 3, 5), fc.constantFrom(1, 3, 5)),
+    dilation: size(2),
+    seed: fc.nat(1000),
+  })
+  .map(({ groups, perGroup, kernelSize, dilation, seed }): Config => {
+    const padding = kernelSize.map((k) => (dilation * (k - 1)) / 2) as [number, number];
+    const [c, options] = [groups * perGroup, { kernelSize, padding, dilation, groups }];
+    return {
+      ...{ block: "ResidualConv2dBn", options: { channels: c, ...options }, shape: [2, c, 6, 5] },
+      build: () => withAnyNorms(new ResidualConv2dBn(new Conv2dBn(c, c, options)), seed).eval(),
+    };
+  });
+
+const conv2dBn = convBn.map(
+  ({ options, shape }): Config => ({
+    ...{ block: "Conv2dBn", options, shape },
+    build: () => {
+      const { inChannels, outChannels, ...rest } = options as ConvBnOptions & Readonly<Record<string, number>>;
+      return withAnyNorms(new Conv2dBn(inChannels, outChannels, rest), inChannels).eval();
+    },
+  }),
+);
+
+const classifier = fc
+  .record({ inFeatures: channels, numClasses: channels, distillation: fc.boolean(), seed: fc.nat(1000) })
+  .map(
+    ({ seed, ...options }): Config => ({
+      ...{ block: "DistilledClassifier", options, shape: [3, options.inFeatures] },
+      build: () => withAnyNorms(new DistilledClassifier(options), seed).eval(),
+    }),
+  );
+
+const bnLinear = fc.record({ inFeatures: channels, outFeatures: channels, seed: fc.nat(1000) }).map(
+  ({ seed, ...options }): Config => ({
+    ...{ block: "BnLinear", options, shape: [3, options.inFeatures] },
+    build: () => withAnyNorms(new BnLinear(options.inFeatures, options.outFeatures), seed).eval(),
+  }),
+);
+
 const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(from, { numRuns, seed: SEED });
 
 export const repmlpConfigs = sample(repmlp, 240);
@@ -289,6 +347,10 @@ export const mbrConvConfigs = sample(mbrConv, 200);
 export const mobileoneConfigs = sample(mobileone, 200);
 export const largeKernelConfigs = sample(largeKernel, 200);
 export const repmlpBlockConfigs = sample(repmlpBlock, 200);
+export const repvitConfigs = [repvggdw, residualConv, conv2dBn, classifier, bnLinear].flatMap((b) => sample(b, 200));
+
+const named = (configs: readonly Config[], ...names: readonly string[]): Readonly<Record<string, readonly Config[]>> =>
+  Object.fromEntries(names.map((name) => [name, configs.filter(({ block }) => block === name)]));
 
 /** Of every block that merges, 200 or more, by its class. */
 export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
@@ -304,4 +366,5 @@ export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   RepVGGBlock: repvggConfigs,
   RepVGGConv: repvggUnits.map(({ conv }) => conv),
   RVSRRepConv: rvsrConfigs,
+  ...named(repvitConfigs, "RepVGGDW", "ResidualConv2dBn", "Conv2dBn", "DistilledClassifier", "BnLinear"),
 };

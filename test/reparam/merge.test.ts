@@ -13,6 +13,7 @@ import {
   repmlpConfigs,
   repmlpConvConfigs,
   repvggConfigs,
+  repvitConfigs,
   residualConfigs,
   rvsrConfigs,
 } from "./configurations.ts";
@@ -92,6 +93,8 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
       dtype: "float32",
       bound: 1e-5,
     },
+    { name: "RepViT's blocks in float32", configs: repvitConfigs, dtype: "float32", bound: 1e-5 },
+    { name: "RepViT's blocks in float64", configs: repvitConfigs, dtype: "float64", bound: 1e-10 },
   ] as const)("$name", async ({ configs, dtype, bound }) => {
     expect(await failures(configs, dtype, bound)).toEqual([]);
   });

@@ -1,0 +1,146 @@
+import { Conv2dBn, DistilledClassifier, RepViTBlock } from "../blocks/index.ts";
+import { imagenetNormalization } from "../data/index.ts";
+import { must } from "../errors.ts";
+import { globalAvgPool, type Value } from "../graph/index.ts";
+import {
+  GELU,
+  hasTrainingOutputs,
+  Module,
+  type MultiOutputNet,
+  type Net,
+  type Outputs,
+  Sequential,
+} from "../nn/index.ts";
+import { defineFamily, picturesOf, type Variant } from "./family.ts";
+import { four, whole, yesOrNo } from "./options.ts";
+
+type Four = readonly [number, number, number, number];
+
+/** One of RepViT's blocks, as a row of the authors' `cfgs`. */
+export interface RepViTLayer {
+  readonly outChannels: number;
+  /** Default 1. */
+  readonly stride?: 1 | 2;
+  /** Default false. */
+  readonly useSe?: boolean;
+  /** Of the convolution with stride 2. Default 3. */
+  readonly kernelSize?: number;
+}
+
+/** Options by which the published networks differ. */
+interface RepViTVariantOptions {
+  /** Channels of the four stages. Default those of m0.9: 48, 96, 192, 384. */
+  readonly widths?: Four;
+  /** Blocks of the four stages, without those that reduce the map between them. Default those of m0.9: 2, 2, 14, 2. */
+  readonly depths?: Four;
+  /** A second head that learns from a teacher; see {@link DistilledClassifier}. Default true. */
+  readonly distillation?: boolean;
+  /** Default 1000. */
+  readonly numClasses?: number;
+  /** Height and width that the preprocessing makes; the network takes any. Default 224. */
+  readonly imageSize?: number;
+}
+
+export interface RepViTOptions extends RepViTVariantOptions {
+  /** All blocks, in place of `widths` and `depths`. */
+  readonly layers?: readonly RepViTLayer[];
+}
+
+/**
+ * Blocks of four stages: every second one of a stage has squeeze-and-excitation, from the first on. Before the map is
+ * reduced comes one more block without.
+ */
+function layersOf(widths: Four, depths: Four): RepViTLayer[] {
+  return widths.flatMap((outChannels, stage) => [
+    ...(stage ? [{ outChannels: widths[stage - 1] }, { outChannels, stride: 2 as const }] : []),
+    ...Array.from({ length: depths[stage] }, (_, i) => ({ outChannels, useSe: i % 2 === 0 })),
+  ]);
+}
+
+/**
+ * RepViT (arXiv 2307.09283, section 3.3): two 3×3 convolutions with stride 2, {@link RepViTBlock}s, global average pooling
+ * and a head, with distillation two. Keys `features.0.{0,2}.*`, `features.{i}.*`, `classifier.*`.
+ *
+ * `[N, 3, H, W]` → `[N, numClasses]`; in training also `dist`, the second head's.
+ */
+export class RepViT extends Module implements MultiOutputNet {
+  readonly features: readonly Net[];
+  readonly classifier: Net;
+  readonly outputWeights: Readonly<Record<string, number>>;
+
+  constructor({
+    widths = [48, 96, 192, 384],
+    depths = [2, 2, 14, 2],
+    layers = layersOf(widths, depths),
+    distillation = true,
+    numClasses = 1000,
+  }: RepViTOptions = {}) {
+    super();
+    must(layers.length, "repvit/layers", () => "repvit: layers must name at least one block, got none", "usage");
+    let inChannels = layers[0].outChannels;
+    const half = { kernelSize: 3, stride: 2, padding: 1 };
+    this.features = [
+      new Sequential(
+        new Conv2dBn(3, Math.floor(inChannels / 2), half),
+        new GELU(),
+        new Conv2dBn(Math.floor(inChannels / 2), inChannels, half),
+      ),
+      ...layers.map((layer) => {
+        const block = new RepViTBlock({ inChannels, ...layer });
+        inChannels = layer.outChannels;
+        return block;
+      }),
+    ];
+    const classifier = new DistilledClassifier({ inFeatures: inChannels, numClasses, distillation });
+    this.classifier = classifier;
+    this.outputWeights = classifier.outputWeights;
+  }
+
+  private pooled(x: Value): Value {
+    return globalAvgPool(this.features.reduce((y, layer) => layer.forward(y), x));
+  }
+
+  trainingOutputs(x: Value): Outputs {
+    const { classifier } = this;
+    const y = this.pooled(x);
+    return hasTrainingOutputs(classifier) ? classifier.trainingOutputs(y) : { output: classifier.forward(y) };
+  }
+
+  forward(x: Value): Value {
+    return this.classifier.forward(this.pooled(x));
+  }
+}
+
+const SOURCE = "RepViT repository, 300 epochs with distillation";
+
+const variant = (width: number, depths: Four, top1: number): Variant<RepViTVariantOptions> => ({
+  description: `depthwise 3 x 3 and 1 x 1 convolutions apart, ${width} to ${8 * width} channels, ${depths.join(", ")} blocks, a second head for distillation`,
+  options: { widths: [width, 2 * width, 4 * width, 8 * width], depths },
+  figures: [{ top1, imageSize: 224, source: SOURCE }],
+});
+
+export const repvit = defineFamily<RepViTVariantOptions>({
+  name: "RepViT",
+  variants: {
+    "RepViT-M0.9": variant(48, [2, 2, 14, 2], 78.7),
+    "RepViT-M1.0": variant(56, [2, 2, 14, 2], 80.0),
+    "RepViT-M1.1": variant(64, [2, 2, 12, 2], 80.7),
+    "RepViT-M1.5": variant(64, [4, 4, 24, 4], 82.3),
+    "RepViT-M2.3": variant(80, [6, 6, 34, 2], 83.3),
+  },
+  options: { widths: four(whole), depths: four(whole), distillation: yesOrNo, numClasses: whole, imageSize: whole },
+  create: (options) => new RepViT(options),
+  preprocessing: ({ imageSize = 224 }) => ({
+    ...picturesOf(imageSize, imagenetNormalization, (size) => Math.floor(size / 0.875)),
+    interpolation: "bicubic",
+  }),
+  namings: [
+    {
+      name: "repvit",
+      signature: [
+        ["features.0.0.c.weight", "features.1.token_mixer.0.conv.c.weight"],
+        ["features.0.0.weight", "features.1.token_mixer.0.weight", "features.1.channel_mixer.m.0.weight"],
+      ],
+    },
+  ],
+});
