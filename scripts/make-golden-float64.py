@@ -1,4 +1,4 @@
-"""Training-mode passes of RepVGG's and RepMLPNet's blocks and networks in float64, for goldens that have none.
+"""Training-mode passes of RepVGG's, RepMLPNet's and DBB's blocks and networks in float64, for goldens that have none.
 
     python3 scripts/make-golden-float64.py GOLDEN OUT ID...
 
@@ -115,7 +115,36 @@ def repmlpnet(p, x, args):
     return F.linear(norm(p, "head_norm", x).mean((2, 3)), p["head.weight"], p["head.bias"])
 
 
+def norm_and_pad(p, name, x, padding):
+    y = norm(p, f"{name}.bn", x)
+    get = lambda key: p[f"{name}.bn.{key}"].detach()
+    zero = get("bias") - get("running_mean") * get("weight") / torch.sqrt(get("running_var") + 1e-5)
+    inside = F.pad(torch.ones_like(y), [padding] * 4)
+    return F.pad(y, [padding] * 4) + (1 - inside) * zero.view(1, -1, 1, 1)
+
+
+def dbb(p, x, args):
+    k, stride, groups = args["kernel_size"], args.get("stride", 1), args.get("groups", 1)
+    padding = k // 2
+    y = norm(p, "dbb_origin.bn", F.conv2d(x, p["dbb_origin.conv.weight"], None, stride, padding, 1, groups))
+    if "dbb_1x1.conv.weight" in p:
+        y = y + norm(p, "dbb_1x1.bn", F.conv2d(x, p["dbb_1x1.conv.weight"], None, stride, 0, 1, groups))
+        a = norm_and_pad(p, "dbb_avg.bn", F.conv2d(x, p["dbb_avg.conv.weight"], None, 1, 0, 1, groups), padding)
+        y = y + norm(p, "dbb_avg.avgbn", F.avg_pool2d(a, k, stride))
+    else:
+        y = y + norm(p, "dbb_avg.avgbn", F.avg_pool2d(x, k, stride, padding))
+    if "dbb_1x1_kxk.conv1.weight" in p:
+        first = p["dbb_1x1_kxk.conv1.weight"]
+    else:
+        difference = p["dbb_1x1_kxk.idconv1.weight"]
+        channels, per_group = difference.shape[:2]
+        first = difference + torch.eye(per_group, dtype=x.dtype).repeat(channels // per_group, 1)[:, :, None, None]
+    a = norm_and_pad(p, "dbb_1x1_kxk.bn1", F.conv2d(x, first, None, 1, 0, 1, groups), padding)
+    return y + norm(p, "dbb_1x1_kxk.bn2", F.conv2d(a, p["dbb_1x1_kxk.conv2.weight"], None, stride, 0, 1, groups))
+
+
 WHOLE = {
+    "dbb": dbb,
     "repvgg_net": lambda p, x, args: net(p, x),
     "repmlpnet_block": lambda p, x, args: repmlp_block(p, "", x, args["h"], args["w"]),
     "repmlpnet_ffn": lambda p, x, args: ffn(p, "", x),

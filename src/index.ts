@@ -5,6 +5,8 @@
  * @packageDocumentation
  */
 export {
+  ACB,
+  type ACBOptions,
   BaseBlock,
   BnLinear,
   BottleneckBlock,
@@ -19,10 +21,13 @@ export {
   type ConvUnitOptions,
   convUnit,
   convUnits,
+  DBB,
+  type DBBOptions,
   DistilledClassifier,
   type DistilledClassifierOptions,
   ECB,
   type ECBOptions,
+  type GammaInit,
   type InnerRepMLPOptions,
   LightBlock,
   MBRConv,

@@ -1,4 +1,5 @@
 import {
+  ACB,
   BaseBlock,
   BnLinear,
   BottleneckBlock,
@@ -6,7 +7,9 @@ import {
   ConvBn,
   ConvBnRelu,
   ConvFFN,
+  DBB,
   DistilledClassifier,
+  type GammaInit,
   LightBlock,
   MobileOneBlock,
   ReparamLargeKernelConv,
@@ -58,6 +61,16 @@ const perceptronOptions = (a: Args) => ({
   fc1Fc2Reduction: a.fc1_fc2_reduction,
 });
 const repmlpOptions = (a: Args) => ({ height: a.H, width: a.W, ...perceptronOptions(a) });
+const convOptions = (a: Args) => ({
+  ...{ inChannels: a.in_channels, outChannels: a.out_channels, kernelSize: a.kernel_size, padding: a.padding ?? 0 },
+  ...{ stride: a.stride ?? 1, dilation: a.dilation ?? 1, groups: a.groups ?? 1 },
+});
+/** The original's ways to say with what the weights of batch norms begin. */
+const gammaOptions = (a: Args): { readonly gammaInit?: GammaInit } => {
+  const [reduce, value, single] = [a.reduce_gamma ?? false, a.gamma_init ?? undefined, a.single_init ?? false];
+  if (single) return { gammaInit: "single" };
+  return reduce ? { gammaInit: 1 / 3 } : { ...(value !== undefined && { gammaInit: value }) };
+};
 const residual = (a: Args) => ({ inChannels: a.in_channels, midChannels: a.mid_channels, outChannels: a.out_channels });
 
 const mobileOneOptions = (a: Args) => ({
@@ -144,6 +157,18 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
     new RepVGGBlock({
       ...{ inChannels: a.in_channels, outChannels: a.out_channels, kernelSize: a.kernel_size, padding: a.padding },
       ...{ stride: a.stride ?? 1, groups: a.groups ?? 1, useSe: a.use_se ?? false },
+    }),
+  acb: (a) =>
+    new ACB({
+      ...convOptions(a),
+      ...(a.use_affine !== undefined && { useAffine: a.use_affine }),
+      ...gammaOptions(a),
+    }),
+  dbb: (a) =>
+    new DBB({
+      ...convOptions(a),
+      internalChannels: a.internal_channels_1x1_3x3 ?? undefined,
+      ...gammaOptions(a),
     }),
   repvgg_net: (a) =>
     new RepVGG({

@@ -19,6 +19,16 @@ export interface ConvBnOptions extends ConvOptions {
 }
 
 /**
+ * Initial weights of the batch norms of a block of several branches: a number for all, or `single` for 1 in the branch of
+ * the largest kernel and 0 in the others, so that the block starts as that one alone.
+ */
+export type GammaInit = number | "single";
+
+/** What a {@link GammaInit} gives to the branch of the largest kernel and to the others. */
+export const gammas = (init: GammaInit): readonly [main: number, others: number] =>
+  init === "single" ? [1, 0] : [init, init];
+
+/**
  * Convolution and batch norm. Keys `conv.weight`, `bn.*`; merged `conv.weight`, `conv.bias`.
  */
 export class ConvBn extends Module implements Reparameterizable {

@@ -1,5 +1,7 @@
 import type { Net } from "../nn/index.ts";
+import { ACB } from "./acb.ts";
 import { ConvBn } from "./conv-bn.ts";
+import { DBB } from "./dbb.ts";
 import { RepVGGConv } from "./repvgg.ts";
 
 /** A square convolution that a unit stands for. */
@@ -26,6 +28,8 @@ export type ConvFactory = (inChannels: number, outChannels: number, options: Con
 export const convUnits = {
   plain: (inChannels, outChannels, options) => new ConvBn(inChannels, outChannels, options),
   repvgg: (inChannels, outChannels, options) => new RepVGGConv({ inChannels, outChannels, ...options }),
+  acb: (inChannels, outChannels, options) => new ACB({ inChannels, outChannels, ...options }),
+  dbb: (inChannels, outChannels, options) => new DBB({ inChannels, outChannels, ...options }),
 } satisfies Record<string, ConvFactory>;
 
 export type ConvUnitName = keyof typeof convUnits;

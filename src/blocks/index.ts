@@ -1,5 +1,7 @@
+export * from "./acb.ts";
 export * from "./conv-bn.ts";
 export * from "./conv-unit.ts";
+export * from "./dbb.ts";
 export { ECB, type ECBOptions } from "./ecb.ts";
 export { MBRConv, type MBRConvOptions } from "./mbr-conv.ts";
 export * from "./mobileone.ts";

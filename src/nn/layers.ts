@@ -1,6 +1,7 @@
 import { fmt, must } from "../errors.ts";
 import type { ConvOptions, Pair, PoolOptions, Value } from "../graph/index.ts";
 import * as ops from "../graph/index.ts";
+import { Tensor } from "../tensor/index.ts";
 import { constantInit, fanIn, kaimingUniform, uniform } from "./init.ts";
 import { Module } from "./module.ts";
 import { Buffer, Counter, type Initializer, Parameter } from "./parameter.ts";
@@ -142,19 +143,21 @@ export interface BatchNormOptions {
  * the running statistics take the unbiased variance; in evaluation mode the running statistics normalise.
  */
 export class BatchNorm extends Module {
-  readonly weight: Parameter;
-  readonly bias: Parameter;
+  readonly weight: Parameter | undefined;
+  readonly bias: Parameter | undefined;
   readonly runningMean: Buffer;
   readonly runningVar: Buffer;
   readonly numBatchesTracked = new Counter();
   readonly eps: number;
   readonly momentum: number;
 
-  constructor(channels: number, { eps = 1e-5, momentum = 0.1, initialWeight = 1 }: BatchNormOptions = {}) {
+  /** @param options  `affine`: whether there is a weight and a bias; without them it only normalises. Default true. */
+  constructor(channels: number, options: BatchNormOptions & { readonly affine?: boolean } = {}) {
     super();
+    const { eps = 1e-5, momentum = 0.1, initialWeight = 1, affine = true } = options;
     mustDivide("batchNorm", 1, { channels });
-    this.weight = new Parameter([channels], { init: constantInit(initialWeight) });
-    this.bias = new Parameter([channels], { init: constantInit(0) });
+    this.weight = affine ? new Parameter([channels], { init: constantInit(initialWeight) }) : undefined;
+    this.bias = affine ? new Parameter([channels], { init: constantInit(0) }) : undefined;
     this.runningMean = new Buffer([channels], { init: constantInit(0) });
     this.runningVar = new Buffer([channels], { init: constantInit(1) });
     this.eps = eps;
@@ -162,7 +165,9 @@ export class BatchNorm extends Module {
   }
 
   forward(x: Value): Value {
-    const [weight, bias] = [this.weight.value, this.bias.value];
+    const { shape } = this.runningMean;
+    const weight = this.weight?.value ?? ops.constant(Tensor.full(x.dtype, shape, 1));
+    const bias = this.bias?.value ?? ops.constant(Tensor.full(x.dtype, shape, 0));
     if (!this.training) return ops.batchNorm(x, weight, bias, this.runningMean.value, this.runningVar.value, this.eps);
     return this.tracked(ops.batchNormTrain(x, weight, bias, this.eps));
   }
@@ -196,8 +201,18 @@ export function tracked(
   return y;
 }
 
+/** One that has a weight and a bias. */
+class AffineBatchNorm extends BatchNorm {
+  declare readonly weight: Parameter;
+  declare readonly bias: Parameter;
+
+  constructor(channels: number, options: BatchNormOptions = {}) {
+    super(channels, options);
+  }
+}
+
 /** Batch norm of images `[N, C, H, W]`. */
-export class BatchNorm2d extends BatchNorm {
+export class BatchNorm2d extends AffineBatchNorm {
   override forward(x: Value): Value {
     must(x.shape.length === 4, "batchNorm2d/rank", () => `batchNorm2d: x must be [N, C, H, W], got ${fmt(x.shape)}`);
     return super.forward(x);
@@ -216,7 +231,7 @@ export class BatchNorm2d extends BatchNorm {
 }
 
 /** Batch norm of features `[N, F]`. */
-export class BatchNorm1d extends BatchNorm {}
+export class BatchNorm1d extends AffineBatchNorm {}
 
 /** Passes its input on. */
 export class Identity extends Module {

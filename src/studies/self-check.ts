@@ -30,6 +30,7 @@ export async function selfCheck(seed = 0): Promise<SelfCheck> {
     if (!(module instanceof BatchNorm)) continue;
     const { weight, bias, runningMean, runningVar } = module;
     for (const [i, p] of [weight, bias, runningMean, runningVar].entries()) {
+      if (!p) continue;
       const random = rng(seed, `${path}/${i}`);
       p.set(p.data.map(() => 0.1 * random.next()));
     }

@@ -15,7 +15,7 @@ beforeAll(async () => {
   for (const [path, m] of model.modules()) {
     if (!(m instanceof BatchNorm)) continue;
     const random = rng(1, path);
-    for (const p of [m.weight, m.bias, m.runningMean, m.runningVar]) p.set(p.data.map(() => 0.5 + random.next()));
+    for (const p of [m.weight, m.bias, m.runningMean, m.runningVar]) p?.set(p.data.map(() => 0.5 + random.next()));
   }
   await saveCheckpointFile(training, model.stateDict());
 });

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import {
+  ACB,
   BaseBlock,
   BnLinear,
   BottleneckBlock,
@@ -7,6 +8,7 @@ import {
   ConvBn,
   type ConvBnOptions,
   ConvBnRelu,
+  DBB,
   DistilledClassifier,
   ECB,
   LightBlock,
@@ -88,6 +90,57 @@ const repmlpConv = repmlp.map(({ options, shape }): Config => {
     build: () => withRandomState(new RepMLPConv({ ...options, kernelSize }), shape[0]).eval(),
   };
 });
+
+const acb = fc
+  .record({
+    groups: size(3),
+    channels: fc.tuple(size(3), size(3)),
+    kernelSize: fc.tuple(fc.constantFrom(1, 3, 3, 5), fc.constantFrom(1, 3, 3, 5)),
+    stride: fc.tuple(size(3), size(3)),
+    // More and less than half the kernel, so that narrow kernels get padding across them or a cut input.
+    padding: fc.tuple(fc.nat(4), fc.nat(4)),
+    dilation: size(2),
+    useAffine: fc.constantFrom(true, true, false),
+    seed: fc.nat(1000),
+  })
+  .map(({ groups, channels: [c, o], seed, ...rest }): Config => {
+    const options = { inChannels: c * groups, outChannels: o * groups, groups, ...rest };
+    return {
+      block: "ACB",
+      options,
+      shape: [2, c * groups, 11, 10],
+      build: () => withAnyNorms(new ACB(options), seed).eval(),
+    };
+  });
+
+const dbb = fc
+  .record({
+    kind: fc.constantFrom("any", "any", "same", "depthwise"),
+    groups: size(3),
+    channels: fc.tuple(size(3), fc.integer({ min: 2, max: 4 })),
+    kernelSize: fc.tuple(fc.constantFrom(1, 3, 3, 5), fc.constantFrom(1, 3, 3, 5)),
+    even: fc.constantFrom(0, 0, 0, 1),
+    stride: fc.tuple(size(3), size(3)),
+    dilation: fc.tuple(size(2), size(2)),
+    internal: fc.option(size(4), { nil: undefined }),
+    seed: fc.nat(1000),
+  })
+  .map(({ kind, groups, channels: [c, o], kernelSize: [kh, kw], even, internal, seed, ...rest }): Config => {
+    const depthwise = kind === "depthwise";
+    const outChannels = depthwise ? groups : o * groups;
+    const options = {
+      ...{ inChannels: kind === "any" ? c * groups : outChannels, outChannels, groups },
+      kernelSize: depthwise ? ([kh + even, kw + even] as const) : ([kh, kw] as const),
+      ...(internal && { internalChannels: internal * groups }),
+      ...rest,
+    };
+    return {
+      block: "DBB",
+      options,
+      shape: [2, options.inChannels, 9, 8],
+      build: () => withAnyNorms(new DBB(options), seed).eval(),
+    };
+  });
 
 const residual = fc
   .record({
@@ -336,6 +389,8 @@ const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(fro
 
 export const repmlpConfigs = sample(repmlp, 240);
 export const repmlpConvConfigs = sample(repmlpConv, 200);
+export const acbConfigs = sample(acb, 200);
+export const dbbConfigs = sample(dbb, 240);
 export const residualConfigs = sample(residual, 40);
 export const convBnConfigs = sample(convBn, 460);
 const repvggUnits = sample(repvgg, 200);
@@ -354,6 +409,8 @@ const named = (configs: readonly Config[], ...names: readonly string[]): Readonl
 
 /** Of every block that merges, 200 or more, by its class. */
 export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
+  ACB: acbConfigs,
+  DBB: dbbConfigs,
   ConvBn: convBnConfigs.filter(({ block }) => block === "ConvBn"),
   ConvBnRelu: convBnConfigs.filter(({ block }) => block === "ConvBnRelu"),
   MobileOneBlock: mobileoneConfigs,

@@ -2,8 +2,10 @@ import { describe, expect, test } from "vitest";
 import { toDtype } from "../../src/nn/index.ts";
 import { convertToDeploy } from "../../src/reparam/index.ts";
 import {
+  acbConfigs,
   type Config,
   convBnConfigs,
+  dbbConfigs,
   ecbConfigs,
   largeKernelConfigs,
   mbrConvConfigs,
@@ -55,6 +57,10 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
       dtype: "float64",
       bound: 1e-10,
     },
+    { name: "200 ACBs in float32", configs: acbConfigs, dtype: "float32", bound: 1e-5 },
+    { name: "40 ACBs in float64", configs: acbConfigs.slice(0, 40), dtype: "float64", bound: 1e-10 },
+    { name: "240 DBBs in float32", configs: dbbConfigs, dtype: "float32", bound: 1e-5 },
+    { name: "40 DBBs in float64", configs: dbbConfigs.slice(0, 40), dtype: "float64", bound: 1e-10 },
     { name: "residual blocks in float32", configs: residualConfigs, dtype: "float32", bound: 1e-5 },
     { name: "residual blocks in float64", configs: residualConfigs.slice(0, 20), dtype: "float64", bound: 1e-11 },
     {

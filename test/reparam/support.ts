@@ -19,10 +19,10 @@ export function withRandomState<M extends Module>(model: M, seed = 0): M {
   model.initialize(seed);
   for (const [path, m] of model.modules()) {
     if (!(m instanceof BatchNorm)) continue;
-    const channels = m.weight.shape;
+    const channels = m.runningMean.shape;
     const name = `${seed}/${path}`;
-    m.weight.set(uniformTensor(channels, 0.5, 1.5, `${name}.weight`));
-    m.bias.set(uniformTensor(channels, -0.5, 0.5, `${name}.bias`));
+    m.weight?.set(uniformTensor(channels, 0.5, 1.5, `${name}.weight`));
+    m.bias?.set(uniformTensor(channels, -0.5, 0.5, `${name}.bias`));
     m.runningMean.set(uniformTensor(channels, -0.5, 0.5, `${name}.mean`));
     m.runningVar.set(uniformTensor(channels, 0.3, 2, `${name}.var`));
   }
@@ -35,8 +35,8 @@ export function withAnyNorms<M extends Module>(model: M, seed = 0): M {
   withRandomState(model, seed);
   for (const [path, m] of model.modules()) {
     if (!(m instanceof BatchNorm)) continue;
-    const signs = uniformTensor(m.weight.shape, -1.5, 1.5, `${seed}/${path}.signs`);
-    m.weight.set(signs.map((v) => (Math.abs(v) < 0.3 ? 0 : v)));
+    const signs = uniformTensor(m.runningMean.shape, -1.5, 1.5, `${seed}/${path}.signs`);
+    m.weight?.set(signs.map((v) => (Math.abs(v) < 0.3 ? 0 : v)));
     Object.assign(m, { eps: [2 ** -20, 1e-5, 2 ** -10, 2 ** -3][(seed + path.length) % 4] });
   }
   return model;
