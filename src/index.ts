@@ -251,6 +251,8 @@ export {
   type LayerRow,
   layerTable,
   listModels,
+  MobileOne,
+  type MobileOneOptions,
   type ModelForm,
   type ModelInfo,
   type ModelOptions,

@@ -24,7 +24,15 @@ import {
 } from "../../src/blocks/index.ts";
 import { must } from "../../src/errors.ts";
 import { add, constant, grad, input, reshape, type Value } from "../../src/graph/index.ts";
-import { RepLKNet, RepMLPNet, RepMLPResNet, type RepMLPResNetBlock, RepVGG, RepViT } from "../../src/models/index.ts";
+import {
+  MobileOne,
+  RepLKNet,
+  RepMLPNet,
+  RepMLPResNet,
+  type RepMLPResNetBlock,
+  RepVGG,
+  RepViT,
+} from "../../src/models/index.ts";
 import {
   hasTrainingOutputs,
   type Net,
@@ -200,6 +208,14 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
       distillation: a.distillation,
     });
   },
+  mobileone_net: (a) =>
+    new MobileOne({
+      numBlocks: a.num_blocks_per_stage,
+      widthMultiplier: a.width_multipliers,
+      numClasses: a.num_classes,
+      useSe: a.use_se,
+      numConvBranches: a.num_conv_branches,
+    }),
   repmlp_resnet: (a) =>
     new RepMLPResNet({
       blockType: a.block_type as RepMLPResNetBlock,

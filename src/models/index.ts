@@ -20,6 +20,7 @@ export type {
   Variant,
 } from "./family.ts";
 export * from "./layer-table.ts";
+export { MobileOne, type MobileOneOptions } from "./mobileone.ts";
 export * from "./onnx-net/index.ts";
 export { createModel, familyOf, listModels, type ModelInfo, modelInfo } from "./registry.ts";
 export { RepLKNet, type RepLKNetOptions } from "./replknet.ts";

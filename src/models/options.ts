@@ -30,6 +30,13 @@ export const probability = v.pipe(
   v.ltValue(1, "a number from 0, below 1"),
 );
 
+/** A share of a whole: above 0, up to 1. */
+export const share = v.pipe(
+  v.number("a number above 0, up to 1"),
+  v.gtValue(0, "a number above 0, up to 1"),
+  v.maxValue(1, "a number above 0, up to 1"),
+);
+
 export const yesOrNo = v.boolean("true or false");
 
 const message = "one whole number, or two in a list";

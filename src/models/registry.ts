@@ -1,6 +1,7 @@
 import { listed, must, nearest } from "../errors.ts";
 import type { Net } from "../nn/index.ts";
 import type { Family, ModelOptions, PreprocessingConfig, Variant } from "./family.ts";
+import { mobileone } from "./mobileone.ts";
 import { replknet } from "./replknet.ts";
 import { repmlpCifar } from "./repmlp-cifar.ts";
 import { repmlpMixer } from "./repmlp-mixer.ts";
@@ -18,6 +19,7 @@ export const families: readonly Family[] = [
   repvgg,
   replknet,
   repvit,
+  mobileone,
 ];
 
 /** A network by name. */
