@@ -44,6 +44,7 @@ import {
 import { convertToDeploy, equivalentInGraph } from "../../src/reparam/index.ts";
 import { compile, compileStep } from "../../src/runtime/index.ts";
 import { sizeOf, type Tensor, type TensorSource } from "../../src/tensor/index.ts";
+import { mobileBuilders } from "./mobile-blocks.ts";
 import { absMax, type CaseCheck, type CaseResult, maxDifference, reader, runCase, withPrefix } from "./report.ts";
 
 /** A case of the goldens' `cases.json`. */
@@ -197,6 +198,7 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
       ...{ dropPathRate: a.drop_path_rate, dwRatio: a.dw_ratio ?? 1, ffnRatio: a.ffn_ratio ?? 4 },
       ...{ numClasses: a.num_classes, deepFuseBn: a.deep_fuse_BN ?? false },
     }),
+  ...mobileBuilders,
   repvit: (a) => repvitBlocks[a.class as string](a),
   repvit_net: (a) => {
     mustBeClass(a, "RepViT");

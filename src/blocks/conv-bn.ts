@@ -1,5 +1,5 @@
-import { type ConvOptions, type Pair, relu, type Value } from "../graph/index.ts";
-import { BatchNorm2d, type BatchNormOptions, Conv2d, cloneWith, Module } from "../nn/index.ts";
+import { relu, type Value } from "../graph/index.ts";
+import { BatchNorm2d, type BatchNormOptions, Conv2d, type Conv2dOptions, cloneWith, Module } from "../nn/index.ts";
 import {
   type BiasedMap,
   type KernelAlgebra,
@@ -12,8 +12,8 @@ import {
   type Reparameterizable,
 } from "../reparam/index.ts";
 
-export interface ConvBnOptions extends ConvOptions {
-  readonly kernelSize: number | Pair;
+/** Those of the convolution, which has no bias by default, and of the norm. */
+export interface ConvBnOptions extends Conv2dOptions {
   /** Of the batch norm. */
   readonly norm?: BatchNormOptions;
 }
@@ -37,7 +37,7 @@ export class ConvBn extends Module implements Reparameterizable {
 
   constructor(inChannels: number, outChannels: number, { norm, ...options }: ConvBnOptions) {
     super();
-    this.conv = new Conv2d(inChannels, outChannels, { ...options, bias: false });
+    this.conv = new Conv2d(inChannels, outChannels, { bias: false, ...options });
     this.bn = new BatchNorm2d(outChannels, norm);
   }
 
@@ -50,6 +50,13 @@ export class ConvBn extends Module implements Reparameterizable {
     const own = mapOf(k, this.conv);
     // Without a norm there is a bias: the merge has put it there.
     return this.bn ? normAfter(k, own, this.bn) : (own as BiasedMap<T>);
+  }
+
+  /** The convolution with bias that it becomes, without values. */
+  emptyConv(): Conv2d {
+    const { weight, options } = this.conv;
+    const [outChannels, perGroup, height, width] = weight.shape;
+    return new Conv2d(perGroup * (options.groups ?? 1), outChannels, { ...options, kernelSize: [height, width] });
   }
 
   equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
@@ -77,7 +84,7 @@ export class UnfusedConvBn extends Module {
 
   constructor(inChannels: number, outChannels: number, options: ConvBnOptions) {
     super();
-    this.conv = new Conv2d(inChannels, outChannels, { ...options, bias: false });
+    this.conv = new Conv2d(inChannels, outChannels, { bias: false, ...options });
     this.bn = new BatchNorm2d(outChannels);
   }
 
@@ -88,3 +95,12 @@ export class UnfusedConvBn extends Module {
 
 /** A convolution with batch norm that conversion merges, or does not. */
 export const convBnOf = (fuse: boolean): typeof ConvBn | typeof UnfusedConvBn => (fuse ? ConvBn : UnfusedConvBn);
+
+/** {@link ConvBn} in a sequence of layers: keys `0.*` of the convolution, `1.*` of the batch norm. */
+export class IndexedConvBn extends ConvBn {
+  static override readonly stateNames: Readonly<Record<string, string>> = { conv: "0", bn: "1" };
+
+  override equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
+    return namedMap("0", this.fused(k));
+  }
+}

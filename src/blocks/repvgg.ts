@@ -12,7 +12,7 @@ import {
   sub,
   type Value,
 } from "../graph/index.ts";
-import { BatchNorm2d, Conv2d, cloneWith, Module } from "../nn/index.ts";
+import { BatchNorm2d, type BatchNormOptions, Conv2d, cloneWith, Module } from "../nn/index.ts";
 import {
   type BiasedMap,
   graphAlgebra,
@@ -27,7 +27,7 @@ import {
   type Reparameterizable,
 } from "../reparam/index.ts";
 import { centredPadding } from "./centred.ts";
-import { ConvBn } from "./conv-bn.ts";
+import { ConvBn, type ConvBnOptions } from "./conv-bn.ts";
 import { SqueezeExcite } from "./squeeze-excite.ts";
 
 export interface RepVGGBlockOptions {
@@ -45,6 +45,8 @@ export interface RepVGGBlockOptions {
   readonly groups?: number;
   /** Squeeze-and-excitation before the ReLU. Default false. */
   readonly useSe?: boolean;
+  /** Of all batch norms. */
+  readonly norm?: BatchNormOptions;
 }
 
 /**
@@ -68,13 +70,27 @@ export class RepVGGBlock extends Module implements Reparameterizable {
 
   constructor(options: RepVGGBlockOptions) {
     super();
-    const { inChannels, outChannels, kernelSize = 3, stride = 1, dilation = 1, groups = 1, useSe = false } = options;
+    const {
+      inChannels,
+      outChannels,
+      kernelSize = 3,
+      stride = 1,
+      dilation = 1,
+      groups = 1,
+      useSe = false,
+      norm = {},
+    } = options;
     const padding = centredPadding("repvgg", { kernelSize, dilation, padding: options.padding });
-    this.options = { inChannels, outChannels, kernelSize, stride, padding, dilation, groups, useSe };
+    this.options = { inChannels, outChannels, kernelSize, stride, padding, dilation, groups, useSe, norm };
     this.se = useSe ? new SqueezeExcite(outChannels, Math.floor(outChannels / 16)) : undefined;
-    this.rbrIdentity = inChannels === outChannels && stride === 1 ? new BatchNorm2d(outChannels) : undefined;
-    this.rbrDense = new ConvBn(inChannels, outChannels, { kernelSize, ...this.convOptions });
-    this.rbr1x1 = new ConvBn(inChannels, outChannels, { kernelSize: 1, stride, groups });
+    this.rbrIdentity = inChannels === outChannels && stride === 1 ? new BatchNorm2d(outChannels, norm) : undefined;
+    this.rbrDense = this.unit(inChannels, outChannels, { kernelSize, norm, ...this.convOptions });
+    this.rbr1x1 = this.unit(inChannels, outChannels, { kernelSize: 1, stride, groups, norm });
+  }
+
+  /** A branch with a convolution. */
+  protected unit(inChannels: number, outChannels: number, options: ConvBnOptions): ConvBn {
+    return new ConvBn(inChannels, outChannels, options);
   }
 
   private get convOptions(): ConvOptions {

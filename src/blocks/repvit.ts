@@ -27,7 +27,7 @@ import {
   parallel,
   type Reparameterizable,
 } from "../reparam/index.ts";
-import { ConvBn, type ConvBnOptions } from "./conv-bn.ts";
+import { ConvBn } from "./conv-bn.ts";
 import { SqueezeExcite } from "./squeeze-excite.ts";
 
 /** Weight and bias of a block that becomes one layer. */
@@ -39,21 +39,6 @@ const layer = <T>({ weight, bias }: BiasedMap<T>): NamedTensors<T> => ({ weight,
  */
 export class Conv2dBn extends ConvBn {
   static override readonly stateNames = { conv: "c" };
-
-  constructor(
-    inChannels: number,
-    outChannels: number,
-    private readonly own: ConvBnOptions,
-  ) {
-    super(inChannels, outChannels, own);
-  }
-
-  /** The convolution that it becomes, without values. */
-  emptyConv(): Conv2d {
-    const { norm: _, ...options } = this.own;
-    const [outChannels, perGroup] = this.conv.weight.shape;
-    return new Conv2d(perGroup * (options.groups ?? 1), outChannels, options);
-  }
 
   override equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
     return layer(this.fused(k));

@@ -1,6 +1,7 @@
 import { must } from "../errors.ts";
 import type { ParameterRef, Value } from "./op.ts";
 import { currentPath } from "./path.ts";
+import { input } from "./value.ts";
 
 /** What running a forward function records beside its result. */
 export interface Trace {
@@ -8,17 +9,26 @@ export interface Trace {
   readonly updates: Map<ParameterRef, Value>;
   /** Counters that this pass increases by one each time they are listed. */
   readonly counters: ParameterRef[];
+  /** Numbers that are fed at every step, by name; without it they are what they are at the moment. */
+  readonly scalars?: Map<string, Value> | undefined;
 }
 
 let current: Trace | undefined;
-/** Runs `body` and records the buffer updates that it asks for. */
-export function trace<T>(body: () => T): {
+/**
+ * Runs `body` and records the buffer updates that it asks for.
+ *
+ * @param fed  takes the scalars that `body` asks for: see {@link scalarInput}
+ */
+export function trace<T>(
+  body: () => T,
+  fed?: Map<string, Value>,
+): {
   readonly result: T;
   readonly updates: ReadonlyMap<ParameterRef, Value>;
   readonly counters: readonly ParameterRef[];
 } {
   const outer = current;
-  const recorded: Trace = { updates: new Map(), counters: [] };
+  const recorded: Trace = { updates: new Map(), counters: [], scalars: fed };
   current = recorded;
   try {
     return { result: body(), ...recorded };
@@ -45,6 +55,15 @@ export function updateBuffer(ref: ParameterRef, next: Value): void {
 
 /** The value that an earlier use of the layer in the same pass has given to the buffer, if any. */
 export const pendingUpdate = (ref: ParameterRef): Value | undefined => current?.updates.get(ref);
+
+/** The input `scalar:<name>` `[1]` of a step whose scalars are fed; nothing where they are not. */
+export function scalarInput(name: string): Value | undefined {
+  const scalars = current?.scalars;
+  if (!scalars) return undefined;
+  const value = scalars.get(name) ?? input(`scalar:${name}`, [1]);
+  scalars.set(name, value);
+  return value;
+}
 
 /** Counts this pass in a counter kept by the host: integer state has no place on most devices. */
 export const countBatch = (ref: ParameterRef): void => void current?.counters.push(ref);

@@ -23,6 +23,7 @@ export * from "./layer-table.ts";
 export { MobileOne, type MobileOneOptions } from "./mobileone.ts";
 export * from "./onnx-net/index.ts";
 export { createModel, familyOf, listModels, type ModelInfo, modelInfo } from "./registry.ts";
+export { RepGhostNet, type RepGhostNetOptions } from "./repghost.ts";
 export { RepLKNet, type RepLKNetOptions } from "./replknet.ts";
 export { RepMLPCifar, type RepMLPCifarMixer, type RepMLPCifarOptions } from "./repmlp-cifar.ts";
 export { RepMLPMixer, type RepMLPMixerOptions } from "./repmlp-mixer.ts";
@@ -30,3 +31,4 @@ export { RepMLPResNet, type RepMLPResNetBlock, type RepMLPResNetOptions } from "
 export { RepMLPNet, type RepMLPNetOptions } from "./repmlpnet.ts";
 export { RepVGG, type RepVGGOptions } from "./repvgg.ts";
 export { RepViT, type RepViTLayer, type RepViTOptions } from "./repvit.ts";
+export { VanillaNet, type VanillaNetOptions } from "./vanillanet.ts";

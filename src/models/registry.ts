@@ -2,6 +2,7 @@ import { listed, must, nearest } from "../errors.ts";
 import type { Net } from "../nn/index.ts";
 import type { Family, ModelOptions, PreprocessingConfig, Variant } from "./family.ts";
 import { mobileone } from "./mobileone.ts";
+import { repghost } from "./repghost.ts";
 import { replknet } from "./replknet.ts";
 import { repmlpCifar } from "./repmlp-cifar.ts";
 import { repmlpMixer } from "./repmlp-mixer.ts";
@@ -9,6 +10,7 @@ import { repmlpResNet } from "./repmlp-resnet.ts";
 import { repmlpnet } from "./repmlpnet.ts";
 import { repvgg } from "./repvgg.ts";
 import { repvit } from "./repvit.ts";
+import { vanillanet } from "./vanillanet.ts";
 
 /** All there are. What a family is lies in its own file. */
 export const families: readonly Family[] = [
@@ -20,6 +22,8 @@ export const families: readonly Family[] = [
   replknet,
   repvit,
   mobileone,
+  repghost,
+  vanillanet,
 ];
 
 /** A network by name. */

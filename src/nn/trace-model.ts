@@ -24,6 +24,8 @@ export const parameterNames = (model: Module): Map<Parameter, string> => firstNa
 /** What {@link traceNet} made. */
 export interface Traced<T> extends Omit<TracedModel, "input" | "output"> {
   readonly result: T;
+  /** Names of the scalars that are fed; see {@link Coefficient}. */
+  readonly scalars: readonly string[];
 }
 
 /** Parameters that the model does not know would be neither trained nor saved nor merged. */
@@ -59,23 +61,33 @@ export function traceModel(
     () => model.forward(x),
     (output) => [output],
   );
-  return { input: x, output: result, ...traced };
+  const { scalars: _, ...rest } = traced;
+  return { input: x, output: result, ...rest };
 }
 
 /**
  * Runs `body`, which uses a network in whichever way, in the mode that it is in.
  *
  * @param valuesOf  the values in the result of `body`
+ * @param feedsScalars  whether coefficients are inputs of the graph, rather than the numbers that they are. Default false
  * @throws `trace/parameter` as of {@link traceModel}
  */
-export function traceNet<T>(model: Module, body: () => T, valuesOf: (result: T) => Iterable<Value>): Traced<T> {
+export function traceNet<T>(
+  model: Module,
+  body: () => T,
+  valuesOf: (result: T) => Iterable<Value>,
+  { feedsScalars = false }: { readonly feedsScalars?: boolean } = {},
+): Traced<T> {
+  const scalars = new Map<string, Value>();
   const layers = new Map<string, Value>();
-  const { result, updates, counters } = trace(() =>
-    withPaths(model, body, (path, _, output) => {
-      if (output instanceof Object && "node" in output) layers.set(path, output as Value);
-    }),
+  const { result, updates, counters } = trace(
+    () =>
+      withPaths(model, body, (path, _, output) => {
+        if (output instanceof Object && "node" in output) layers.set(path, output as Value);
+      }),
+    feedsScalars ? scalars : undefined,
   );
   const names = parameterNames(model);
   mustOwnParameters(valuesOf(result), names);
-  return { result, layers, names, updates, counters };
+  return { result, layers, names, updates, counters, scalars: [...scalars.keys()] };
 }

@@ -1,6 +1,6 @@
 import { fmt, listed, must, nearest, RepmlpError } from "../errors.ts";
 import type { ParameterRef } from "../graph/index.ts";
-import { cloneModule, type Net, Parameter, parameterNames } from "../nn/index.ts";
+import { cloneModule, coefficientScalars, type Net, Parameter, parameterNames } from "../nn/index.ts";
 import { type CompileOptions, compileStep, type StepProgram, StepState } from "../runtime/index.ts";
 import { rng, type Shape, sameShape, sizeOf, Tensor } from "../tensor/index.ts";
 import { gradientStep, type TrainStep, type TrainStepOptions, trainStep, updateStep } from "./train-step.ts";
@@ -151,7 +151,8 @@ export class Learner<N extends Net = Net> implements StateAccess {
     scalars: Readonly<Record<string, number>>,
     seed = 0,
   ): Promise<Record<string, Tensor>> {
-    const fed = graph.scalars.map((name) => [`scalar:${name}`, Tensor.float32([1], [scalars[name]])] as const);
+    const values = { ...coefficientScalars(this.model), ...scalars };
+    const fed = graph.scalars.map((name) => [`scalar:${name}`, Tensor.float32([1], [values[name]])] as const);
     const outputs = await program.step({ ...feeds, ...Object.fromEntries(fed) }, seed);
     for (const ref of graph.counters) this.counts.set(ref, (this.counts.get(ref) ?? 0) + 1);
     return outputs;

@@ -98,6 +98,7 @@ function forward<N extends Net>(
     model,
     () => task.loss(model, inputs),
     ({ loss, outputs }) => [loss, ...Object.values(outputs)],
+    { feedsScalars: true },
   );
   checkLoss(result, inputShape);
   return { ...traced, ...result };
@@ -156,7 +157,7 @@ export function trainStep<N extends Net>(model: N, options: TrainStepOptions<N>,
     next,
     names,
     counters: traced.counters,
-    scalars,
+    scalars: [...scalars, ...traced.scalars],
     ...shapesFor(options),
   };
 }
@@ -177,7 +178,7 @@ export function gradientStep<N extends Net>(model: N, options: TrainStepOptions<
     next,
     names,
     counters: traced.counters,
-    scalars: ["addTo"],
+    scalars: ["addTo", ...traced.scalars],
     ...shapesFor(options),
   };
 }

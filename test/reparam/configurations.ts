@@ -11,6 +11,7 @@ import {
   DBB,
   DistilledClassifier,
   ECB,
+  IndexedConvBn,
   LightBlock,
   MBRConv,
   MobileOneBlock,
@@ -29,6 +30,7 @@ import {
 import type { Pair } from "../../src/graph/index.ts";
 import type { Net } from "../../src/nn/index.ts";
 import type { Shape } from "../../src/tensor/index.ts";
+import { mobileConfigs } from "./mobile-configurations.ts";
 import { withAnyNorms, withRandomState } from "./support.ts";
 
 /** A network by its options, so that a failure can be read. */
@@ -407,6 +409,14 @@ export const repvitConfigs = [repvggdw, residualConv, conv2dBn, classifier, bnLi
 const named = (configs: readonly Config[], ...names: readonly string[]): Readonly<Record<string, readonly Config[]>> =>
   Object.fromEntries(names.map((name) => [name, configs.filter(({ block }) => block === name)]));
 
+const indexedConfigs = sample(convBn, 200).map(({ options, shape }): Config => {
+  const { inChannels, outChannels, ...rest } = options as ConvBnOptions & Readonly<Record<string, number>>;
+  return {
+    ...{ block: "IndexedConvBn", options, shape },
+    build: () => withAnyNorms(new IndexedConvBn(inChannels, outChannels, { ...rest, bias: true }), inChannels).eval(),
+  };
+});
+
 /** Of every block that merges, 200 or more, by its class. */
 export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   ACB: acbConfigs,
@@ -423,5 +433,7 @@ export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   RepVGGBlock: repvggConfigs,
   RepVGGConv: repvggUnits.map(({ conv }) => conv),
   RVSRRepConv: rvsrConfigs,
+  ...mobileConfigs,
+  IndexedConvBn: indexedConfigs,
   ...named(repvitConfigs, "RepVGGDW", "ResidualConv2dBn", "Conv2dBn", "DistilledClassifier", "BnLinear"),
 };

@@ -19,7 +19,10 @@ import {
   residualConfigs,
   rvsrConfigs,
 } from "./configurations.ts";
+import { mobileConfigs } from "./mobile-configurations.ts";
 import { relativeError, runTogether } from "./support.ts";
+
+const mobile = Object.values(mobileConfigs).flat();
 
 type Float = "float32" | "float64";
 
@@ -99,6 +102,8 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
       dtype: "float32",
       bound: 1e-5,
     },
+    { name: "blocks of RepGhost, VanillaNet and YOLO in float32", configs: mobile, dtype: "float32", bound: 1e-5 },
+    { name: "blocks of RepGhost, VanillaNet and YOLO in float64", configs: mobile, dtype: "float64", bound: 1e-10 },
     { name: "RepViT's blocks in float32", configs: repvitConfigs, dtype: "float32", bound: 1e-5 },
     { name: "RepViT's blocks in float64", configs: repvitConfigs, dtype: "float64", bound: 1e-10 },
   ] as const)("$name", async ({ configs, dtype, bound }) => {
