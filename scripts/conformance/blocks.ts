@@ -12,6 +12,8 @@ import {
   type GammaInit,
   LightBlock,
   MobileOneBlock,
+  QARepVGGBlock,
+  QARepVGGBlockV1,
   ReparamLargeKernelConv,
   RepLKBlock,
   RepMLP,
@@ -20,6 +22,7 @@ import {
   RepMLPNetUnit,
   RepVGGBlock,
   RepVGGDW,
+  RepVGGplusBlock,
   RepViTBlock,
 } from "../../src/blocks/index.ts";
 import { must } from "../../src/errors.ts";
@@ -162,11 +165,6 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
       groups: a.groups ?? 1,
     });
   },
-  repvgg: (a) =>
-    new RepVGGBlock({
-      ...{ inChannels: a.in_channels, outChannels: a.out_channels, kernelSize: a.kernel_size, padding: a.padding },
-      ...{ stride: a.stride ?? 1, groups: a.groups ?? 1, useSe: a.use_se ?? false },
-    }),
   acb: (a) =>
     new ACB({
       ...convOptions(a),
@@ -179,6 +177,13 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
       internalChannels: a.internal_channels_1x1_3x3 ?? undefined,
       ...gammaOptions(a),
     }),
+  repvgg: (a) => new RepVGGBlock({ ...convOptions(a), useSe: a.use_se ?? false }),
+  repvggplus_block: (a) => new RepVGGplusBlock({ ...convOptions(a), usePostSe: a.use_post_se ?? false }),
+  qarepvgg_block: (a) => {
+    const Block = { QARepVGGBlockV1, QARepVGGBlockV2: QARepVGGBlock }[a.class as string];
+    if (!Block) throw new Error(`there is no block ${a.class}`);
+    return new Block({ ...convOptions(a), useSe: a.use_se ?? false });
+  },
   repvgg_net: (a) =>
     new RepVGG({
       numBlocks: a.num_blocks,
@@ -249,7 +254,7 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
 
 /** Values that some cases hold beside outputs and weights: how a model gives them, by the name of their tensor. */
 const extras: Readonly<Record<string, (model: Net) => Value>> = {
-  custom_L2: (model) => (model as RepVGGBlock).customL2(),
+  custom_L2: (model) => (model as RepVGGBlock | QARepVGGBlock).customL2(),
 };
 
 /**

@@ -5,11 +5,18 @@ export * from "./dbb.ts";
 export { ECB, type ECBOptions } from "./ecb.ts";
 export { MBRConv, type MBRConvOptions } from "./mbr-conv.ts";
 export * from "./mobileone.ts";
+export * from "./qarepvgg.ts";
 export * from "./repghost.ts";
 export * from "./replknet.ts";
 export * from "./repmlp.ts";
 export * from "./repmlpnet.ts";
-export * from "./repvgg.ts";
+export {
+  RepVGGBlock,
+  type RepVGGBlockOptions,
+  RepVGGConv,
+  RepVGGplusBlock,
+  type RepVGGplusBlockOptions,
+} from "./repvgg.ts";
 export * from "./repvit.ts";
 export * from "./residual.ts";
 export { RVSRRepConv, type RVSRRepConvOptions } from "./rvsr.ts";

@@ -1,52 +1,33 @@
 import { must } from "../errors.ts";
-import {
-  add,
-  type ConvOptions,
-  mul,
-  reciprocal,
-  reduceSum,
-  relu,
-  slice,
-  sqrt,
-  stopGradient,
-  sub,
-  type Value,
-} from "../graph/index.ts";
-import { BatchNorm2d, type BatchNormOptions, Conv2d, cloneWith, Module } from "../nn/index.ts";
-import {
-  type BiasedMap,
-  graphAlgebra,
-  type KernelAlgebra,
-  type Merge,
-  mapOf,
-  mergedForm,
-  type NamedTensors,
-  namedMap,
-  normAfter,
-  parallel,
-  type Reparameterizable,
-} from "../reparam/index.ts";
-import { centredPadding } from "./centred.ts";
+import { add, mul, reciprocal, reduceSum, slice, sqrt, stopGradient, sub, type Value } from "../graph/index.ts";
+import { BatchNorm2d, type BatchNormOptions, type Conv2d } from "../nn/index.ts";
+import { type BiasedMap, graphAlgebra, type KernelAlgebra, normAfter, parallel } from "../reparam/index.ts";
+import { type Branch, BranchedConv, type BranchedConvOptions } from "./branched.ts";
 import { ConvBn, type ConvBnOptions } from "./conv-bn.ts";
 import { SqueezeExcite } from "./squeeze-excite.ts";
 
-export interface RepVGGBlockOptions {
-  readonly inChannels: number;
-  readonly outChannels: number;
-  /** Odd size of the dense branch's kernel. Default 3, as in the paper. */
-  readonly kernelSize?: number;
-  /** Default 1. */
-  readonly stride?: number;
-  /** Default, and the only value that lets all branches see the same pixels: dilation · (kernelSize − 1) / 2. */
-  readonly padding?: number;
-  /** Default 1. */
-  readonly dilation?: number;
-  /** Default 1. */
-  readonly groups?: number;
+/** Sum of squares. */
+export const squares = (x: Value): Value => reduceSum(mul(x, x), [0, 1, 2, 3]);
+
+/** The middle column of a kernel `[O, C/g, k, k]`: `[O, C/g, 1, 1]`. */
+export const centreOf = (kernel: Value): Value => {
+  const middle = (kernel.shape[2] - 1) / 2;
+  return slice(
+    kernel,
+    [2, 3].map((axis) => ({ axis, start: middle, end: middle + 1 })),
+  );
+};
+
+export interface RepVGGBlockOptions extends BranchedConvOptions {
   /** Squeeze-and-excitation before the ReLU. Default false. */
   readonly useSe?: boolean;
   /** Of all batch norms. */
   readonly norm?: BatchNormOptions;
+}
+
+export interface RepVGGplusBlockOptions extends BranchedConvOptions {
+  /** Squeeze-and-excitation behind the ReLU, its hidden layer a quarter as wide. Default false. */
+  readonly usePostSe?: boolean;
 }
 
 /**
@@ -57,10 +38,9 @@ export interface RepVGGBlockOptions {
  * `rbr_dense.bn.*`, `rbr_1x1.*`, `rbr_identity.*`, `se.*`; merged `rbr_reparam.weight`, `rbr_reparam.bias`. Unlike there,
  * a dilation holds for both forms.
  */
-export class RepVGGBlock extends Module implements Reparameterizable {
+export class RepVGGBlock extends BranchedConv {
   static override readonly stateNames = { rbr1x1: "rbr_1x1" };
 
-  readonly options: Required<RepVGGBlockOptions>;
   readonly se: SqueezeExcite | undefined;
   // First of the branches, as in the original's state dicts.
   readonly rbrIdentity: BatchNorm2d | undefined;
@@ -68,22 +48,11 @@ export class RepVGGBlock extends Module implements Reparameterizable {
   readonly rbr1x1: ConvBn | undefined;
   readonly rbrReparam: Conv2d | undefined = undefined;
 
-  constructor(options: RepVGGBlockOptions) {
-    super();
-    const {
-      inChannels,
-      outChannels,
-      kernelSize = 3,
-      stride = 1,
-      dilation = 1,
-      groups = 1,
-      useSe = false,
-      norm = {},
-    } = options;
-    const padding = centredPadding("repvgg", { kernelSize, dilation, padding: options.padding });
-    this.options = { inChannels, outChannels, kernelSize, stride, padding, dilation, groups, useSe, norm };
+  constructor({ useSe = false, norm = {}, ...options }: RepVGGBlockOptions) {
+    super("repvgg", options);
+    const { inChannels, outChannels, kernelSize, stride, groups } = this.options;
     this.se = useSe ? new SqueezeExcite(outChannels, Math.floor(outChannels / 16)) : undefined;
-    this.rbrIdentity = inChannels === outChannels && stride === 1 ? new BatchNorm2d(outChannels, norm) : undefined;
+    this.rbrIdentity = this.hasIdentity ? new BatchNorm2d(outChannels, norm) : undefined;
     this.rbrDense = this.unit(inChannels, outChannels, { kernelSize, norm, ...this.convOptions });
     this.rbr1x1 = this.unit(inChannels, outChannels, { kernelSize: 1, stride, groups, norm });
   }
@@ -93,43 +62,25 @@ export class RepVGGBlock extends Module implements Reparameterizable {
     return new ConvBn(inChannels, outChannels, options);
   }
 
-  private get convOptions(): ConvOptions {
-    const { stride, padding, dilation, groups } = this.options;
-    return { stride, padding, dilation, groups };
+  protected branches(): readonly Branch[] {
+    return [this.rbrDense, this.rbr1x1, this.rbrIdentity];
   }
 
-  forward(x: Value): Value {
-    return relu(this.preActivation(x));
+  protected get taken(): object {
+    return { rbrIdentity: undefined, rbrDense: undefined, rbr1x1: undefined };
   }
 
-  /** What the ReLU gets. */
-  protected preActivation(x: Value): Value {
-    const branches = [this.rbrReparam, this.rbrDense, this.rbr1x1, this.rbrIdentity].filter((b) => b !== undefined);
-    const y = branches.map((b) => b.forward(x)).reduce((sum, branch) => add(sum, branch));
+  protected override preActivation(x: Value): Value {
+    const y = super.preActivation(x);
     return this.se ? this.se.forward(y) : y;
   }
 
-  equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
-    if (this.rbrReparam) return namedMap("rbr_reparam", mapOf(k, this.rbrReparam) as BiasedMap<T>);
+  protected fused<T>(k: KernelAlgebra<T>): BiasedMap<T> {
     const { outChannels, groups } = this.options;
     const identity =
       this.rbrIdentity && normAfter(k, { weight: k.identityKernel(1, outChannels, groups) }, this.rbrIdentity);
     const branches = [this.rbrDense?.fused(k), this.rbr1x1?.fused(k), identity].filter((b) => b !== undefined);
-    return namedMap("rbr_reparam", parallel(k, branches));
-  }
-
-  merge(): Merge {
-    if (this.rbrReparam) return { kept: "already merged" };
-    const { inChannels, outChannels, kernelSize } = this.options;
-    const shell = cloneWith(this as RepVGGBlock, {
-      ...{ rbrIdentity: undefined, rbrDense: undefined, rbr1x1: undefined },
-      rbrReparam: new Conv2d(inChannels, outChannels, { kernelSize, ...this.convOptions }),
-    });
-    const identity = this.rbrIdentity ? ", the 1x1 and the identity" : " and the 1x1";
-    return {
-      merged: mergedForm(shell, this),
-      note: `the ${kernelSize}x${kernelSize}${identity} branch into one convolution`,
-    };
+    return parallel(k, branches);
   }
 
   /**
@@ -151,18 +102,30 @@ export class RepVGGBlock extends Module implements Reparameterizable {
     const kernels = new Set([dense.conv.weight, pointwise.conv.weight]);
     const k = graphAlgebra({ of: (p) => (kernels.has(p) ? p.value : stopGradient(p.value)) });
     const [outer, inner] = [dense.bn, pointwise.bn].map((bn) => k.normAffine(bn).scale);
-    const middle = (this.options.kernelSize - 1) / 2;
-    const centre = (kernel: Value): Value =>
-      slice(
-        kernel,
-        [2, 3].map((axis) => ({ axis, start: middle, end: middle + 1 })),
-      );
-    const squares = (x: Value): Value => reduceSum(mul(x, x), [0, 1, 2, 3]);
     const merged = parallel(k, [dense.fused(k), pointwise.fused(k)]).weight;
     const length = sqrt(add(mul(outer, outer), mul(inner, inner)));
     const own = k.of(dense.conv.weight);
-    const outside = sub(squares(own), squares(centre(own)));
-    return add(outside, squares(k.scaleOutputs(centre(merged), reciprocal(length))));
+    const outside = sub(squares(own), squares(centreOf(own)));
+    return add(outside, squares(k.scaleOutputs(centreOf(merged), reciprocal(length))));
+  }
+}
+
+/**
+ * RepVGGplus's block: {@link RepVGGBlock} with squeeze-and-excitation behind the ReLU. Keys `post_se.down.*`,
+ * `post_se.up.*` and those of RepVGG's.
+ */
+export class RepVGGplusBlock extends RepVGGBlock {
+  readonly postSe: SqueezeExcite | undefined;
+
+  constructor({ usePostSe = false, ...options }: RepVGGplusBlockOptions) {
+    super(options);
+    const { outChannels } = options;
+    this.postSe = usePostSe ? new SqueezeExcite(outChannels, Math.floor(outChannels / 4)) : undefined;
+  }
+
+  override forward(x: Value): Value {
+    const y = super.forward(x);
+    return this.postSe ? this.postSe.forward(y) : y;
   }
 }
 

@@ -16,6 +16,8 @@ import {
   MBRConv,
   MobileOneBlock,
   type MobileOneBlockOptions,
+  QARepVGGBlock,
+  QARepVGGBlockV1,
   ReparamLargeKernelConv,
   RepMLP,
   RepMLPBlock,
@@ -24,6 +26,7 @@ import {
   RepVGGBlock,
   RepVGGConv,
   RepVGGDW,
+  RepVGGplusBlock,
   ResidualConv2dBn,
   RVSRRepConv,
 } from "../../src/blocks/index.ts";
@@ -207,13 +210,20 @@ const repvgg = fc
     const factor = groups * (useSe ? Math.ceil(16 / groups) : 1);
     const [inChannels, outChannels] = [factor * c, factor * (same ? c : o)];
     const options = { inChannels, outChannels, groups, useSe, ...rest };
-    const config = (Block: typeof RepVGGBlock): Config => ({
+    const config = <O extends object>(Block: new (options: O) => Net, own: O): Config => ({
       block: Block.name,
-      options,
+      options: own,
       shape: [2, inChannels, 5, 7],
-      build: () => withAnyNorms(new Block(options), seed).eval(),
+      build: () => withAnyNorms(new Block(own), seed).eval(),
     });
-    return { block: config(RepVGGBlock), conv: config(RepVGGConv) };
+    const { useSe: usePostSe, ...plain } = options;
+    return {
+      block: config(RepVGGBlock, options),
+      conv: config(RepVGGConv, options),
+      plus: config(RepVGGplusBlock, { ...plain, usePostSe }),
+      qa: config(QARepVGGBlock, plain),
+      qaV1: config(QARepVGGBlockV1, plain),
+    };
   });
 
 const mobileone = fc
@@ -397,6 +407,7 @@ export const residualConfigs = sample(residual, 40);
 export const convBnConfigs = sample(convBn, 460);
 const repvggUnits = sample(repvgg, 200);
 export const repvggConfigs = repvggUnits.map(({ block }) => block);
+export const qarepvggConfigs = repvggUnits.map(({ qa }) => qa);
 export const rvsrConfigs = sample(rvsr, 200);
 export const ecbConfigs = sample(ecb, 200);
 export const mbrConvConfigs = sample(mbrConv, 200);
@@ -432,6 +443,9 @@ export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   RepMLPConv: repmlpConvConfigs,
   RepVGGBlock: repvggConfigs,
   RepVGGConv: repvggUnits.map(({ conv }) => conv),
+  RepVGGplusBlock: repvggUnits.map(({ plus }) => plus),
+  QARepVGGBlock: qarepvggConfigs,
+  QARepVGGBlockV1: repvggUnits.map(({ qaV1 }) => qaV1),
   RVSRRepConv: rvsrConfigs,
   ...mobileConfigs,
   IndexedConvBn: indexedConfigs,

@@ -182,3 +182,12 @@ test("options of RepVGG's block that its branches do not allow are refused", () 
   expect(block({ dilation: 2, padding: 1 })).toThrow("padding must be dilation · (kernelSize − 1) / 2 = 2");
   expect(block({ useSe: true })).toThrow("squeezeExcite: 8 channels are too few");
 });
+
+test.for([blocks.QARepVGGBlock, blocks.QARepVGGBlockV1])(
+  "$name refuses squeeze-and-excitation, which it could not merge",
+  (Block) => {
+    expect(() => new Block({ inChannels: 32, outChannels: 32, useSe: true })).toThrow(
+      /^qarepvgg: useSe cannot be merged exactly: .* or use RepVGG's block/,
+    );
+  },
+);

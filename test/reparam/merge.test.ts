@@ -10,6 +10,7 @@ import {
   largeKernelConfigs,
   mbrConvConfigs,
   mobileoneConfigs,
+  qarepvggConfigs,
   type RepMLPConfig,
   repmlpBlockConfigs,
   repmlpConfigs,
@@ -53,6 +54,7 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
       dtype: "float32",
       bound: 1e-5,
     },
+    { name: "60 QARepVGG blocks in float32", configs: qarepvggConfigs.slice(0, 60), dtype: "float32", bound: 1e-5 },
     { name: "200 RepMLPNet blocks in float32", configs: repmlpBlockConfigs, dtype: "float32", bound: 1e-5 },
     {
       name: "40 RepMLPNet blocks in float64",
