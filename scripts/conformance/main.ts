@@ -13,6 +13,7 @@ import type { TensorSource } from "../../src/tensor/index.ts";
 import { type BlockCase, checkBlock } from "./blocks.ts";
 import { type CheckpointCase, checkCheckpoint } from "./checkpoints.ts";
 import { checkFullsize, type FullsizeModel } from "./fullsize.ts";
+import { checkOnnx, type OnnxCase } from "./onnx.ts";
 import { checkRepOptimizer, type RepOptimizerCase } from "./repoptimizer.ts";
 import { type CaseResult, messageOf, readCase, runCase } from "./report.ts";
 import { checkTraining, type TrainingCase } from "./training.ts";
@@ -43,10 +44,11 @@ interface Cases {
   readonly blocks?: readonly BlockCase[];
   readonly training?: readonly TrainingCase[];
   readonly repoptimizer?: readonly RepOptimizerCase[];
+  readonly onnx?: readonly OnnxCase[];
 }
 
 /** Lists of cases.json that are run; the cases of all others are skipped and counted. */
-const understood = ["blocks", "training", "repoptimizer"];
+const understood = ["blocks", "training", "repoptimizer", "onnx"];
 
 async function* results(): AsyncGenerator<CaseResult> {
   const cases = readJson<Cases>("cases.json") ?? {};
@@ -73,6 +75,13 @@ async function* results(): AsyncGenerator<CaseResult> {
         c.id,
         () => open(c.file),
         (tensors) => checkRepOptimizer(c, tensors),
+      );
+  for (const c of cases.onnx ?? [])
+    if (wanted(c.id))
+      yield await readCase(
+        c.id,
+        () => open(c.data_file),
+        (tensors) => checkOnnx(c, join(folder, c.file), tensors),
       );
   for (const [list, entries] of Object.entries(cases))
     if (!understood.includes(list))

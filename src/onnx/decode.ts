@@ -2,6 +2,7 @@ import { must, RepmlpError } from "../errors.ts";
 import type { TensorSource } from "../tensor/index.ts";
 import { attributeFromProto } from "./attribute.ts";
 import { dtypeFromElementType, isSupported } from "./element-type.ts";
+import { keptParts } from "./keep.ts";
 import { readMessage } from "./message.ts";
 import type { OnnxDim, OnnxModel, OnnxNode, OnnxValueInfo } from "./model.ts";
 import { ProtoReader } from "./protobuf.ts";
@@ -16,6 +17,11 @@ export interface DecodeOnnxOptions {
   readonly path?: string;
   /** Opens external data; without it a model that has some is refused. */
   readonly external?: OpenExternal;
+  /**
+   * Keeps all that the file says, so that writing it back loses nothing: sub-graphs, functions, operators and types that
+   * are not read here. What is not a tensor of a known type is then left out of the lists instead of being refused.
+   */
+  readonly keep?: boolean;
 }
 
 /**
@@ -29,20 +35,22 @@ export interface DecodeOnnxOptions {
  */
 export function decodeOnnx(
   bytes: Uint8Array<ArrayBuffer>,
-  { name = "onnx", path, external }: DecodeOnnxOptions = {},
+  { name = "onnx", path, external, keep = false }: DecodeOnnxOptions = {},
 ): OnnxModel {
   const model = parse(bytes, name);
   const { graph } = model;
   must(graph, "onnx/no-graph", () => `${name}: ${noGraph(bytes)}`, "file");
-  refuseUnsupported(model, graph, name);
+  if (!keep) refuseUnsupported(model, graph, name);
   const inFile = path === undefined ? undefined : { path, start: bytes.byteOffset };
-  const initializers = readInitializers(graph, name, { inFile, external });
+  const read = (list: Message<"GraphProto">["input"]) => (keep ? list.filter(isTensor) : list);
+  const initializers = readInitializers(graph, name, { inFile, external }, keep);
   const { opset, domains } = operatorSets(model, name);
+  const nodes = graph.node.map((node, i) => nodeFromProto(node, i, name, keep));
   return {
-    nodes: graph.node.map((node, i) => nodeFromProto(node, i, name)),
+    nodes,
     // Before IR version 4 initializers had to be listed as inputs, too.
-    inputs: graph.input.filter((v) => !initializers.has(v.name)).map((v) => valueInfo(v, `${name}: input "${v.name}"`)),
-    outputs: graph.output.map((v) => valueInfo(v, `${name}: output "${v.name}"`)),
+    inputs: read(graph.input.filter((v) => !initializers.has(v.name))).map((v) => valueInfo(v, `${name}: input "${v.name}"`)),
+    outputs: read(graph.output).map((v) => valueInfo(v, `${name}: output "${v.name}"`)),
     initializers,
     // Only informative, so what is not a tensor with a known type is left out.
     ...present(
@@ -54,6 +62,7 @@ export function decodeOnnx(
     ...present("metadata", Object.fromEntries(model.metadataProps.map(({ key, value }) => [key, value]))),
     ...(graph.name !== "" && { name: graph.name }),
     ...(model.producerName !== "" && { producer: { name: model.producerName, version: model.producerVersion } }),
+    ...(keep && { kept: orNotProtobuf(bytes, name, () => keptParts(bytes, model, graph, nodes, name)) }),
   };
 }
 
@@ -61,10 +70,15 @@ export function decodeOnnx(
 const present = <K extends string, V extends object>(key: K, value: V): Partial<Record<K, V>> =>
   Object.keys(value).length > 0 ? ({ [key]: value } as Record<K, V>) : {};
 
-function parse(bytes: Uint8Array<ArrayBuffer>, name: string): Message<"ModelProto"> {
-  try {
+const parse = (bytes: Uint8Array<ArrayBuffer>, name: string): Message<"ModelProto"> =>
+  orNotProtobuf(bytes, name, () => {
     checkWire("ModelProto", bytes, name);
     return readMessage(new ProtoReader(bytes), "ModelProto");
+  });
+
+function orNotProtobuf<T>(bytes: Uint8Array<ArrayBuffer>, name: string, read: () => T): T {
+  try {
+    return read();
   } catch (cause) {
     if (cause instanceof RepmlpError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
@@ -108,9 +122,15 @@ function refuseUnsupported(model: Message<"ModelProto">, graph: Message<"GraphPr
   );
 }
 
-function readInitializers(graph: Message<"GraphProto">, name: string, values: StoredValues): Map<string, TensorSource> {
+function readInitializers(
+  graph: Message<"GraphProto">,
+  name: string,
+  values: StoredValues,
+  keep: boolean,
+): Map<string, TensorSource> {
   const initializers = new Map<string, TensorSource>();
   for (const proto of graph.initializer) {
+    if (keep && !isSupported(proto.dataType)) continue;
     const where = `${name}: initializer "${proto.name}"`;
     must(!initializers.has(proto.name), "onnx/duplicate", () => `${where} occurs twice. The file is damaged.`, "file");
     initializers.set(proto.name, tensorFromProto(proto, where, values));
@@ -136,10 +156,13 @@ function operatorSets(
   return { opset, domains: Object.fromEntries(versions) };
 }
 
-function nodeFromProto(proto: Message<"NodeProto">, index: number, file: string): OnnxNode {
+function nodeFromProto(proto: Message<"NodeProto">, index: number, file: string, keep: boolean): OnnxNode {
   const where = `${file}: ${proto.opType} node ${proto.name ? `"${proto.name}"` : `number ${index}`}`;
   must(proto.opType !== "", "onnx/node", () => `${where} has no operator. The file is damaged.`, "file");
-  const attrs = proto.attribute.map((a) => [a.name, attributeFromProto(a, `${where}, attribute "${a.name}"`)] as const);
+  const attrs = proto.attribute.map((a) => {
+    if (keep && a.t && !isSupported(a.t.dataType)) return [a.name, { unsupported: "tensor of another type" }] as const;
+    return [a.name, attributeFromProto(a, `${where}, attribute "${a.name}"`)] as const;
+  });
   must(
     new Set(attrs.map(([key]) => key)).size === attrs.length,
     "onnx/duplicate",

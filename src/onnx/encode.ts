@@ -2,7 +2,7 @@ import { fmt, must } from "../errors.ts";
 import { type Tensor, type TensorSource, tensorBytes } from "../tensor/index.ts";
 import { writeAttribute } from "./attribute.ts";
 import { elementTypes } from "./element-type.ts";
-import type { OnnxDim, OnnxModel, OnnxNode, OnnxPlace, OnnxValueInfo } from "./model.ts";
+import type { KeptParts, OnnxDim, OnnxModel, OnnxNode, OnnxPlace, OnnxValueInfo } from "./model.ts";
 import { ProtoWriter, WireType } from "./protobuf.ts";
 import { DataLocation, fieldNumbers } from "./schema.ts";
 import { byteLengthOf, writeInt64, writeMessage, writeRawDataFrame, writeString, writeTensorHeader } from "./wire.ts";
@@ -135,9 +135,10 @@ function bytesOf(source: TensorSource, tensor: Tensor): Uint8Array<ArrayBuffer> 
 
 function layOut(model: OnnxModel, placement: Placement = model.placed ?? new Map()): Layout {
   const weights = [...model.initializers].flatMap(([name, source]) => initializerPieces(name, source, placement));
-  const graph = [graphBytes(model), ...weights];
+  const { kept } = model;
+  const graph = [kept ? keptGraphBytes(model, kept) : graphBytes(model), ...weights];
   const graphLength = total(graph);
-  const head = modelBytes(model);
+  const head = kept?.model ?? modelBytes(model);
   const frame = new ProtoWriter();
   const byteLength = head.byteLength + 6 + graphLength;
   must(
@@ -191,6 +192,29 @@ function graphBytes({ name, nodes, inputs, outputs, valueInfo = [] }: OnnxModel)
   ] as const;
   for (const [field, values] of lists)
     for (const value of values) writeMessage(writer, field, (w) => writeValueInfo(w, value));
+  return writer.finish();
+}
+
+/** As {@link graphBytes}, with all that was kept of the file; what only concerned values that are gone is left out. */
+function keptGraphBytes({ nodes, initializers }: OnnxModel, kept: KeptParts): Uint8Array<ArrayBuffer> {
+  const writer = new ProtoWriter();
+  const made = new Set(nodes.flatMap(({ outputs }) => outputs));
+  for (const node of nodes) {
+    const raw = kept.nodes.get(node);
+    if (raw) writer.raw(raw);
+    else writeMessage(writer, graphField.node, (w) => writeNode(w, node));
+  }
+  writer.raw(kept.graph);
+  const listed = new Set(kept.inputs.map(([name]) => name));
+  const oldFormat = kept.irVersion < 4;
+  for (const [name, bytes] of kept.inputs)
+    if (!kept.initialized.has(name) || initializers.has(name) || kept.unread.has(name)) writer.raw(bytes);
+  // The old format wants every initializer among the inputs.
+  if (oldFormat)
+    for (const [name, { dtype, shape }] of initializers)
+      if (!listed.has(name)) writeMessage(writer, graphField.input, (w) => writeValueInfo(w, { name, dtype, shape }));
+  for (const [name, bytes] of kept.valueInfo) if (made.has(name)) writer.raw(bytes);
+  for (const bytes of kept.tensors) writer.raw(bytes);
   return writer.finish();
 }
 

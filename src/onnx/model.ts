@@ -66,6 +66,32 @@ export interface OnnxModel {
   /** Name of the graph; `"graph"` when absent, since ONNX requires one. */
   readonly name?: string;
   readonly producer?: { readonly name: string; readonly version: string };
+  /** With {@link DecodeOnnxOptions.keep}: all else that the file says. It is written back in place of what is read of it. */
+  readonly kept?: KeptParts;
+}
+
+/** What a file says beyond what is read of it, as it stands there; opaque but to this room and to who rewrites graphs. */
+export interface KeptParts {
+  readonly irVersion: number;
+  /** Fields of the model but for its graph. */
+  readonly model: Uint8Array<ArrayBuffer>;
+  /** Fields of the graph but for those that are apart below, and initializers that are read. */
+  readonly graph: Uint8Array<ArrayBuffer>;
+  /** Bytes of the nodes that are still the objects that were read. */
+  readonly nodes: WeakMap<OnnxNode, Uint8Array<ArrayBuffer>>;
+  /** Names that a node's sub-graphs read beside its inputs. */
+  readonly captured: ReadonlyMap<OnnxNode, readonly string[]>;
+  /** Initializers of types that are not read, and their names. */
+  readonly tensors: readonly Uint8Array<ArrayBuffer>[];
+  readonly unread: ReadonlySet<string>;
+  /** Names of all initializers of the file. */
+  readonly initialized: ReadonlySet<string>;
+  /** All inputs by name, initializers that are listed among them, too. */
+  readonly inputs: readonly (readonly [name: string, bytes: Uint8Array<ArrayBuffer>])[];
+  readonly outputs: readonly string[];
+  readonly valueInfo: readonly (readonly [name: string, bytes: Uint8Array<ArrayBuffer>])[];
+  /** Initializers that whoever runs the model may feed instead. */
+  readonly fed: ReadonlySet<string>;
 }
 
 const wrongKind = (node: OnnxNode, key: string, wanted: string): string => {

@@ -1,3 +1,4 @@
+import { isSupported } from "./element-type.ts";
 import { writePlace } from "./encode.ts";
 import { ProtoWriter, WireType } from "./protobuf.ts";
 import { fieldNumbers } from "./schema.ts";
@@ -70,6 +71,9 @@ class Skeleton {
     const [raw, another] = having(tensorField.rawData);
     if (!raw || another || having(tensorField.externalData, tensorField.dataLocation).length) return undefined;
     if (raw.wireType !== WireType.LengthDelimited || raw.end - raw.content < LARGE) return undefined;
+    const [type] = having(tensorField.dataType);
+    // Values of types that are not read stay inside: nobody could say how many bytes they ought to be.
+    if (!type || !isSupported(this.varint(type.content)[0])) return undefined;
     const writer = new ProtoWriter();
     for (const { start, end } of fields.filter((field) => field !== raw)) writer.raw(this.bytes(start, end));
     writePlace(writer, { location: this.location, offset: raw.content }, raw.end - raw.content);

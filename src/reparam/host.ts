@@ -64,13 +64,17 @@ export class HostTensor {
     return this.definition.shape;
   }
 
-  /** As values to be read; nothing is kept. Large weights can be read in pieces where their parameters can. */
-  source(): TensorSource {
+  /**
+   * As values to be read; nothing is kept. Large weights can be read in pieces where their parameters can.
+   *
+   * @param type  element type; default that of the first parameter
+   */
+  source(type?: DType): TensorSource {
     const { shape, needs } = this.definition;
     must(needs.length, "internal/merge", () => "internal: a merged tensor depends on no parameter");
     const leaves = [...new Set(needs.map((n) => n.leaf))];
     const sourceOf = (leaf: HostTensor): TensorSource => leaf.definition.source as TensorSource;
-    const { dtype } = sourceOf(needs[0].leaf);
+    const dtype = type ?? sourceOf(needs[0].leaf).dtype;
     const compute = (tensors: readonly Tensor[]): Tensor =>
       new Evaluation(new Map(leaves.map((leaf, i) => [leaf, numbersOf(tensors[i])]))).round(this, dtype);
     const whole = {
@@ -249,6 +253,15 @@ export function hostTensor(source: TensorSource): HostTensor {
   return leaf;
 }
 
+/** A batch norm's values `[C]`, wherever they come from. */
+export interface NormTensors {
+  readonly weight?: HostTensor | undefined;
+  readonly bias?: HostTensor | undefined;
+  readonly mean: HostTensor;
+  readonly variance: HostTensor;
+  readonly eps: number;
+}
+
 /**
  * The kernel algebra on the host. Everything is computed in float64 and rounded once to the dtype of the result, so that
  * the order of the operations does not matter in float32. The dtype is that of the first parameter in an expression.
@@ -270,13 +283,18 @@ export class HostAlgebra implements KernelAlgebra<HostTensor> {
   }
 
   normAffine({ weight, bias, runningMean, runningVar, eps }: Norm): Affine<HostTensor> {
-    const { shape } = runningVar;
-    const [mean, variance] = [this.of(runningMean), this.of(runningVar)];
-    const scale = rowwise(shape, [weight ? this.of(weight) : variance, variance], (out, gamma, v) => {
+    const [gamma, beta] = [weight && this.of(weight), bias && this.of(bias)];
+    return this.affineOf({ weight: gamma, bias: beta, mean: this.of(runningMean), variance: this.of(runningVar), eps });
+  }
+
+  /** {@link normAffine} of tensors. */
+  affineOf({ weight, bias, mean, variance, eps }: NormTensors): Affine<HostTensor> {
+    const { shape } = variance;
+    const scale = rowwise(shape, [weight ?? variance, variance], (out, gamma, v) => {
       for (let i = 0; i < out.length; i++) out[i] = (weight ? gamma[i] : 1) / Math.sqrt(v[i] + eps);
     });
     // The bias is named first, as it gives the dtype.
-    const shift = rowwise(shape, bias ? [this.of(bias), mean, scale] : [mean, mean, scale], (out, beta, mu, s) => {
+    const shift = rowwise(shape, bias ? [bias, mean, scale] : [mean, mean, scale], (out, beta, mu, s) => {
       for (let i = 0; i < out.length; i++) out[i] = (bias ? beta[i] : 0) - mu[i] * s[i];
     });
     return { scale, shift };

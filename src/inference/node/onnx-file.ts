@@ -4,6 +4,7 @@ import type { ByteSink } from "../../checkpoint/index.ts";
 import { fileSource, openSource, writeFileAtomically } from "../../checkpoint/node/index.ts";
 import { RepmlpError } from "../../errors.ts";
 import {
+  type DecodeOnnxOptions,
   decodeOnnx,
   type ExternalOnnx,
   encodeOnnxExternal,
@@ -71,10 +72,10 @@ const LARGE_BYTES = 2 ** 20;
 const SELF = "./";
 
 /** Opens an ONNX file; weights are read when they are needed, from the file as it is now: it may be replaced, not changed. */
-export async function openOnnx(path: string): Promise<OnnxModel> {
+export async function openOnnx(path: string, { keep }: Pick<DecodeOnnxOptions, "keep"> = {}): Promise<OnnxModel> {
   const external = externalOf(path);
   const skeleton = await largeSkeleton(path);
-  if (skeleton) return decodeOnnx(skeleton, { name: path, external });
+  if (skeleton) return decodeOnnx(skeleton, { name: path, external, keep });
   // Of pipes, too; a folder or a device is refused by what it is.
   const source = await openSource(path);
   const bytes = await source.read(0, source.size).finally(() => source.close?.());
@@ -82,6 +83,7 @@ export async function openOnnx(path: string): Promise<OnnxModel> {
     name: path,
     path: resolve(path),
     external,
+    keep,
   });
 }
 

@@ -1,0 +1,345 @@
+import { RepmlpError } from "../../errors.ts";
+import type { AttributeValue, OnnxModel, OnnxNode } from "../../onnx/index.ts";
+import type { HostTensor } from "../../reparam/host.ts";
+import { type DType, dtypes, isFloating, sizeOf, type TensorSource } from "../../tensor/index.ts";
+import { byCodePoint } from "../../text.ts";
+import { costOf, type Form, identity, strideOf } from "./form.ts";
+import { describe, GraphView, nameOf } from "./graph.ts";
+import { swapped, viewed } from "./kernels.ts";
+import { type LinearRule, linearRules, type Step } from "./rules.ts";
+
+/** Nodes that became one. */
+export interface OnnxMerge {
+  /** What they are now. */
+  readonly into: string;
+  /** What they were, inputs first. */
+  readonly nodes: readonly { readonly name: string; readonly operator: string; readonly rule: string }[];
+  /** The value they read. */
+  readonly input: string;
+}
+
+/** A node that a rule looked at and left. */
+export interface OnnxKept {
+  readonly name: string;
+  readonly operator: string;
+  readonly reason: string;
+}
+
+export interface MergedOnnx {
+  readonly model: OnnxModel;
+  /** In the order in which they were made; one that was merged further is named by what it became then. */
+  readonly merges: readonly OnnxMerge[];
+  readonly kept: readonly OnnxKept[];
+}
+
+export interface MergeOnnxOptions {
+  /** How operators are read as linear maps. Default: {@link linearRules}. */
+  readonly rules?: readonly LinearRule[];
+}
+
+/** Nodes of one merge at most. */
+const REGION_LIMIT = 128;
+
+/** Share of the file's weights that copies of shared ones may add. */
+const COPIES = 0.05;
+
+/** Numbers of a computed constant that is stored in place of the nodes that compute it. */
+const STORED = 1024;
+
+/**
+ * Merges linear nodes of an ONNX model into the convolutions and matrix products around them: batch norms, scales and
+ * shifts, parallel branches, poolings, sequences. Nothing is run, no node is looked at by its name, and what the model
+ * computes stays the same but for rounding: weights are computed in float64 and rounded once.
+ *
+ * @throws RepmlpError of kind `file` for a damaged graph or an operator set that is not known
+ */
+export function mergeOnnx(model: OnnxModel, { rules = linearRules }: MergeOnnxOptions = {}): MergedOnnx {
+  return new Merging(model, rules).run();
+}
+
+interface Named extends Step {
+  readonly rule: string;
+}
+
+/** A merge that is possible and pays. */
+interface Plan {
+  readonly form: Form;
+  readonly root: string;
+  readonly steps: readonly Named[];
+}
+
+class Merging {
+  private readonly graph: GraphView;
+  private readonly rules: ReadonlyMap<string, LinearRule>;
+  private readonly steps = new Map<OnnxNode, Named | string | undefined>();
+  private readonly merges: OnnxMerge[] = [];
+  private readonly reasons = new Map<OnnxNode, string>();
+  private readonly order = new Map<OnnxNode, number>();
+  /** What further merges are told of a node that was made here: those that it was made of. */
+  private readonly origins = new Map<OnnxNode, OnnxMerge["nodes"]>();
+
+  constructor(model: OnnxModel, rules: readonly LinearRule[]) {
+    this.graph = new GraphView(model);
+    this.rules = new Map(rules.flatMap((rule) => rule.operators.map((op) => [op, rule] as const)));
+    for (const [i, node] of model.nodes.entries()) this.order.set(node, i);
+  }
+
+  run(): MergedOnnx {
+    let pending = this.graph.sorted();
+    while (pending.length) {
+      const next = new Set<OnnxNode>();
+      for (const node of pending) {
+        if (this.graph.producer(node.outputs[0]) !== node) continue;
+        this.reasons.delete(node);
+        const plan = this.plan(node);
+        if (plan) for (const near of this.rewrite(plan, node)) next.add(near);
+      }
+      pending = this.graph.sorted().filter((node) => next.has(node));
+    }
+    this.graph.storeFolded(STORED);
+    const kept = this.graph
+      .sorted()
+      .flatMap((node) => {
+        const reason = this.reasons.get(node);
+        return reason === undefined ? [] : [{ name: nameOf(node), operator: node.opType, reason }];
+      });
+    const alive = new Set(this.graph.sorted().map(nameOf));
+    const merges = this.merges.filter(({ into }) => alive.has(into));
+    return { model: this.graph.result(this.order), merges, kept };
+  }
+
+  private step(node: OnnxNode): Named | string | undefined {
+    if (this.steps.has(node)) return this.steps.get(node);
+    const rule = node.domain ? undefined : this.rules.get(node.opType);
+    const step = rule && orReason(() => rule.read(this.graph, node));
+    const named = typeof step === "object" ? { ...step, rule: rule!.name } : step;
+    this.steps.set(node, named);
+    return named;
+  }
+
+  /** The merge that ends with a node: from the nearest value that all of it follows from. */
+  private plan(sink: OnnxNode): Plan | undefined {
+    const { graph } = this;
+    const first = this.step(sink);
+    if (first === undefined) return undefined;
+    if (typeof first === "string") return this.keep(sink, first);
+    const steps = new Map<string, Named>([[sink.outputs[0], first]]);
+    const region = new Set<OnnxNode>(first.nodes);
+    const frontier = new Set(first.inputs);
+    let reason: string | undefined;
+    for (;;) {
+      const stay = this.used(region, sink);
+      if (stay !== undefined) {
+        reason ??= stay;
+        break;
+      }
+      if (frontier.size === 1 && region.size > 1 && [...steps.values()].some((s) => s.anchor)) {
+        const [root] = frontier;
+        const found = this.formOf(sink.outputs[0], root, steps);
+        if (typeof found === "string") reason = found;
+        else {
+          const plan = { form: found.form, root, steps: [...steps.values()] };
+          const against = this.against(plan, found.cost, region);
+          if (against === undefined) return plan;
+          reason = against;
+        }
+      }
+      const deepest = [...frontier].sort((a, b) => graph.level(b) - graph.level(a) || byCodePoint(a, b))[0];
+      const node = graph.producer(deepest);
+      const step = node && this.step(node);
+      if (typeof step !== "object") {
+        reason ??= node ? `${describe(node)} ${step === undefined ? "is not linear" : `is in the way: ${step}`}` : undefined;
+        break;
+      }
+      if (region.size + step.nodes.length > REGION_LIMIT) {
+        reason ??= `more than ${REGION_LIMIT} nodes would have to become one`;
+        break;
+      }
+      steps.set(deepest, step);
+      for (const part of step.nodes) region.add(part);
+      frontier.delete(deepest);
+      for (const input of step.inputs) frontier.add(input);
+    }
+    return first.anchor && region.size === 1 ? undefined : this.keep(sink, reason);
+  }
+
+  private keep(node: OnnxNode, reason: string | undefined): undefined {
+    if (reason !== undefined) this.reasons.set(node, reason);
+    return undefined;
+  }
+
+  /** Why the nodes of a region cannot go: somebody else reads what they make. */
+  private used(region: ReadonlySet<OnnxNode>, sink: OnnxNode): string | undefined {
+    for (const node of region)
+      for (const name of node.outputs) {
+        if (node === sink && name === sink.outputs[0]) continue;
+        if (name === "") continue;
+        if (this.graph.isOutput(name)) return `"${name}" is an output of the model`;
+        const other = [...this.graph.consumers(name)].find((reader) => !region.has(reader));
+        if (other) return `"${name}" is read by ${describe(other)}, too`;
+      }
+    return undefined;
+  }
+
+  /** What a value is of another, and the multiply-adds per position of that other. */
+  private formOf(value: string, root: string, steps: ReadonlyMap<string, Named>): { form: Form; cost: number } | string {
+    const forms = new Map<string, Form | string>([[root, identity]]);
+    let cost = 0;
+    const visit = (name: string): Form | string => {
+      const known = forms.get(name);
+      if (known !== undefined) return known;
+      const step = steps.get(name)!;
+      const parts = step.inputs.map(visit);
+      const bad = parts.find((f) => typeof f === "string");
+      const form = bad ?? orReason(() => step.apply(parts as readonly Form[]));
+      forms.set(name, form);
+      if (typeof form === "object") cost += step.cost / strideOf(form);
+      return form;
+    };
+    const form = visit(value);
+    return typeof form === "string" ? form : { form, cost };
+  }
+
+  /** What speaks against a merge. */
+  private against({ form }: Plan, before: number, region: ReadonlySet<OnnxNode>): string | undefined {
+    if (!form.weight) return "nothing has weights that it could be merged into";
+    const now = costOf(form) / strideOf(form);
+    if (now > before * (1 + 1e-9))
+      return `it would take ${Math.round(now)} multiply-adds per position of the input instead of ${Math.round(before)}`;
+    if (form.windows.some((w) => w.begin < 0 || w.end < 0)) return "a convolution cannot cut off the border of its input";
+    if (form.layout === undefined) return "the number of axes is not known";
+    const nodes = form.layout === "last" && form.bias ? 2 : 1;
+    if (region.size <= nodes) return "it would stay as many nodes";
+    return this.copies(region);
+  }
+
+  /** Weights that other nodes read, too, would be stored once more. */
+  private copies(region: ReadonlySet<OnnxNode>): string | undefined {
+    for (const node of region)
+      for (const name of node.inputs) {
+        const source = this.graph.constant(name);
+        if (!source || !isFloating(source.dtype)) continue;
+        const others = [...this.graph.consumers(name)].filter((reader) => !region.has(reader)).length;
+        const extra = sizeOf(source.shape) * others;
+        if (extra > 4096 && extra > COPIES * this.graph.weights)
+          return `its weight "${name}" is shared with ${others} others, and copies would make the file larger by ${extra} values`;
+      }
+    return undefined;
+  }
+
+  /** Puts one node in place of those of a plan; what else may have become possible by that. */
+  private rewrite({ form, root, steps }: Plan, sink: OnnxNode): OnnxNode[] {
+    const { graph } = this;
+    const parts = steps.flatMap((step) => step.nodes.map((node) => ({ node, rule: step.rule, anchor: step.anchor })));
+    const inOrder = parts.sort(
+      (a, b) => graph.level(a.node.outputs[0]) - graph.level(b.node.outputs[0]) || byCodePoint(nameOf(a.node), nameOf(b.node)),
+    );
+    const anchor = inOrder.findLast((part) => part.anchor)!.node;
+    const removed = new Set(parts.map(({ node }) => node));
+    const dtype = graph.constant(anchor.inputs[1])!.dtype;
+    const base = anchor.inputs[1].replace(/\.merged(_\d+)?$/, "");
+    const stored = new Map<string, TensorSource>();
+    const store = (t: HostTensor, name: string): string => {
+      const unique = graph.uniqueName(name);
+      stored.set(unique, t.source(dtype));
+      return unique;
+    };
+    const output = sink.outputs[0];
+    const made = written(form, anchor, root, output, {
+      weight: (t) => store(t, `${base}.merged`),
+      bias: (t) => store(t, `${base}.merged_bias`),
+      value: (name) => graph.uniqueName(name),
+    });
+    const at = Math.max(...parts.map(({ node }) => this.order.get(node) ?? 0));
+    for (const node of made) this.order.set(node, at);
+    graph.replace(removed, made, stored);
+    const sources = inOrder.flatMap(
+      ({ node, rule }) => this.origins.get(node) ?? [{ name: nameOf(node), operator: node.opType, rule }],
+    );
+    const last = made.at(-1)!;
+    for (const node of made) this.origins.set(node, node === made[0] ? sources : []);
+    const older = new Set(inOrder.map(({ node }) => nameOf(node)));
+    const still = this.merges.filter(({ into }) => !older.has(into));
+    this.merges.splice(0, this.merges.length, ...still, { into: nameOf(made[0]), nodes: sources, input: root });
+    const before = graph.producer(root);
+    return [...made, ...(before ? [before] : []), ...this.downstream(last, 3)];
+  }
+
+  /** Nodes that read what a node makes, and so on for some steps. */
+  private downstream(node: OnnxNode, depth: number): OnnxNode[] {
+    if (!depth) return [];
+    const next = node.outputs.flatMap((name) => [...this.graph.consumers(name)]);
+    return next.flatMap((reader) => [reader, ...(this.step(reader) ? this.downstream(reader, depth - 1) : [])]);
+  }
+}
+
+interface Names {
+  weight(t: HostTensor): string;
+  bias(t: HostTensor): string;
+  value(name: string): string;
+}
+
+/** The nodes that compute a form. */
+function written(form: Form, anchor: OnnxNode, input: string, output: string, names: Names): OnnxNode[] {
+  const { bias, layout, fixed, groups } = form;
+  const weight = form.weight as HostTensor;
+  const [outputs, inputs, , width] = weight.shape;
+  const named = { name: nameOf(anchor), ...(anchor.doc && { doc: anchor.doc }) };
+  const node = (opType: string, list: readonly string[], attrs: Record<string, AttributeValue>, to = output): OnnxNode => ({
+    ...named,
+    opType,
+    inputs: list,
+    outputs: [to],
+    attrs,
+  });
+  if (layout === 0) {
+    const w = names.weight(viewed(weight, [outputs, inputs]));
+    return [node("Gemm", [input, w, ...(bias ? [names.bias(bias)] : [])], { alpha: { float: 1 }, beta: { float: 1 }, transB: 1 })];
+  }
+  if (layout === "last") {
+    const w = names.weight(swapped(viewed(weight, [outputs, inputs])));
+    if (!bias) return [node("MatMul", [input, w], {})];
+    const between = names.value(`${output}.product`);
+    return [
+      node("MatMul", [input, w], {}, between),
+      { ...node("Add", [between, names.bias(bias)], {}), name: named.name && `${named.name}.bias` },
+    ];
+  }
+  const bound = bias ? [names.bias(bias)] : [];
+  if (fixed) {
+    const { opType, attrs } = fixed.node;
+    const own =
+      opType === "ConvTranspose"
+        ? viewed(swapped(weight, groups), [inputs * groups, outputs / groups, ...fixed.kernel])
+        : viewed(weight, [outputs, inputs, ...fixed.kernel]);
+    return [node(opType, [input, names.weight(own), ...bound], { ...attrs, ...(groups !== 1 && { group: groups }) })];
+  }
+  const windows = layout === 1 ? form.windows.slice(1) : form.windows;
+  const own = layout === 1 ? viewed(weight, [outputs, inputs, width]) : weight;
+  return [
+    node("Conv", [input, names.weight(own), ...bound], {
+      dilations: windows.map((w) => w.dilation),
+      group: groups,
+      kernel_shape: windows.map((w) => w.kernel),
+      pads: [...windows.map((w) => w.begin), ...windows.map((w) => w.end)],
+      strides: windows.map((w) => w.stride),
+    }),
+  ];
+}
+
+/** What a file breaks that the standard demands is a reason to leave its nodes alone. */
+function orReason<T>(read: () => T): T | string {
+  try {
+    return read();
+  } catch (cause) {
+    if (cause instanceof RepmlpError) return cause.message;
+    throw cause;
+  }
+}
+
+/** Sizes of a model's parts. */
+export function onnxWeightBytes({ initializers }: OnnxModel): number {
+  let bytes = 0;
+  for (const { dtype, shape } of initializers.values()) bytes += sizeOf(shape) * dtypes[dtype as DType].bytes;
+  return bytes;
+}
