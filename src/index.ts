@@ -106,6 +106,20 @@ export {
   writeCheckpoint,
 } from "./checkpoint/index.ts";
 export {
+  type LinearRule,
+  type MergedOnnx,
+  type MergeOnnxOptions,
+  mergeOnnx,
+  type OnnxKept,
+  type OnnxMerge,
+  type OnnxRule,
+  onnxRules,
+  type Rewrite,
+  type RewriteRule,
+  type Sight,
+  type Step,
+} from "./convert/onnx/index.ts";
+export {
   type Augmentation,
   type AutoAugment,
   autoAugment,

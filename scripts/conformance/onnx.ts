@@ -28,11 +28,7 @@ async function outputOf(model: OnnxModel, input: Tensor): Promise<Tensor> {
 }
 
 /** Merges the file and compares the nodes that are left and the outputs. */
-export function checkOnnx(
-  c: OnnxCase,
-  path: string,
-  tensors: ReadonlyMap<string, TensorSource>,
-): Promise<CaseResult> {
+export function checkOnnx(c: OnnxCase, path: string, tensors: ReadonlyMap<string, TensorSource>): Promise<CaseResult> {
   return runCase(c.id, async (check) => {
     const read = reader(tensors);
     const { model } = mergeOnnx(await openOnnx(path, { keep: true }));

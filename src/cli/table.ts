@@ -41,19 +41,27 @@ const minTop1 = decimal("--min-top1 <percent>", "exit code 1 below this accuracy
 export const commands = {
   convert: command({
     group: "Checkpoints",
-    summary: "merge a training checkpoint into its deploy form",
+    summary: "merge a training checkpoint, or any ONNX model, into its deploy form",
     description:
       "Reads, merges and writes one block after the other, so that memory holds a block and not the model. " +
       "Then runs both forms on random inputs and compares them; since that holds the whole model several times, " +
-      "weights above 100 MB are compared with --verify only. " +
-      ".pth and .safetensors are read by content and written by file name. Architecture, form and number of " +
-      "classes are found from the keys and shapes.",
+      "checkpoints with weights above 100 MB are compared with --verify only. " +
+      ".pth, .safetensors and .onnx are read by content and written by file name. Architecture, form and number of " +
+      "classes of a checkpoint are found from its keys and shapes; of an ONNX model, whoever made it, parallel branches, " +
+      "batch norms and other linear layers become one with the convolutions around them.",
     examples: [
       ["repmlp convert light_train.pth light_deploy.safetensors", "merge, compare both forms, write"],
       ["repmlp convert train.pth deploy.pth -a RepMLP-Res50-light-224", "name the architecture"],
       ["repmlp convert train.pth deploy.pth --explain --verify", "say what becomes of each block; compare any size"],
+      [
+        "repmlp convert detector.onnx merged.onnx --report merged.html",
+        "merge any ONNX model; draw what became of what",
+      ],
     ],
-    args: { load: required("training checkpoint, .pth or .safetensors"), save: required("file to write") },
+    args: {
+      load: required("training checkpoint, .pth or .safetensors, or model, .onnx"),
+      save: required("file to write"),
+    },
     options: {
       arch,
       numClasses,
@@ -67,9 +75,15 @@ export const commands = {
       explain: flag("--explain", "say what was merged in every block, and what was not"),
       verify: either(
         "--verify",
-        "run both forms and compare them (default: up to 100 MB of weights)",
+        "run both forms and compare them (default: checkpoints up to 100 MB of weights, every ONNX model)",
         "do not run both forms",
       ),
+      tolerance: decimal(
+        "--tolerance <share>",
+        "largest difference of an output of an ONNX model, by its largest value (default: 1e-4, half precision 2e-2)",
+        { min: 0 },
+      ),
+      force: flag("--force", "write an ONNX model even where outputs differ by more"),
     },
   }),
   verify: command({

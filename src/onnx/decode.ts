@@ -49,7 +49,9 @@ export function decodeOnnx(
   return {
     nodes,
     // Before IR version 4 initializers had to be listed as inputs, too.
-    inputs: read(graph.input.filter((v) => !initializers.has(v.name))).map((v) => valueInfo(v, `${name}: input "${v.name}"`)),
+    inputs: read(graph.input.filter((v) => !initializers.has(v.name))).map((v) =>
+      valueInfo(v, `${name}: input "${v.name}"`),
+    ),
     outputs: read(graph.output).map((v) => valueInfo(v, `${name}: output "${v.name}"`)),
     initializers,
     // Only informative, so what is not a tensor with a known type is left out.

@@ -9,5 +9,5 @@ export {
   onnxByteLength,
 } from "./encode.ts";
 export * from "./model.ts";
-export { onnxSkeleton, type ReadableFile } from "./skeleton.ts";
+export { onnxSkeleton, type ReadableFile, SELF } from "./skeleton.ts";
 export type { ByteSource, OpenExternal } from "./tensor-proto.ts";

@@ -3,6 +3,7 @@ import { isSupported } from "./element-type.ts";
 import type { KeptParts, OnnxNode } from "./model.ts";
 import { ProtoReader, ProtoWriter, WireType } from "./protobuf.ts";
 import { fieldNumbers, type Message } from "./schema.ts";
+import { SELF } from "./skeleton.ts";
 
 const modelField = fieldNumbers("ModelProto");
 const graphField = fieldNumbers("GraphProto");
@@ -52,7 +53,12 @@ export function keptParts(
 ): KeptParts {
   const fields = [...fieldsIn(bytes)];
   const graphs = fields.filter(({ number }) => number === modelField.graph);
-  must(graphs.length === 1, "onnx/parts", () => `${name}: its graph comes in ${graphs.length} parts. Save it again.`, "file");
+  must(
+    graphs.length === 1,
+    "onnx/parts",
+    () => `${name}: its graph comes in ${graphs.length} parts. Save it again.`,
+    "file",
+  );
   for (const { number, content } of fields) if (number === modelField.functions) mustNotRedefine(content, name);
   const [head, rest] = [new ProtoWriter(), new ProtoWriter()];
   for (const field of fields) if (field.number !== modelField.graph) head.raw(field.whole);
@@ -92,22 +98,42 @@ export function keptParts(
     inputs,
     valueInfo,
     outputs: graph.output.map((v) => v.name),
-    // Before version 4 of the format every initializer had to be listed as an input, so that it says nothing.
-    fed: new Set(model.irVersion < 4n ? [] : inputs.map(([key]) => key).filter((key) => initialized.has(key))),
+    external: graph.initializer.some(({ externalData }) =>
+      externalData.some(({ key, value }) => key === "location" && value !== SELF),
+    ),
+    fed: fedInitializers(
+      inputs.map(([key]) => key),
+      initialized,
+    ),
   };
+}
+
+/**
+ * Initializers that are listed as inputs, so that they can be fed. Where all are, it says nothing: before version 4 of the
+ * format they had to be, and exporters went on with it for some time.
+ */
+function fedInitializers(inputs: readonly string[], initialized: ReadonlySet<string>): Set<string> {
+  const listed = new Set(inputs.filter((key) => initialized.has(key)));
+  return listed.size === initialized.size ? new Set() : listed;
 }
 
 const text = new TextDecoder("utf-8", { ignoreBOM: true });
 
 function nameOf(valueInfo: Uint8Array<ArrayBuffer>): string {
   let name = "";
-  for (const { number, content } of fieldsIn(valueInfo)) if (number === valueInfoField.name) name = text.decode(content);
+  for (const { number, content } of fieldsIn(valueInfo))
+    if (number === valueInfoField.name) name = text.decode(content);
   return name;
 }
 
 /** All names that the sub-graphs of a node read; those that they make themselves are among them, which does no harm. */
 function capturedBy(node: Uint8Array<ArrayBuffer>, names: Set<string>, file: string, depth: number): void {
-  must(depth <= MAX_DEPTH, "onnx/bomb", () => `${file}: more than ${MAX_DEPTH} sub-graphs in sub-graphs. It is hostile.`, "file");
+  must(
+    depth <= MAX_DEPTH,
+    "onnx/bomb",
+    () => `${file}: more than ${MAX_DEPTH} sub-graphs in sub-graphs. It is hostile.`,
+    "file",
+  );
   for (const attribute of fieldsIn(node)) {
     if (attribute.number !== nodeField.attribute) continue;
     for (const { number, content } of fieldsIn(attribute.content))

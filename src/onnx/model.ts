@@ -90,6 +90,8 @@ export interface KeptParts {
   readonly inputs: readonly (readonly [name: string, bytes: Uint8Array<ArrayBuffer>])[];
   readonly outputs: readonly string[];
   readonly valueInfo: readonly (readonly [name: string, bytes: Uint8Array<ArrayBuffer>])[];
+  /** Whether values lie in other files. */
+  readonly external: boolean;
   /** Initializers that whoever runs the model may feed instead. */
   readonly fed: ReadonlySet<string>;
 }

@@ -7,6 +7,9 @@ const modelField = fieldNumbers("ModelProto");
 const graphField = fieldNumbers("GraphProto");
 const tensorField = fieldNumbers("TensorProto");
 
+/** The location of values that lie in the ONNX file itself: no file has such a name. */
+export const SELF = "./";
+
 /** A file of which parts can be read. */
 export interface ReadableFile {
   readonly size: number;

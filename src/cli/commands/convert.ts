@@ -5,12 +5,40 @@ import type { Equivalence, StoredModel } from "../../inference/index.ts";
 import type { Net } from "../../nn/index.ts";
 import { fmtBytes } from "../../tensor/index.ts";
 import type { Io } from "../io.ts";
-import type { Run } from "../table.ts";
+import type { Call, Run } from "../table.ts";
 import { grouped, scientific, textTable } from "../text-table.ts";
 import { noteRemarks, weightsOptions } from "../weights.ts";
 
-/** Merges a checkpoint file and says what was merged. */
-export const run: Run<"convert"> = async ({ args: { load, save }, options, io }) => {
+/** Merges a checkpoint or an ONNX file and says what was merged. */
+export const run: Run<"convert"> = async (call) => {
+  const { args, options } = call;
+  const isOnnx = args.load.toLowerCase().endsWith(".onnx");
+  mustApply(isOnnx ? "an ONNX file" : "a checkpoint", isOnnx ? ofCheckpoints(options) : ofOnnx(options));
+  if (!isOnnx) return convertCheckpoint(call);
+  const { convertOnnx } = await import("./convert-onnx.ts");
+  return convertOnnx(call);
+};
+
+type Options = Call<"convert">["options"];
+
+/** Options that say nothing about an ONNX file, and those that only do about one. */
+const ofCheckpoints = ({ arch, numClasses, imageSize, key, prefix, modelOption, dtype }: Options) => ({
+  "--arch": arch,
+  "--num-classes": numClasses,
+  "--image-size": imageSize,
+  "--key": key,
+  "--prefix": prefix,
+  "--model-option": modelOption.length ? modelOption : undefined,
+  "--dtype": dtype,
+});
+const ofOnnx = ({ tolerance, force }: Options) => ({ "--tolerance": tolerance, "--force": force || undefined });
+
+function mustApply(what: string, others: Readonly<Record<string, unknown>>): void {
+  const given = Object.keys(others).find((name) => others[name] !== undefined);
+  must(given === undefined, "cli/option", () => `convert: ${given} does not apply to ${what}. Leave it out.`, "usage");
+}
+
+const convertCheckpoint: Run<"convert"> = async ({ args: { load, save }, options, io }) => {
   const start = performance.now();
   let verification: Verification | undefined;
   const progress = io.progress();

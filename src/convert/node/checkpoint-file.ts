@@ -91,7 +91,7 @@ export async function convertCheckpointFile(
 }
 
 /** Resolves links; a file that does not exist yet is no other one. */
-function mustDiffer(load: string, save: string): void {
+export function mustDiffer(load: string, save: string, what = "training checkpoint"): void {
   const real = (path: string): string | undefined => {
     try {
       return realpathSync(path);
@@ -103,13 +103,13 @@ function mustDiffer(load: string, save: string): void {
   must(
     a === undefined || a !== b,
     "convert/same-file",
-    () => `convert: ${save} is the training checkpoint itself, which would be lost. Write to another file.`,
+    () => `convert: ${save} is the ${what} itself, which would be lost. Write to another file.`,
     "usage",
   );
 }
 
 /** Told before any work is done; what still goes wrong then is told by the writer. */
-function mustBeWritable(path: string): void {
+export function mustBeWritable(path: string): void {
   const folder = dirname(path);
   const refuse = (reason: string): never => {
     throw new RepmlpError("convert/unwritable", `${path}: cannot be written: ${reason}.`, "file");

@@ -1,5 +1,14 @@
 import { intAttr, intsAttr, type OnnxNode } from "../../onnx/index.ts";
-import { type DType, dtypes, isFloating, sameShape, type Shape, sizeOf, stridesOf, Tensor } from "../../tensor/index.ts";
+import {
+  type DType,
+  dtypes,
+  isFloating,
+  type Shape,
+  sameShape,
+  sizeOf,
+  stridesOf,
+  Tensor,
+} from "../../tensor/index.ts";
 import type { Dims } from "./shapes.ts";
 
 /** Values of one folded tensor at most; a few bytes of a file can ask for any size. */
@@ -18,7 +27,8 @@ type Fold = (context: Folding) => Tensor | undefined;
 
 /** A tensor of numbers that its type can hold exactly; others are left to the runtime. */
 function tensor(dtype: DType, shape: Shape, values: ArrayLike<number>): Tensor | undefined {
-  if (!isFloating(dtype)) for (let i = 0; i < values.length; i++) if (!Number.isSafeInteger(values[i])) return undefined;
+  if (!isFloating(dtype))
+    for (let i = 0; i < values.length; i++) if (!Number.isSafeInteger(values[i])) return undefined;
   return Tensor.of(dtype, shape, values);
 }
 
@@ -87,9 +97,7 @@ const divided: Fold = (context) => {
   return elementwise((a, b) => (whole ? Math.trunc(a / b) : a / b))(context);
 };
 
-const nested =
-  (f: (a: number, b: number) => number): Fold =>
-  elementwise((...values) => values.reduce(f));
+const nested = (f: (a: number, b: number) => number): Fold => elementwise((...values) => values.reduce(f));
 
 /** A list that was an attribute up to operator set `since` − 1 and is an input from then on. */
 export function listOf(
@@ -166,7 +174,10 @@ const concatenated: Fold = ({ node, inputs }) => {
   const axis = onAxis(intAttr(node, "axis", 0), first.shape.length);
   const rest = (shape: Shape): Shape => shape.toSpliced(axis, 1);
   if (!parts.every((t) => t.dtype === first.dtype && sameShape(rest(t.shape), rest(first.shape)))) return undefined;
-  const shape = first.shape.with(axis, parts.reduce((n, t) => n + t.shape[axis], 0));
+  const shape = first.shape.with(
+    axis,
+    parts.reduce((n, t) => n + t.shape[axis], 0),
+  );
   if (!fits(shape)) return undefined;
   const data = blank(first, sizeOf(shape));
   const row = shape[axis] * sizeOf(shape.slice(axis + 1));
@@ -215,7 +226,9 @@ const folds: Readonly<Record<string, Fold>> = {
   Cast: ({ node, inputs: [x] }) => {
     const dtype = dtypeByCode[intAttr(node, "to", 0)];
     if (!x || !dtype) return undefined;
-    return dtype === "bool" ? Tensor.of("bool", x.shape, x.toFloat64()) : tensor(dtype, x.shape, x.toFloat64().map(isFloating(dtype) ? Number : Math.trunc));
+    return dtype === "bool"
+      ? Tensor.of("bool", x.shape, x.toFloat64())
+      : tensor(dtype, x.shape, x.toFloat64().map(isFloating(dtype) ? Number : Math.trunc));
   },
   Shape: ({ node, dims: [dims] }) => {
     if (!dims?.every((d) => d !== undefined)) return undefined;
@@ -249,10 +262,18 @@ const folds: Readonly<Record<string, Fold>> = {
   },
   Transpose: ({ node, inputs: [x] }) => {
     if (!x) return undefined;
-    const perm = intsAttr(node, "perm", x.shape.map((_, i) => x.shape.length - 1 - i));
+    const perm = intsAttr(
+      node,
+      "perm",
+      x.shape.map((_, i) => x.shape.length - 1 - i),
+    );
     const strides = stridesOf(x.shape);
     if (perm.length !== x.shape.length || perm.some((p) => x.shape[p] === undefined)) return undefined;
-    return picked(x, perm.map((p) => x.shape[p]), perm.map((p) => strides[p]));
+    return picked(
+      x,
+      perm.map((p) => x.shape[p]),
+      perm.map((p) => strides[p]),
+    );
   },
   Expand: ({ inputs: [x, to] }) => {
     const shape = x && to && broadcastShape(x.shape, [...to.toFloat64()]);
@@ -263,15 +284,26 @@ const folds: Readonly<Record<string, Fold>> = {
     if (!x || times?.length !== x.shape.length) return undefined;
     const strides = stridesOf(x.shape);
     const shape = x.shape.flatMap((d, i) => [times[i], d]);
-    const made = picked(x, shape, strides.flatMap((s) => [0, s]));
-    return sized(made, x.shape.map((d, i) => d * times[i]));
+    const made = picked(
+      x,
+      shape,
+      strides.flatMap((s) => [0, s]),
+    );
+    return sized(
+      made,
+      x.shape.map((d, i) => d * times[i]),
+    );
   },
   Range: ({ inputs: [start, limit, delta] }) => {
     if (!start || !limit || !delta) return undefined;
     const [from, to, step] = [start, limit, delta].map((t) => t.toFloat64()[0]);
     const count = Math.max(0, Math.ceil((to - from) / step));
     if (!fits([count])) return undefined;
-    return tensor(start.dtype, [count], Float64Array.from({ length: count }, (_, i) => from + i * step));
+    return tensor(
+      start.dtype,
+      [count],
+      Float64Array.from({ length: count }, (_, i) => from + i * step),
+    );
   },
   Where: ({ inputs: [condition, a, b], ...rest }) => {
     if (!condition || !a || !b) return undefined;
@@ -283,8 +315,7 @@ const folds: Readonly<Record<string, Fold>> = {
   Div: divided,
   Min: nested(Math.min),
   Max: nested(Math.max),
-  Pow: ({ inputs: [a, b], ...rest }) =>
-    a && b && elementwise((x, y) => x ** y, a.dtype)({ ...rest, inputs: [a, b] }),
+  Pow: ({ inputs: [a, b], ...rest }) => a && b && elementwise((x, y) => x ** y, a.dtype)({ ...rest, inputs: [a, b] }),
   Sqrt: elementwise(Math.sqrt),
   Reciprocal: elementwise((v) => 1 / v),
   Neg: elementwise((v) => -v),

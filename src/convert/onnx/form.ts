@@ -1,6 +1,6 @@
+import type { OnnxNode } from "../../onnx/index.ts";
 import type { Affine } from "../../reparam/algebra.ts";
 import { HostAlgebra, type HostTensor } from "../../reparam/host.ts";
-import type { OnnxNode } from "../../onnx/index.ts";
 import { commonDivisor, composed, numbers, regrouped, valuesOf, viewed, widened } from "./kernels.ts";
 
 const k = new HostAlgebra();
@@ -47,7 +47,11 @@ export interface Form {
 export const identity: Form = { groups: 1, windows: [still, still] };
 
 /** A value multiplied and shifted by channel. */
-export function affine(layout: Layout | undefined, channels: number | undefined, map: Partial<Affine<HostTensor>>): Form {
+export function affine(
+  layout: Layout | undefined,
+  channels: number | undefined,
+  map: Partial<Affine<HostTensor>>,
+): Form {
   return { ...identity, layout, inputs: channels, outputs: channels, scale: map.scale, bias: map.shift };
 }
 
@@ -66,7 +70,11 @@ const isPointwise = ({ windows, fixed }: Form): boolean => !fixed && windows.eve
 const isZero = (bias: HostTensor | undefined): boolean => !bias || valuesOf(bias).every((v) => v === 0);
 
 /** A value with zeros, or with one value per channel, around it. */
-export function padded(first: Form, sides: readonly (readonly [begin: number, end: number])[], fill: HostTensor): Form | string {
+export function padded(
+  first: Form,
+  sides: readonly (readonly [begin: number, end: number])[],
+  fill: HostTensor,
+): Form | string {
   const positive = sides.some((side) => side.some((n) => n > 0));
   if (first.fixed) return "padding does not go into a convolution of this kind";
   if (positive && !first.windows.every((w) => w.kernel === 1 && w.stride === 1 && w.begin >= 0 && w.end >= 0))
@@ -78,7 +86,7 @@ export function padded(first: Form, sides: readonly (readonly [begin: number, en
     const [at, of] = [border, bias].map((v) => (i: number) => v[v.length === 1 ? 0 : i]);
     const largest = Math.max(...bias.map(Math.abs), ...border.map(Math.abs));
     for (let i = 0; i < n; i++)
-      if (!(Math.abs(at(i) - of(i)) <= 1e-6 * largest))
+      if (!(Math.abs(at(i) - of(i)) <= 1e-5 * largest))
         return `it is padded with ${at(i)} where what comes before gives ${of(i)} for zeros, so that the border would differ`;
   }
   const windows = first.windows.map((w, i) => ({
@@ -123,17 +131,38 @@ export function after(first: Form, second: Form): Form | string {
     const bias = plus(b && times(b, t), c);
     if (!u) return { ...base, groups: 1, scale: times(s, t), bias };
     const rows = u.shape[0];
-    return { ...base, groups: first.groups, weight: t ? k.scaleOutputs(u, widened(k, t, rows)) : u, bias: bias && widened(k, bias, rows) };
+    return {
+      ...base,
+      groups: first.groups,
+      weight: t ? k.scaleOutputs(u, widened(k, t, rows)) : u,
+      bias: bias && widened(k, bias, rows),
+    };
   }
   const taken = v.shape[1] * second.groups;
   const shift = b && widened(k, b, taken);
   const bias = shift ? k.shiftInputs(v, shift, c && widened(k, c, v.shape[0]), second.groups) : c;
-  if (!u) return { ...base, groups: second.groups, weight: s ? k.scaleInputs(v, widened(k, s, taken), second.groups) : v, bias };
+  if (!u)
+    return {
+      ...base,
+      groups: second.groups,
+      weight: s ? k.scaleInputs(v, widened(k, s, taken), second.groups) : v,
+      bias,
+    };
   // Zeros of a dilation are only written out along an axis where both have more than one value.
   const both = [0, 1].map((i) => !fixed && first.windows[i].kernel > 1 && second.windows[i].kernel > 1);
   const rates = (rate: (i: 0 | 1) => number) => [both[0] ? rate(0) : 1, both[1] ? rate(1) : 1] as const;
-  const p = fixed ? u : k.dilate(u, rates((i) => first.windows[i].dilation));
-  const q = fixed ? v : k.dilate(v, rates((i) => second.windows[i].dilation * first.windows[i].stride));
+  const p = fixed
+    ? u
+    : k.dilate(
+        u,
+        rates((i) => first.windows[i].dilation),
+      );
+  const q = fixed
+    ? v
+    : k.dilate(
+        v,
+        rates((i) => second.windows[i].dilation * first.windows[i].stride),
+      );
   const isOne = p.shape[2] * p.shape[3] === 1;
   const weight =
     isOne && first.groups === second.groups
@@ -147,10 +176,13 @@ function joint({ windows, bias }: Form, w: Window, axis: number): Window | strin
   const u = windows[axis];
   const pads = w.begin > 0 || w.end > 0;
   if (pads) {
-    if (u.kernel > 1) return "the second one pads what a convolution of more than one pixel gives: its border would differ";
+    if (u.kernel > 1)
+      return "the second one pads what a convolution of more than one pixel gives: its border would differ";
     if (u.stride > 1) return "the second one pads what the first one gives with a stride: its border would differ";
-    if ((w.begin > 0 && u.begin < 0) || (w.end > 0 && u.end < 0)) return "what is cut off would be seen again where it is padded";
-    if (!isZero(bias)) return "padding stands before a bias: the second one pads with zeros where the first one gives its shift";
+    if ((w.begin > 0 && u.begin < 0) || (w.end > 0 && u.end < 0))
+      return "what is cut off would be seen again where it is padded";
+    if (!isZero(bias))
+      return "padding stands before a bias: the second one pads with zeros where the first one gives its shift";
   }
   const [begin, end] = [u.begin + u.stride * w.begin, u.end + u.stride * w.end];
   const stride = u.stride * w.stride;
@@ -165,21 +197,22 @@ function aligned(forms: readonly Form[]): Pick<Frame, "forms" | "windows"> | str
   const fixed = forms.filter((f) => f.fixed);
   if (fixed.length) {
     if (fixed.length < forms.length) return "a convolution of this kind is only added to another of the same kind";
-    if (new Set(fixed.map((f) => geometryOf(f.fixed!.node, f.weight!))).size > 1) return "their sizes, strides or padding differ";
+    if (new Set(fixed.map((f) => geometryOf(f.fixed!.node, f.weight!))).size > 1)
+      return "their sizes, strides or padding differ";
     return { forms, windows: forms[0].windows };
   }
   const made: Window[] = [];
   const places: { readonly rate: number; readonly at: number; readonly size: number }[][] = [];
   for (const axis of [0, 1]) {
     const all = forms.map((f) => f.windows[axis]);
-    if (new Set(all.map((w) => w.stride)).size > 1) return `their strides differ: ${all.map((w) => w.stride).join(" and ")}`;
+    if (new Set(all.map((w) => w.stride)).size > 1)
+      return `their strides differ: ${all.map((w) => w.stride).join(" and ")}`;
     const reach = (w: Window): number => (w.kernel - 1) * w.dilation + 1;
     if (new Set(all.map((w) => reach(w) - w.begin - w.end)).size > 1)
       return `their outputs differ in size: ${all.map((w) => `kernel ${reach(w)}, padding ${w.begin} and ${w.end}`).join("; ")}`;
     const [begin, end] = [Math.max(...all.map((w) => w.begin)), Math.max(...all.map((w) => w.end))];
-    const rate = commonDivisor(
-      all.flatMap((w) => [begin - w.begin, end - w.end, ...(w.kernel > 1 ? [w.dilation] : [])]),
-    ) || 1;
+    const rate =
+      commonDivisor(all.flatMap((w) => [begin - w.begin, end - w.end, ...(w.kernel > 1 ? [w.dilation] : [])])) || 1;
     const full = reach(all[0]) + begin - all[0].begin + end - all[0].end;
     const size = (full - 1) / rate + 1;
     made.push({ kernel: size, stride: all[0].stride, dilation: rate, begin, end });

@@ -5,6 +5,8 @@ import { byCodePoint } from "../../text.ts";
 import { canFold, FOLD_LIMIT, fold, readsSizes } from "./fold.ts";
 import { type Dims, inferred, type ShapeContext, sizesOf } from "./shapes.ts";
 
+export type { Dims };
+
 /** What may be computed of one file's constants, in values: small files could ask for it node by node. */
 const FOLDING_BUDGET = 1 << 23;
 
@@ -35,16 +37,21 @@ export class GraphView {
   private budget = FOLDING_BUDGET;
 
   /**
+   * @param formulas  constants that stay computed by the nodes of the file, although they could be stored
    * @throws RepmlpError of kind `file`: `convert-onnx/opset`, `convert-onnx/order` for nodes in a circle or two that make
    *   one value
    */
-  constructor(readonly model: OnnxModel) {
+  constructor(
+    readonly model: OnnxModel,
+    formulas: ReadonlySet<string> = new Set(),
+  ) {
     const { opset, nodes, inputs, outputs, kept } = model;
     const [first, last] = OPSETS;
     must(
       opset >= first && opset <= last,
       "convert-onnx/opset",
-      () => `convert: operator set ${opset} is not known here, only ${first} to ${last}. Convert the model to one of them.`,
+      () =>
+        `convert: operator set ${opset} is not known here, only ${first} to ${last}. Convert the model to one of them.`,
       "file",
     );
     this.opset = opset;
@@ -61,12 +68,18 @@ export class GraphView {
     this.weights = weights;
     for (const { name, shape } of inputs) {
       this.names.add(name);
-      if (shape) this.shapes.set(name, shape.map((d) => (typeof d === "number" ? d : undefined)));
+      if (shape)
+        this.shapes.set(
+          name,
+          shape.map((d) => (typeof d === "number" ? d : undefined)),
+        );
     }
     for (const [name] of kept?.inputs ?? []) this.names.add(name);
     for (const node of nodes) this.index(node);
     const stated = new Map((model.valueInfo ?? []).map(({ name, shape }) => [name, shape] as const));
-    for (const node of this.sorted()) this.learn(node, stated);
+    const sorted = this.sorted();
+    for (const node of sorted) this.learn(node, stated);
+    this.store(sorted, formulas);
   }
 
   private index(node: OnnxNode): void {
@@ -149,7 +162,11 @@ export class GraphView {
     else
       for (const name of node.outputs) {
         const given = stated.get(name);
-        if (given) this.shapes.set(name, given.map((d) => (typeof d === "number" ? d : undefined)));
+        if (given)
+          this.shapes.set(
+            name,
+            given.map((d) => (typeof d === "number" ? d : undefined)),
+          );
       }
     const list = orUnknown(() => sizesOf(context));
     if (list && list.length <= LIST_LIMIT) this.lists.set(output, list);
@@ -179,14 +196,14 @@ export class GraphView {
   }
 
   private learnFolded(node: OnnxNode, dims: readonly (Dims | undefined)[]): void {
-    const sources = readsSizes(node) ? [] : node.inputs.map((name) => (name === "" ? undefined : this.constants.get(name)));
+    const sources = readsSizes(node)
+      ? []
+      : node.inputs.map((name) => (name === "" ? undefined : this.constants.get(name)));
     if (!readsSizes(node) && node.inputs.some((name, i) => name !== "" && !sources[i])) return;
     const size = sources.reduce((n, s) => n + (s ? sizeOf(s.shape) : 0), 0);
     if (size > FOLD_LIMIT || this.budget < size) return;
     this.budget -= size;
-    const made = orUnknown(() =>
-      fold({ node, opset: this.opset, inputs: sources.map((s) => s?.readSync()), dims }),
-    );
+    const made = orUnknown(() => fold({ node, opset: this.opset, inputs: sources.map((s) => s?.readSync()), dims }));
     if (!made) return;
     this.budget -= made.size;
     this.constants.set(node.outputs[0], made);
@@ -272,20 +289,32 @@ export class GraphView {
     }
   }
 
-  /** Replaces computed constants that nodes read by stored ones, where that makes the file smaller. */
-  storeFolded(most: number): number {
-    let stored = 0;
-    for (const name of [...this.folded].sort(byCodePoint)) {
-      const node = this.producers.get(name);
-      const tensor = this.constants.get(name);
-      const needed = [...this.consumers(name)].some((reader) => !reader.outputs.every((o) => this.folded.has(o)));
-      if (!node || !tensor || !needed || sizeOf(tensor.shape) > most) continue;
-      this.remove(node);
-      this.initializers.set(name, tensor);
-      for (const input of node.inputs) this.sweep(input);
-      stored++;
+  /** Puts constants that were computed here in place of the nodes that compute them. */
+  private store(sorted: readonly OnnxNode[], formulas: ReadonlySet<string>): void {
+    const gone = sorted.filter(
+      ({ outputs: [name] }) => this.folded.has(name) && !formulas.has(name) && !this.outputs.has(name),
+    );
+    for (const node of gone) this.remove(node);
+    for (const { outputs } of gone)
+      if (this.readers.get(outputs[0])?.size) this.initializers.set(outputs[0], this.constants.get(outputs[0])!);
+    for (const { inputs } of gone) for (const name of inputs) this.sweep(name);
+  }
+
+  /**
+   * Stored constants of more than so many numbers for which the file has a formula, and those that it is made of: storing
+   * them would make the file larger.
+   */
+  largeFormulas(most: number): Set<string> {
+    const makers = new Map(this.model.nodes.map((node) => [node.outputs[0], node]));
+    const isLarge = (name: string): boolean => this.folded.has(name) && sizeOf(this.constants.get(name)!.shape) > most;
+    const large = new Set<string>();
+    const pending = [...this.initializers.keys()].filter((name) => isLarge(name));
+    for (let name = pending.pop(); name !== undefined; name = pending.pop()) {
+      if (large.has(name)) continue;
+      large.add(name);
+      pending.push(...makers.get(name)!.inputs.filter(isLarge));
     }
-    return stored;
+    return large;
   }
 
   /** The model as it is now: nodes in the order of the file, new ones where the last of those stood that they replace. */
@@ -293,7 +322,10 @@ export class GraphView {
     const left = new Set(this.producers.values());
     // A node without outputs is of no use, but it is not ours.
     for (const node of this.model.nodes) if (!node.outputs.some((name) => name !== "")) left.add(node);
-    const nodes = arranged([...left].sort((a, b) => (order.get(a) ?? 0) - (order.get(b) ?? 0)), this.model);
+    const nodes = arranged(
+      [...left].sort((a, b) => (order.get(a) ?? 0) - (order.get(b) ?? 0)),
+      this.model,
+    );
     const made = new Set(nodes.flatMap((node) => node.outputs));
     return {
       ...this.model,
@@ -308,7 +340,8 @@ export class GraphView {
 export const nameOf = ({ name, outputs }: OnnxNode): string => name || outputs[0] || "";
 
 /** How a node is named in messages. */
-export const describe = (node: OnnxNode): string => `${node.domain ? `${node.domain}.` : ""}${node.opType} ${nameOf(node)}`;
+export const describe = (node: OnnxNode): string =>
+  `${node.domain ? `${node.domain}.` : ""}${node.opType} ${nameOf(node)}`;
 
 /** Damaged attributes make a size unknown; the runtime says what is wrong with them. */
 function orUnknown<T>(read: () => T): T | undefined {
@@ -330,7 +363,9 @@ function arranged(nodes: readonly OnnxNode[], { kept }: OnnxModel): OnnxNode[] {
       const node = open.at(-1)!;
       const missing = placed.has(node)
         ? undefined
-        : [...node.inputs, ...(kept?.captured.get(node) ?? [])].map((name) => makers.get(name)).find((m) => m && m !== node && !placed.has(m));
+        : [...node.inputs, ...(kept?.captured.get(node) ?? [])]
+            .map((name) => makers.get(name))
+            .find((m) => m && m !== node && !placed.has(m));
       if (missing) {
         open.push(missing);
         continue;

@@ -1,12 +1,12 @@
 import { RepmlpError } from "../../errors.ts";
-import type { AttributeValue, OnnxModel, OnnxNode } from "../../onnx/index.ts";
-import type { HostTensor } from "../../reparam/host.ts";
-import { type DType, dtypes, isFloating, sizeOf, type TensorSource } from "../../tensor/index.ts";
+import type { OnnxModel, OnnxNode } from "../../onnx/index.ts";
+import { isFloating, sizeOf } from "../../tensor/index.ts";
 import { byCodePoint } from "../../text.ts";
 import { costOf, type Form, identity, strideOf } from "./form.ts";
 import { describe, GraphView, nameOf } from "./graph.ts";
-import { swapped, viewed } from "./kernels.ts";
+import { type Rewrite, type RewriteRule, rewriteRules, type Sight } from "./rewrites.ts";
 import { type LinearRule, linearRules, type Step } from "./rules.ts";
+import { written } from "./write.ts";
 
 /** Nodes that became one. */
 export interface OnnxMerge {
@@ -32,9 +32,15 @@ export interface MergedOnnx {
   readonly kept: readonly OnnxKept[];
 }
 
+/** A rule: how an operator is a linear map, or a change of the graph of its own. */
+export type OnnxRule = LinearRule | RewriteRule;
+
+/** All rules. */
+export const onnxRules: readonly OnnxRule[] = [...linearRules, ...rewriteRules];
+
 export interface MergeOnnxOptions {
-  /** How operators are read as linear maps. Default: {@link linearRules}. */
-  readonly rules?: readonly LinearRule[];
+  /** Default: {@link onnxRules}. Of two that read one operator the later one does. */
+  readonly rules?: readonly OnnxRule[];
 }
 
 /** Nodes of one merge at most. */
@@ -53,11 +59,13 @@ const STORED = 1024;
  *
  * @throws RepmlpError of kind `file` for a damaged graph or an operator set that is not known
  */
-export function mergeOnnx(model: OnnxModel, { rules = linearRules }: MergeOnnxOptions = {}): MergedOnnx {
-  return new Merging(model, rules).run();
+export function mergeOnnx(model: OnnxModel, { rules = onnxRules }: MergeOnnxOptions = {}): MergedOnnx {
+  const first = new Merging(model, rules, new Set()).run();
+  // Constants that were computed to see through them, but that are too large to be stored in place of a formula.
+  return first.large.size ? new Merging(model, rules, first.large).run() : first;
 }
 
-interface Named extends Step {
+export interface Named extends Step {
   readonly rule: string;
 }
 
@@ -68,53 +76,67 @@ interface Plan {
   readonly steps: readonly Named[];
 }
 
-class Merging {
-  private readonly graph: GraphView;
+const isLinear = (rule: OnnxRule): rule is LinearRule => "operators" in rule;
+
+class Merging implements Sight {
+  readonly graph: GraphView;
   private readonly rules: ReadonlyMap<string, LinearRule>;
+  private readonly rewrites: readonly RewriteRule[];
   private readonly steps = new Map<OnnxNode, Named | string | undefined>();
   private readonly merges: OnnxMerge[] = [];
   private readonly reasons = new Map<OnnxNode, string>();
   private readonly order = new Map<OnnxNode, number>();
-  /** What further merges are told of a node that was made here: those that it was made of. */
+  /** What the nodes that were made here were made of. */
   private readonly origins = new Map<OnnxNode, OnnxMerge["nodes"]>();
 
-  constructor(model: OnnxModel, rules: readonly LinearRule[]) {
-    this.graph = new GraphView(model);
-    this.rules = new Map(rules.flatMap((rule) => rule.operators.map((op) => [op, rule] as const)));
+  constructor(model: OnnxModel, rules: readonly OnnxRule[], formulas: ReadonlySet<string>) {
+    this.graph = new GraphView(model, formulas);
+    this.rules = new Map(rules.filter(isLinear).flatMap((rule) => rule.operators.map((op) => [op, rule] as const)));
+    this.rewrites = rules.filter((rule): rule is RewriteRule => !isLinear(rule));
     for (const [i, node] of model.nodes.entries()) this.order.set(node, i);
   }
 
-  run(): MergedOnnx {
+  run(): MergedOnnx & { readonly large: ReadonlySet<string> } {
     let pending = this.graph.sorted();
     while (pending.length) {
       const next = new Set<OnnxNode>();
       for (const node of pending) {
         if (this.graph.producer(node.outputs[0]) !== node) continue;
         this.reasons.delete(node);
-        const plan = this.plan(node);
-        if (plan) for (const near of this.rewrite(plan, node)) next.add(near);
+        const change = this.change(node);
+        if (change) for (const near of this.apply(change)) next.add(near);
       }
       pending = this.graph.sorted().filter((node) => next.has(node));
     }
-    this.graph.storeFolded(STORED);
-    const kept = this.graph
-      .sorted()
-      .flatMap((node) => {
-        const reason = this.reasons.get(node);
-        return reason === undefined ? [] : [{ name: nameOf(node), operator: node.opType, reason }];
-      });
-    const alive = new Set(this.graph.sorted().map(nameOf));
+    const nodes = this.graph.sorted();
+    const kept = nodes.flatMap((node) => {
+      const reason = this.reasons.get(node);
+      return reason === undefined ? [] : [{ name: nameOf(node), operator: node.opType, reason }];
+    });
+    const alive = new Set(nodes.map(nameOf));
     const merges = this.merges.filter(({ into }) => alive.has(into));
-    return { model: this.graph.result(this.order), merges, kept };
+    return { model: this.graph.result(this.order), merges, kept, large: this.graph.largeFormulas(STORED) };
   }
 
-  private step(node: OnnxNode): Named | string | undefined {
+  step(node: OnnxNode): Named | string | undefined {
     if (this.steps.has(node)) return this.steps.get(node);
     const rule = node.domain ? undefined : this.rules.get(node.opType);
     const step = rule && orReason(() => rule.read(this.graph, node));
     const named = typeof step === "object" ? { ...step, rule: rule!.name } : step;
     this.steps.set(node, named);
     return named;
+  }
+
+  /** The change that a node is the end of. */
+  private change(node: OnnxNode): Rewrite | undefined {
+    const plan = this.plan(node);
+    if (plan) return this.merged(plan, node);
+    for (const rule of this.rewrites) {
+      const found = orReason(() => rule.rewrite(this, node));
+      if (typeof found === "object") return found;
+      if (found !== undefined) this.reasons.set(node, found);
+    }
+    return undefined;
   }
 
   /** The merge that ends with a node: from the nearest value that all of it follows from. */
@@ -148,7 +170,9 @@ class Merging {
       const node = graph.producer(deepest);
       const step = node && this.step(node);
       if (typeof step !== "object") {
-        reason ??= node ? `${describe(node)} ${step === undefined ? "is not linear" : `is in the way: ${step}`}` : undefined;
+        reason ??= node
+          ? `${describe(node)} ${step === undefined ? "is not linear" : `is in the way: ${step}`}`
+          : undefined;
         break;
       }
       if (region.size + step.nodes.length > REGION_LIMIT) {
@@ -182,7 +206,11 @@ class Merging {
   }
 
   /** What a value is of another, and the multiply-adds per position of that other. */
-  private formOf(value: string, root: string, steps: ReadonlyMap<string, Named>): { form: Form; cost: number } | string {
+  private formOf(
+    value: string,
+    root: string,
+    steps: ReadonlyMap<string, Named>,
+  ): { form: Form; cost: number } | string {
     const forms = new Map<string, Form | string>([[root, identity]]);
     let cost = 0;
     const visit = (name: string): Form | string => {
@@ -206,7 +234,8 @@ class Merging {
     const now = costOf(form) / strideOf(form);
     if (now > before * (1 + 1e-9))
       return `it would take ${Math.round(now)} multiply-adds per position of the input instead of ${Math.round(before)}`;
-    if (form.windows.some((w) => w.begin < 0 || w.end < 0)) return "a convolution cannot cut off the border of its input";
+    if (form.windows.some((w) => w.begin < 0 || w.end < 0))
+      return "a convolution cannot cut off the border of its input";
     if (form.layout === undefined) return "the number of axes is not known";
     const nodes = form.layout === "last" && form.bias ? 2 : 1;
     if (region.size <= nodes) return "it would stay as many nodes";
@@ -227,42 +256,41 @@ class Merging {
     return undefined;
   }
 
-  /** Puts one node in place of those of a plan; what else may have become possible by that. */
-  private rewrite({ form, root, steps }: Plan, sink: OnnxNode): OnnxNode[] {
-    const { graph } = this;
+  /** One node in place of those of a plan. */
+  private merged({ form, root, steps }: Plan, sink: OnnxNode): Rewrite {
     const parts = steps.flatMap((step) => step.nodes.map((node) => ({ node, rule: step.rule, anchor: step.anchor })));
-    const inOrder = parts.sort(
-      (a, b) => graph.level(a.node.outputs[0]) - graph.level(b.node.outputs[0]) || byCodePoint(nameOf(a.node), nameOf(b.node)),
-    );
-    const anchor = inOrder.findLast((part) => part.anchor)!.node;
-    const removed = new Set(parts.map(({ node }) => node));
-    const dtype = graph.constant(anchor.inputs[1])!.dtype;
-    const base = anchor.inputs[1].replace(/\.merged(_\d+)?$/, "");
-    const stored = new Map<string, TensorSource>();
-    const store = (t: HostTensor, name: string): string => {
-      const unique = graph.uniqueName(name);
-      stored.set(unique, t.source(dtype));
-      return unique;
-    };
-    const output = sink.outputs[0];
-    const made = written(form, anchor, root, output, {
-      weight: (t) => store(t, `${base}.merged`),
-      bias: (t) => store(t, `${base}.merged_bias`),
-      value: (name) => graph.uniqueName(name),
-    });
-    const at = Math.max(...parts.map(({ node }) => this.order.get(node) ?? 0));
-    for (const node of made) this.order.set(node, at);
-    graph.replace(removed, made, stored);
-    const sources = inOrder.flatMap(
+    const sorted = this.inOrder(parts);
+    const anchor = sorted.findLast((part) => part.anchor)!.node;
+    return { ...written(this.graph, form, anchor, root, sink.outputs[0]), removed: sorted, input: root };
+  }
+
+  private inOrder<T extends { readonly node: OnnxNode }>(parts: readonly T[]): T[] {
+    const level = ({ node }: T): number => this.graph.level(node.outputs[0]);
+    return [...parts].sort((a, b) => level(a) - level(b) || byCodePoint(nameOf(a.node), nameOf(b.node)));
+  }
+
+  /** Makes a change; the nodes for which more may have become possible. */
+  private apply({ removed, nodes, constants, input }: Rewrite): OnnxNode[] {
+    const { graph } = this;
+    const at = Math.max(...removed.map(({ node }) => this.order.get(node) ?? 0));
+    const parts = this.inOrder(removed);
+    const sources = parts.flatMap(
       ({ node, rule }) => this.origins.get(node) ?? [{ name: nameOf(node), operator: node.opType, rule }],
     );
-    const last = made.at(-1)!;
-    for (const node of made) this.origins.set(node, node === made[0] ? sources : []);
-    const older = new Set(inOrder.map(({ node }) => nameOf(node)));
-    const still = this.merges.filter(({ into }) => !older.has(into));
-    this.merges.splice(0, this.merges.length, ...still, { into: nameOf(made[0]), nodes: sources, input: root });
-    const before = graph.producer(root);
-    return [...made, ...(before ? [before] : []), ...this.downstream(last, 3)];
+    graph.replace(
+      removed.map(({ node }) => node),
+      nodes,
+      constants,
+    );
+    for (const node of nodes) {
+      this.order.set(node, at);
+      this.origins.set(node, node === nodes[0] ? sources : []);
+    }
+    const older = new Set(parts.map(({ node }) => nameOf(node)));
+    const others = this.merges.filter(({ into }) => !older.has(into));
+    this.merges.splice(0, this.merges.length, ...others, { into: nameOf(nodes[0]), nodes: sources, input });
+    const before = graph.producer(input);
+    return [...nodes, ...(before ? [before] : []), ...nodes.flatMap((node) => this.downstream(node, 3))];
   }
 
   /** Nodes that read what a node makes, and so on for some steps. */
@@ -273,60 +301,6 @@ class Merging {
   }
 }
 
-interface Names {
-  weight(t: HostTensor): string;
-  bias(t: HostTensor): string;
-  value(name: string): string;
-}
-
-/** The nodes that compute a form. */
-function written(form: Form, anchor: OnnxNode, input: string, output: string, names: Names): OnnxNode[] {
-  const { bias, layout, fixed, groups } = form;
-  const weight = form.weight as HostTensor;
-  const [outputs, inputs, , width] = weight.shape;
-  const named = { name: nameOf(anchor), ...(anchor.doc && { doc: anchor.doc }) };
-  const node = (opType: string, list: readonly string[], attrs: Record<string, AttributeValue>, to = output): OnnxNode => ({
-    ...named,
-    opType,
-    inputs: list,
-    outputs: [to],
-    attrs,
-  });
-  if (layout === 0) {
-    const w = names.weight(viewed(weight, [outputs, inputs]));
-    return [node("Gemm", [input, w, ...(bias ? [names.bias(bias)] : [])], { alpha: { float: 1 }, beta: { float: 1 }, transB: 1 })];
-  }
-  if (layout === "last") {
-    const w = names.weight(swapped(viewed(weight, [outputs, inputs])));
-    if (!bias) return [node("MatMul", [input, w], {})];
-    const between = names.value(`${output}.product`);
-    return [
-      node("MatMul", [input, w], {}, between),
-      { ...node("Add", [between, names.bias(bias)], {}), name: named.name && `${named.name}.bias` },
-    ];
-  }
-  const bound = bias ? [names.bias(bias)] : [];
-  if (fixed) {
-    const { opType, attrs } = fixed.node;
-    const own =
-      opType === "ConvTranspose"
-        ? viewed(swapped(weight, groups), [inputs * groups, outputs / groups, ...fixed.kernel])
-        : viewed(weight, [outputs, inputs, ...fixed.kernel]);
-    return [node(opType, [input, names.weight(own), ...bound], { ...attrs, ...(groups !== 1 && { group: groups }) })];
-  }
-  const windows = layout === 1 ? form.windows.slice(1) : form.windows;
-  const own = layout === 1 ? viewed(weight, [outputs, inputs, width]) : weight;
-  return [
-    node("Conv", [input, names.weight(own), ...bound], {
-      dilations: windows.map((w) => w.dilation),
-      group: groups,
-      kernel_shape: windows.map((w) => w.kernel),
-      pads: [...windows.map((w) => w.begin), ...windows.map((w) => w.end)],
-      strides: windows.map((w) => w.stride),
-    }),
-  ];
-}
-
 /** What a file breaks that the standard demands is a reason to leave its nodes alone. */
 function orReason<T>(read: () => T): T | string {
   try {
@@ -335,11 +309,4 @@ function orReason<T>(read: () => T): T | string {
     if (cause instanceof RepmlpError) return cause.message;
     throw cause;
   }
-}
-
-/** Sizes of a model's parts. */
-export function onnxWeightBytes({ initializers }: OnnxModel): number {
-  let bytes = 0;
-  for (const { dtype, shape } of initializers.values()) bytes += sizeOf(shape) * dtypes[dtype as DType].bytes;
-  return bytes;
 }

@@ -1,10 +1,23 @@
 import { floatAttr, intAttr, intsAttr, type OnnxNode, stringAttr } from "../../onnx/index.ts";
 import { HostAlgebra, type HostTensor, hostTensor } from "../../reparam/host.ts";
 import { isFloating, sizeOf, type TensorSource } from "../../tensor/index.ts";
-import { after, affine, concat, costOf, type Form, identity, inTwoAxes, type Layout, padded, pooling, sum, type Window } from "./form.ts";
+import { listOf, sliceOf } from "./fold.ts";
+import {
+  affine,
+  after,
+  concat,
+  costOf,
+  type Form,
+  identity,
+  inTwoAxes,
+  type Layout,
+  padded,
+  pooling,
+  sum,
+  type Window,
+} from "./form.ts";
 import type { GraphView } from "./graph.ts";
 import { numbers, swapped, viewed } from "./kernels.ts";
-import { listOf, sliceOf } from "./fold.ts";
 
 const k = new HostAlgebra();
 
@@ -67,7 +80,11 @@ function windowsOf(node: OnnxNode, kernel: readonly number[]): Form["windows"] |
     begin: pads[i] ?? 0,
     end: pads[i + kernel.length] ?? 0,
   }));
-  if (!windows.every((w) => Object.values(w).every(Number.isSafeInteger) && w.stride > 0 && w.dilation > 0 && w.kernel > 0))
+  if (
+    !windows.every(
+      (w) => Object.values(w).every(Number.isSafeInteger) && w.stride > 0 && w.dilation > 0 && w.kernel > 0,
+    )
+  )
     return undefined;
   return (kernel.length === 1 ? [still, windows[0]] : windows) as unknown as Form["windows"];
 }
@@ -94,7 +111,8 @@ const convolution: LinearRule = {
     const layout = layoutOf(weight.shape.length);
     const groups = intAttr(node, "group", 1);
     const [o, c, ...kernel] = weight.shape;
-    if (layout === undefined || layout === 0 || !(groups > 0) || o % groups) return "its weight has no shape of a convolution";
+    if (layout === undefined || layout === 0 || !(groups > 0) || o % groups)
+      return "its weight has no shape of a convolution";
     const windows = transposed ? undefined : windowsOf(node, kernel);
     const native = leaf(weight);
     const own = inTwoAxes(transposed ? swapped(native, groups) : native);
@@ -135,7 +153,11 @@ const product: LinearRule = {
     const matrix = gemm && intAttr(node, "transB", 0) ? native : swapped(native);
     const [outputs, inputs] = matrix.shape;
     const bias = gemm && node.inputs[2] ? graph.constant(node.inputs[2]) : undefined;
-    if (gemm && node.inputs[2] && (!bias || ![1, outputs].includes(sizeOf(bias.shape)) || (bias.shape.at(-1) ?? 1) !== sizeOf(bias.shape)))
+    if (
+      gemm &&
+      node.inputs[2] &&
+      (!bias || ![1, outputs].includes(sizeOf(bias.shape)) || (bias.shape.at(-1) ?? 1) !== sizeOf(bias.shape))
+    )
       return "its bias is not a constant with a number per output";
     const shift = bias && k.repeatOutputs(viewed(leaf(bias), [sizeOf(bias.shape)]), outputs / sizeOf(bias.shape));
     const scaled = alpha === 1 ? matrix : k.times(matrix, alpha);
@@ -187,12 +209,14 @@ function perChannel(
   const dims = graph.shapeOf(value);
   if (!isFloating(source.dtype)) return `it is of ${source.dtype}`;
   const flat = viewed(hostTensor(flattened(source)), [size]);
-  if (size === 1 && shape.length <= (dims?.length ?? 0)) return { layout: undefined, channels: undefined, values: flat };
+  if (size === 1 && shape.length <= (dims?.length ?? 0))
+    return { layout: undefined, channels: undefined, values: flat };
   if (!dims) return "the number of axes of its input is not known";
   if (shape.length > dims.length) return "it makes its input larger";
   const axis = shape.findIndex((d) => d !== 1) + dims.length - shape.length;
   if (shape.filter((d) => d !== 1).length !== 1) return "it has another number for every pixel";
-  if (dims[axis] !== size) return dims[axis] === undefined ? "the number of channels of its input is not known" : "it makes its input larger";
+  if (dims[axis] !== size)
+    return dims[axis] === undefined ? "the number of channels of its input is not known" : "it makes its input larger";
   if (axis === 1 && dims.length !== 3) return { layout: layoutOf(dims.length), channels: size, values: flat };
   if (axis === 1) return { layout: 1, channels: size, values: flat };
   if (axis === dims.length - 1) return { layout: "last", channels: size, values: flat };
@@ -245,7 +269,12 @@ const arithmetic: LinearRule = {
 /** Values that have the same sizes, for all that is known; a sum may also repeat a smaller one. */
 function sameSizes(graph: GraphView, names: readonly string[]): boolean {
   const shapes = names.map((name) => graph.shapeOf(name));
-  return shapes.every((s) => s && s.length === shapes[0]!.length && s.every((d, i) => d === shapes[0]![i] || d === undefined || shapes[0]![i] === undefined));
+  return shapes.every(
+    (s) =>
+      s &&
+      s.length === shapes[0]!.length &&
+      s.every((d, i) => d === shapes[0]![i] || d === undefined || shapes[0]![i] === undefined),
+  );
 }
 
 function added(graph: GraphView, node: OnnxNode): Step | string {
@@ -257,7 +286,8 @@ function added(graph: GraphView, node: OnnxNode): Step | string {
     nodes: [node],
     cost: (inputs.length - 1) * channels,
     apply: ([first, ...others]) => {
-      const signed = opType === "Sub" ? others.map((f) => after(f, affine(undefined, undefined, { scale: numbers([-1]) }))) : others;
+      const signed =
+        opType === "Sub" ? others.map((f) => after(f, affine(undefined, undefined, { scale: numbers([-1]) }))) : others;
       const bad = signed.find((f) => typeof f === "string");
       return bad === undefined ? sum([first, ...(signed as Form[])]) : (bad as string);
     },
@@ -293,7 +323,9 @@ const concatenation: LinearRule = {
         const placed = forms.map((f) => after(f, { ...identity, layout }));
         const bad = placed.find((f) => typeof f === "string");
         if (bad !== undefined) return bad as string;
-        const channels = (placed as Form[]).map((f, i) => f.inputs ?? (f.weight ? undefined : sizes[i])).find((n) => n !== undefined);
+        const channels = (placed as Form[])
+          .map((f, i) => f.inputs ?? (f.weight ? undefined : sizes[i]))
+          .find((n) => n !== undefined);
         return channels === undefined ? "the number of channels is not known" : concat(placed as Form[], channels);
       },
     };
@@ -322,7 +354,8 @@ const passing: LinearRule = {
   name: "identity",
   operators: ["Identity", "Dropout"],
   read(graph, node) {
-    if (node.outputs.slice(1).some((name) => name !== "" && (graph.consumers(name).size || graph.isOutput(name)))) return "its mask is used";
+    if (node.outputs.slice(1).some((name) => name !== "" && (graph.consumers(name).size || graph.isOutput(name))))
+      return "its mask is used";
     if (node.inputs[2]) {
       const training = graph.listOf(node.inputs[2]);
       if (training?.[0] !== 0) return "it is in training mode";
@@ -347,12 +380,19 @@ function padsOf(graph: GraphView, node: OnnxNode): (readonly [number, number])[]
 /** Padding of the pixels of a value as that of two axes; `undefined` where something else is padded. */
 function spatial(sides: readonly (readonly [number, number])[]): (readonly [number, number])[] | undefined {
   const [batch, channels, ...rest] = sides;
-  if (!batch || !channels || [...batch, ...channels].some((n) => n !== 0) || rest.length < 1 || rest.length > 2) return undefined;
+  if (!batch || !channels || [...batch, ...channels].some((n) => n !== 0) || rest.length < 1 || rest.length > 2)
+    return undefined;
   return rest.length === 1 ? [[0, 0], rest[0]] : rest;
 }
 
 /** A step that pads, with the same number or with one per channel. */
-const padding = (nodes: readonly OnnxNode[], input: string, layout: Layout, sides: readonly (readonly [number, number])[], fill: HostTensor): Step => ({
+const padding = (
+  nodes: readonly OnnxNode[],
+  input: string,
+  layout: Layout,
+  sides: readonly (readonly [number, number])[],
+  fill: HostTensor,
+): Step => ({
   inputs: [input],
   nodes,
   cost: 0,
@@ -436,7 +476,8 @@ const border: LinearRule = {
     const sides = padsOf(graph, last);
     const pixels = sides && spatial(sides);
     const shape = graph.shapeOf(last.outputs[0]);
-    if (!pixels || !shape || shape.length !== 4 || !shape.every((d) => d !== undefined)) return "its sizes are not known";
+    if (!pixels || !shape || shape.length !== 4 || !shape.every((d) => d !== undefined))
+      return "its sizes are not known";
     const [batch, channels, height, width] = shape as readonly number[];
     if (batch * channels * height * width > 1 << 22) return "its border is too large to be looked at";
     const [[top, bottom], [left, right]] = pixels;
@@ -444,7 +485,8 @@ const border: LinearRule = {
     for (const scatter of nodes.toReversed()) {
       const [indices, updates] = [1, 2].map((i) => graph.constant(scatter.inputs[i]));
       if (!indices || !updates) return "what it writes, or where, is not constant";
-      if (indices.shape.at(-1) !== 4 || sizeOf(indices.shape) !== 4 * sizeOf(updates.shape)) return "it writes whole rows";
+      if (indices.shape.at(-1) !== 4 || sizeOf(indices.shape) !== 4 * sizeOf(updates.shape))
+        return "it writes whole rows";
       const [at, written] = [indices.readSync().toFloat64(), updates.readSync().toFloat64()];
       const size = [batch, channels, height, width];
       for (let i = 0; i < written.length; i++) {

@@ -32,11 +32,19 @@ const broadcast: Rule = ({ dims }) => {
 const at = (axis: number, rank: number): number => (axis < 0 ? axis + rank : axis);
 
 /** Sizes behind a moving window. */
-function moved({ node, dims: [x] }: ShapeContext, channels: number | undefined, kernel: readonly number[]): Dims | undefined {
+function moved(
+  { node, dims: [x] }: ShapeContext,
+  channels: number | undefined,
+  kernel: readonly number[],
+): Dims | undefined {
   if (!x || x.length !== kernel.length + 2) return undefined;
   const fill = kernel.map(() => 1);
   const [strides, dilations] = [intsAttr(node, "strides", fill), intsAttr(node, "dilations", fill)];
-  const pads = intsAttr(node, "pads", [...kernel, ...kernel].map(() => 0));
+  const pads = intsAttr(
+    node,
+    "pads",
+    [...kernel, ...kernel].map(() => 0),
+  );
   const auto = stringAttr(node, "auto_pad", "NOTSET");
   const round = intAttr(node, "ceil_mode", 0) ? Math.ceil : Math.floor;
   const sizes = x.slice(2).map((size, i) => {
@@ -101,13 +109,18 @@ const rules: Readonly<Record<string, Rule>> = {
   GlobalAveragePool: ({ dims: [x] }) => x?.map((d, i) => (i < 2 ? d : 1)),
   GlobalMaxPool: ({ dims: [x] }) => x?.map((d, i) => (i < 2 ? d : 1)),
   Gemm: ({ node, dims: [a, b] }) => {
-    const [rows, columns] = [intAttr(node, "transA", 0) ? a?.[1] : a?.[0], intAttr(node, "transB", 0) ? b?.[0] : b?.[1]];
+    const [rows, columns] = [
+      intAttr(node, "transA", 0) ? a?.[1] : a?.[0],
+      intAttr(node, "transB", 0) ? b?.[0] : b?.[1],
+    ];
     return [rows, columns];
   },
   MatMul: ({ dims: [a, b] }) => {
     if (!a || !b || a.length < 2 || b.length < 2) return undefined;
     if (b.length === 2) return [...a.slice(0, -1), b[1]];
-    return a.length === b.length ? [...a.slice(0, -2).map((d, i) => (d === b[i] ? d : undefined)), a.at(-2), b.at(-1)] : undefined;
+    return a.length === b.length
+      ? [...a.slice(0, -2).map((d, i) => (d === b[i] ? d : undefined)), a.at(-2), b.at(-1)]
+      : undefined;
   },
   Reshape: reshape,
   Flatten: ({ node, dims: [x] }) => {
@@ -116,7 +129,12 @@ const rules: Readonly<Record<string, Rule>> = {
     return [x.slice(0, axis), x.slice(axis)].map((part) => known(part)?.reduce((n, d) => n * d, 1));
   },
   Transpose: ({ node, dims: [x] }) =>
-    x && intsAttr(node, "perm", x.map((_, i) => x.length - 1 - i)).map((p) => x[p]),
+    x &&
+    intsAttr(
+      node,
+      "perm",
+      x.map((_, i) => x.length - 1 - i),
+    ).map((p) => x[p]),
   Unsqueeze: (c) => {
     const axes = known(listOr(c, "axes", 1, 13));
     return c.dims[0] && axes && unsqueezed(c.dims[0], axes);
@@ -157,7 +175,9 @@ const rules: Readonly<Record<string, Rule>> = {
     const axes = known(listOr(c, "axes", 1, 18));
     if (!x || !axes) return undefined;
     const list = axes.map((a) => at(a, x.length));
-    return intAttr(c.node, "keepdims", 1) ? x.map((d, i) => (list.includes(i) ? 1 : d)) : x.filter((_, i) => !list.includes(i));
+    return intAttr(c.node, "keepdims", 1)
+      ? x.map((d, i) => (list.includes(i) ? 1 : d))
+      : x.filter((_, i) => !list.includes(i));
   },
   Shape: ({ dims: [x] }) => (x ? [x.length] : [undefined]),
   ConstantOfShape: ({ numbers }) => numbers(0),
@@ -204,7 +224,11 @@ export function sizesOf({ node, opset, dims, numbers }: ShapeContext): Dims | un
     }
     case "Slice": {
       const context = { node, opset, dims, numbers };
-      const [from, starts, ends] = [numbers(0), known(listOr(context, "starts", 1, 10)), known(listOr(context, "ends", 2, 10))];
+      const [from, starts, ends] = [
+        numbers(0),
+        known(listOr(context, "starts", 1, 10)),
+        known(listOr(context, "ends", 2, 10)),
+      ];
       const step = opset >= 10 ? (numbers(4)?.[0] ?? 1) : 1;
       return from && starts?.length === 1 && ends?.length === 1 && step === 1
         ? from.slice(starts[0], ends[0])

@@ -13,6 +13,7 @@ import {
   type OpenExternal,
   onnxByteLength,
   onnxSkeleton,
+  SELF,
 } from "../../onnx/index.ts";
 import { dtypes, sizeOf, tensorBytes } from "../../tensor/index.ts";
 
@@ -67,9 +68,6 @@ async function writeExternal(sink: ByteSink, { external }: ExternalOnnx): Promis
 
 /** From this size on the weights of a file are left in it, as those of a second file always are. */
 const LARGE_BYTES = 2 ** 20;
-
-/** Stands for the file itself; no file has such a name. */
-const SELF = "./";
 
 /** Opens an ONNX file; weights are read when they are needed, from the file as it is now: it may be replaced, not changed. */
 export async function openOnnx(path: string, { keep }: Pick<DecodeOnnxOptions, "keep"> = {}): Promise<OnnxModel> {

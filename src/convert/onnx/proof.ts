@@ -1,0 +1,189 @@
+import { fmt, must, RepmlpError } from "../../errors.ts";
+import { Comparison } from "../../inference/compare.ts";
+import type { OnnxModel, OnnxValueInfo } from "../../onnx/index.ts";
+import { isFloating, rng, type Shape, sizeOf, Tensor } from "../../tensor/index.ts";
+
+export type Feeds = Readonly<Record<string, Tensor>>;
+
+/** A model that is ready to run. */
+export interface OnnxRunner {
+  run(feeds: Feeds): Promise<Readonly<Record<string, Tensor>>>;
+  dispose(): Promise<void>;
+}
+
+export interface OutputDifference {
+  readonly name: string;
+  readonly maxAbs: number;
+  /** `maxAbs` divided by the largest absolute value of the output. */
+  readonly maxRel: number;
+}
+
+/** What came of running a model and what it was made into on the same inputs. */
+export interface OnnxProof {
+  /** The largest difference of each output. */
+  readonly outputs: readonly OutputDifference[];
+  readonly maxRel: number;
+  /** Sizes of the inputs of each run. */
+  readonly sizes: readonly Readonly<Record<string, Shape>>[];
+  /** Of one run with the inputs of the first size: the median of several. */
+  readonly milliseconds: readonly [before: number, after: number];
+}
+
+export interface ProofOptions {
+  /** Inputs to run both on. Default: random ones of two sizes, where sizes are open. */
+  readonly inputs?: readonly Feeds[] | undefined;
+  /** Seed of the random inputs. Default 0. */
+  readonly seed?: number;
+}
+
+/** Sizes of open axes that are tried: pictures (batch, pixels), then others; the first pair that the model takes counts. */
+const trials = [
+  { batch: [1, 2], pixels: [64, 96], steps: [16, 24] },
+  { batch: [1, 1], pixels: [64, 96], steps: [16, 24] },
+  { batch: [1, 2], pixels: [224, 256], steps: [128, 64] },
+  { batch: [1, 1], pixels: [224, 256], steps: [512, 256] },
+  { batch: [1, 1], pixels: [48, 320], steps: [512, 1024] },
+  { batch: [1, 1], pixels: [640, 320], steps: [2, 3] },
+] as const;
+
+/**
+ * Runs a model and what it was made into on the same inputs, one model in memory at a time, and compares all outputs.
+ *
+ * @throws RepmlpError `convert-onnx/inputs` where no random input can be made that the model takes
+ */
+export async function proveOnnx(
+  model: Pick<OnnxModel, "inputs" | "kept">,
+  before: () => Promise<OnnxRunner>,
+  after: () => Promise<OnnxRunner>,
+  { inputs, seed = 0 }: ProofOptions = {},
+): Promise<OnnxProof> {
+  const first = await withRunner(before, async (runner) => {
+    const feeds = inputs ?? (await acceptedFeeds(model, runner, seed));
+    const outputs = [];
+    for (const feed of feeds) outputs.push(await runner.run(feed));
+    return { feeds, outputs, milliseconds: await timed(runner, feeds[0]) };
+  });
+  const names = Object.keys(first.outputs[0] ?? {});
+  const found = new Map(names.map((name) => [name, new Comparison(name)]));
+  const milliseconds = await withRunner(after, async (runner) => {
+    for (const [i, feed] of first.feeds.entries()) {
+      const outputs = await runner.run(feed);
+      for (const name of names) {
+        const [a, b] = [first.outputs[i][name], outputs[name]];
+        // Of another size: nothing of one is to be compared with anything of the other.
+        if (a.size !== b?.size) found.get(name)!.add([0], [Number.NaN]);
+        else found.get(name)!.add(a.toFloat64(), b.toFloat64());
+      }
+    }
+    return timed(runner, first.feeds[0]);
+  });
+  const outputs = names.map((name) => {
+    const { maxAbs, maxRel } = found.get(name)!;
+    return { name, maxAbs, maxRel };
+  });
+  const worst = outputs.map((o) => o.maxRel);
+  return {
+    outputs,
+    // Not a number, where one is none.
+    maxRel: worst.some(Number.isNaN) ? Number.NaN : Math.max(0, ...worst),
+    sizes: first.feeds.map((feed) => Object.fromEntries(Object.entries(feed).map(([name, t]) => [name, t.shape]))),
+    milliseconds: [first.milliseconds, milliseconds],
+  };
+}
+
+async function withRunner<T>(open: () => Promise<OnnxRunner>, use: (runner: OnnxRunner) => Promise<T>): Promise<T> {
+  const runner = await open();
+  try {
+    return await use(runner);
+  } finally {
+    await runner.dispose();
+  }
+}
+
+/** Median of a few runs, in milliseconds. */
+async function timed(runner: OnnxRunner, feed: Feeds): Promise<number> {
+  const times: number[] = [];
+  const end = performance.now() + 500;
+  do {
+    const start = performance.now();
+    await runner.run(feed);
+    times.push(performance.now() - start);
+  } while (times.length < 11 && performance.now() < end);
+  return times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+}
+
+/** Random inputs that the model runs on: one set, or two where sizes are open. */
+async function acceptedFeeds(
+  { inputs, kept }: Pick<OnnxModel, "inputs" | "kept">,
+  runner: OnnxRunner,
+  seed: number,
+): Promise<readonly Feeds[]> {
+  const readable = new Set(inputs.map(({ name }) => name));
+  const other = kept?.inputs.find(([name]) => !readable.has(name) && !kept.initialized.has(name))?.[0];
+  must(
+    other === undefined,
+    "convert-onnx/inputs",
+    () => noInputs(`input "${other}" is no tensor of a known type`),
+    "usage",
+  );
+  const vague = inputs.find(({ shape }) => !shape);
+  must(
+    !vague,
+    "convert-onnx/inputs",
+    () => noInputs(`the file does not say how many axes input "${vague!.name}" has`),
+    "usage",
+  );
+  const isOpen = inputs.some(({ shape }) => shape!.some((d) => typeof d === "string"));
+  const tried: string[] = [];
+  let reason = "";
+  for (const trial of isOpen ? trials : trials.slice(0, 1)) {
+    const feeds = (isOpen ? [0, 1] : [0]).map((which) => randomFeeds(inputs, trial, which, seed));
+    try {
+      for (const feed of feeds) await runner.run(feed);
+      return feeds;
+    } catch (cause) {
+      if (!(cause instanceof RepmlpError)) throw cause;
+      reason = cause.message;
+      tried.push(
+        feeds
+          .map((feed) =>
+            Object.values(feed)
+              .map((t) => fmt(t.shape))
+              .join(" "),
+          )
+          .join(" and "),
+      );
+    }
+  }
+  throw new RepmlpError(
+    "convert-onnx/inputs",
+    noInputs(`it does not run on random inputs of sizes ${tried.join(", nor ")} (${reason})`),
+    "usage",
+  );
+}
+
+const noInputs = (why: string): string =>
+  `convert: the model cannot be compared with what it was made into: ${why}. --no-verify writes it without.`;
+
+function randomFeeds(
+  inputs: readonly OnnxValueInfo[],
+  trial: (typeof trials)[number],
+  which: number,
+  seed: number,
+): Feeds {
+  const random = rng(seed, `convert-onnx/${which}`);
+  return Object.fromEntries(
+    inputs.map(({ name, dtype, shape = [] }) => {
+      const sizes = shape.map((d, axis) => {
+        if (typeof d === "number") return d;
+        if (axis === 0) return trial.batch[which];
+        return axis >= 2 && shape.length === 4 ? trial.pixels[which] : shape.length === 4 ? 3 : trial.steps[which];
+      });
+      const count = sizeOf(sizes);
+      must(count <= 2 ** 28, "convert-onnx/inputs", () => noInputs(`input "${name}" would be ${fmt(sizes)}`), "usage");
+      const values = new Float64Array(count);
+      for (let i = 0; i < count; i++) values[i] = isFloating(dtype) ? random.normal() : random.below(2);
+      return [name, Tensor.of(dtype, sizes, values)];
+    }),
+  );
+}

@@ -1,0 +1,245 @@
+import type { OnnxNode } from "../../onnx/index.ts";
+import { HostAlgebra, type HostTensor } from "../../reparam/host.ts";
+import { sizeOf } from "../../tensor/index.ts";
+import { affine, after, type Form, identity } from "./form.ts";
+import type { GraphView } from "./graph.ts";
+import { regrouped, viewed, widened } from "./kernels.ts";
+import type { Named } from "./merge.ts";
+import { type Written, written } from "./write.ts";
+
+const k = new HostAlgebra();
+
+/** What a rule sees: the graph, and how a node is read as a linear map. */
+export interface Sight {
+  readonly graph: GraphView;
+  step(node: OnnxNode): Named | string | undefined;
+}
+
+/** Nodes that go and nodes that come. */
+export interface Rewrite extends Written {
+  readonly removed: readonly { readonly node: OnnxNode; readonly rule: string }[];
+  /** The value that the new nodes read. */
+  readonly input: string;
+}
+
+/**
+ * A change of the graph beyond the merging of linear maps one after the other. Answers with the change, with the reason
+ * why it is not made, or with `undefined` where there is nothing to say.
+ */
+export interface RewriteRule {
+  readonly name: string;
+  rewrite(sight: Sight, node: OnnxNode): Rewrite | string | undefined;
+}
+
+const VIEWS = new Set(["Reshape", "Flatten", "Squeeze", "Unsqueeze"]);
+
+const product = (dims: readonly (number | undefined)[]): number | undefined =>
+  dims.some((d) => d === undefined) ? undefined : sizeOf(dims as readonly number[]);
+
+const isPlain = (node: OnnxNode | undefined, operators: ReadonlySet<string>): node is OnnxNode =>
+  node !== undefined && !node.domain && operators.has(node.opType) && node.outputs.length === 1;
+
+/** Whether a value is read by one node only and is no output. */
+const isPrivate = (graph: GraphView, value: string): boolean =>
+  !graph.isOutput(value) && graph.consumers(value).size === 1;
+
+/**
+ * How many values of a channel follow one another on axis 1 behind a node that leaves channels in order: 1 where axis 1
+ * stays what it is, more where pixels are laid beside one another. `undefined` for other nodes.
+ */
+function passes(graph: GraphView, node: OnnxNode | undefined): number | undefined {
+  if (!node || node.domain || node.outputs.length !== 1) return undefined;
+  const [x, y] = [graph.shapeOf(node.inputs[0]), graph.shapeOf(node.outputs[0])];
+  if (!x || !y || x.length < 2 || y.length < 2 || x[1] === undefined || y[1] === undefined) return undefined;
+  if (node.opType === "GlobalAveragePool") return 1;
+  if (!VIEWS.has(node.opType)) return undefined;
+  const [pixels, left] = [product(x.slice(2)), product(y.slice(2))];
+  const repeat = y[1] / x[1];
+  return pixels !== undefined &&
+    left !== undefined &&
+    Number.isInteger(repeat) &&
+    pixels === repeat * left &&
+    (repeat === 1 || left === 1)
+    ? repeat
+    : undefined;
+}
+
+/** The form of one node, if it is linear. */
+function formOf(sight: Sight, node: OnnxNode | undefined): Form | undefined {
+  const step = node && sight.step(node);
+  if (typeof step !== "object" || step.inputs.length !== 1 || step.nodes.length !== 1) return undefined;
+  const form = step.apply([identity]);
+  return typeof form === "string" ? undefined : form;
+}
+
+const isScale = (form: Form | undefined): form is Form =>
+  form !== undefined &&
+  !form.weight &&
+  form.windows.every((w) => w.kernel === 1 && w.stride === 1 && !w.begin && !w.end);
+
+/** A scale and shift with each channel's numbers so many times, whatever axes there are. */
+const repeated = ({ scale, bias, inputs = 1 }: Form, repeat: number): Form => {
+  const each = (t: HostTensor | undefined) => t && k.repeatOutputs(widened(k, t, inputs), repeat);
+  return affine(undefined, inputs * repeat, { scale: each(scale), shift: each(bias) });
+};
+
+/** A scale and shift merged through what leaves channels in order: reshaping, flattening, global average pooling. */
+export const throughViews: RewriteRule = {
+  name: "through reshaping or global pooling",
+  rewrite(sight, node) {
+    const { graph } = sight;
+    const form = formOf(sight, node);
+    if (!isScale(form) || form.inputs === undefined) return undefined;
+    return ahead(sight, node, form) ?? behind(graph, sight, node, form);
+  },
+};
+
+/** Into the convolution or matrix product that comes after. */
+function ahead(sight: Sight, node: OnnxNode, form: Form): Rewrite | undefined {
+  const { graph } = sight;
+  const path: OnnxNode[] = [];
+  let [value] = node.outputs;
+  let repeat = 1;
+  for (; path.length < 8 && isPrivate(graph, value); [value] = path.at(-1)!.outputs) {
+    const [reader] = graph.consumers(value);
+    if (reader.inputs[0] !== value || reader.inputs.lastIndexOf(value) !== 0) return undefined;
+    const times = passes(graph, reader);
+    if (times !== undefined) {
+      repeat *= times;
+      path.push(reader);
+      continue;
+    }
+    const own = formOf(sight, reader);
+    if (!path.length || !own?.weight) return undefined;
+    const joined = after(repeated(form, repeat), own);
+    if (typeof joined === "string") return undefined;
+    const [first, ...rest] = path;
+    const moved = { ...first, inputs: [node.inputs[0], ...first.inputs.slice(1)] };
+    const made = written(graph, joined, reader, value, reader.outputs[0]);
+    return {
+      removed: [node, reader, first].map((n) => ({ node: n, rule: throughViews.name })),
+      nodes: [...made.nodes, moved],
+      constants: made.constants,
+      input: rest.at(-1)?.outputs[0] ?? moved.outputs[0],
+    };
+  }
+  return undefined;
+}
+
+/** Into the one that comes before. */
+function behind(graph: GraphView, sight: Sight, node: OnnxNode, form: Form): Rewrite | undefined {
+  const path: OnnxNode[] = [];
+  for (let [value] = node.inputs; path.length < 8 && isPrivate(graph, value); [value] = path.at(-1)!.inputs) {
+    const maker = graph.producer(value);
+    if (passes(graph, maker) === 1) {
+      path.push(maker!);
+      continue;
+    }
+    const own = formOf(sight, maker);
+    if (!path.length || !own?.weight) return undefined;
+    const joined = after(own, repeated(form, 1));
+    if (typeof joined === "string") return undefined;
+    const [last] = path;
+    const made = written(graph, joined, maker!, maker!.inputs[0], maker!.outputs[0]);
+    return {
+      removed: [maker!, last, node].map((n) => ({ node: n, rule: throughViews.name })),
+      nodes: [...made.nodes, { ...last, outputs: node.outputs }],
+      constants: made.constants,
+      input: maker!.inputs[0],
+    };
+  }
+  return undefined;
+}
+
+/** The value that reshaping starts from, and the nodes that do it, last first. */
+function unviewed(graph: GraphView, value: string, privately: boolean): { source: string; path: OnnxNode[] } {
+  const path: OnnxNode[] = [];
+  let source = value;
+  for (let node = graph.producer(source); isPlain(node, VIEWS) && path.length < 8; node = graph.producer(source)) {
+    if (privately && !isPrivate(graph, source)) break;
+    path.push(node);
+    [source] = node.inputs;
+  }
+  return { source, path };
+}
+
+/** A branch that is reshaped, goes through one linear node, and is reshaped again. */
+interface Branch {
+  readonly node: OnnxNode;
+  readonly form: Form;
+  /** What reshapes its output, and its input. */
+  readonly up: readonly OnnxNode[];
+  readonly down: readonly OnnxNode[];
+  readonly root: string;
+}
+
+function branchOf(sight: Sight, value: string): Branch | undefined {
+  const { graph } = sight;
+  const { source, path: up } = unviewed(graph, value, true);
+  const node = graph.producer(source);
+  const form = formOf(sight, node);
+  if (!node || !form?.weight || !isPrivate(graph, source)) return undefined;
+  const { source: root, path: down } = unviewed(graph, node.inputs[0], false);
+  return { node, form, up, down, root };
+}
+
+/**
+ * A convolution of pictures of a fixed size beside a fully connected layer over all their pixels, as in RepMLP (arXiv
+ * 2105.01883, section 3.3): it is written into the layer's matrix.
+ */
+export const convToFc: RewriteRule = {
+  name: "convolution as fully connected layer",
+  rewrite(sight, node) {
+    const { graph } = sight;
+    if (node.domain || node.opType !== "Add" || node.inputs[0] === node.inputs[1]) return undefined;
+    const [a, b] = node.inputs.map((value) => branchOf(sight, value));
+    if (!a || !b || a.root !== b.root || a.node === b.node) return undefined;
+    for (const [fc, conv] of [
+      [a, b],
+      [b, a],
+    ]) {
+      const size = graph.shapeOf(conv.node.inputs[0])?.slice(2);
+      const [h, w] = size ?? [];
+      if (h === undefined || w === undefined || size?.length !== 2 || h * w < 2) continue;
+      const taken = graph.shapeOf(fc.node.inputs[0]);
+      const [x, y] = [conv.form.weight!.shape, fc.form.weight!.shape];
+      const isFc =
+        y[2] * y[3] === 1 && (fc.form.layout === 0 || (taken?.[2] === 1 && taken[3] === 1)) && !fc.form.fixed;
+      if (!isFc || y[0] !== x[0] * h * w || fc.form.inputs !== (conv.form.inputs ?? 0) * h * w) continue;
+      const same = conv.form.windows.every(
+        (v) =>
+          v.stride === 1 &&
+          v.dilation === 1 &&
+          v.kernel % 2 === 1 &&
+          v.begin === v.end &&
+          v.begin === (v.kernel - 1) / 2,
+      );
+      if (!same || conv.form.fixed) return "its convolution does not give as many pixels as it takes";
+      if (conv.form.groups % fc.form.groups) return "its layer has groups that the convolution lies across";
+      const [p, q] = [graph.shapeOf(node.inputs[0]), graph.shapeOf(node.inputs[1])];
+      if (!p || p.length !== q?.length || p.some((d, i) => d !== q[i]))
+        return "its inputs are not known to be of one size";
+      const kernel = regrouped(conv.form.weight!, conv.form.groups, fc.form.groups);
+      const matrix = k.convToFc(kernel, [h, w]);
+      const bias = conv.form.bias && k.repeatOutputs(conv.form.bias, h * w);
+      const own = fc.form.bias;
+      const joined: Form = {
+        ...fc.form,
+        weight: k.add(viewed(fc.form.weight!, matrix.shape), matrix),
+        bias: own && bias ? k.add(own, bias) : (own ?? bias),
+      };
+      const [last] = fc.up;
+      const made = written(graph, joined, fc.node, fc.node.inputs[0], last ? fc.node.outputs[0] : node.outputs[0]);
+      const gone = [fc.node, conv.node, ...conv.up, node, ...(last ? [last] : [])];
+      return {
+        removed: gone.map((n) => ({ node: n, rule: convToFc.name })),
+        nodes: last ? [...made.nodes, { ...last, outputs: node.outputs }] : made.nodes,
+        constants: made.constants,
+        input: fc.node.inputs[0],
+      };
+    }
+    return undefined;
+  },
+};
+
+export const rewriteRules: readonly RewriteRule[] = [throughViews, convToFc];
