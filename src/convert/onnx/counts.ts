@@ -1,6 +1,7 @@
 import { intAttr, type OnnxModel, type OnnxNode } from "../../onnx/index.ts";
 import { isFloating, type Shape, sizeOf, Tensor } from "../../tensor/index.ts";
-import { type Dims, GraphView } from "./graph.ts";
+import type { Dims } from "./dims.ts";
+import { GraphView } from "./graph.ts";
 
 /** How large a model is. */
 export interface OnnxCounts {

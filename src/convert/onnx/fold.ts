@@ -9,7 +9,7 @@ import {
   stridesOf,
   Tensor,
 } from "../../tensor/index.ts";
-import type { Dims } from "./shapes.ts";
+import { type Dims, onAxis, squeezed, unsqueezed } from "./dims.ts";
 
 /** Values of one folded tensor at most; a few bytes of a file can ask for any size. */
 export const FOLD_LIMIT = 1 << 20;
@@ -112,8 +112,6 @@ export function listOf(
   return value === undefined ? undefined : intsAttr(node, key);
 }
 
-const onAxis = (axis: number, rank: number): number => (axis < 0 ? axis + rank : axis);
-
 /** The shape that Reshape makes of a size: 0 keeps an axis, −1 takes what is left. */
 export function reshaped(from: Shape, to: readonly number[], allowZero: boolean): Shape | undefined {
   const shape = to.map((d, i) => (d === 0 && !allowZero ? from[i] : d));
@@ -189,16 +187,6 @@ const concatenated: Fold = ({ node, inputs }) => {
   }
   return new Tensor(first.dtype, shape, data);
 };
-
-/** Sizes without the axes that are one, and with such axes. */
-export const squeezed = (shape: readonly (number | undefined)[], axes: readonly number[] | undefined) =>
-  shape.filter((d, i) => (axes ? !axes.some((a) => onAxis(a, shape.length) === i) : d !== 1));
-export function unsqueezed(shape: readonly (number | undefined)[], axes: readonly number[]): (number | undefined)[] {
-  const rank = shape.length + axes.length;
-  const added = new Set(axes.map((a) => onAxis(a, rank)));
-  const rest = [...shape];
-  return Array.from({ length: rank }, (_, i) => (added.has(i) ? 1 : rest.shift()));
-}
 
 const sized = (x: Tensor | undefined, shape: readonly (number | undefined)[] | undefined): Tensor | undefined =>
   x && shape?.every((d) => d !== undefined) && sizeOf(shape) === x.size ? x.reshape(shape) : undefined;

@@ -2,10 +2,9 @@ import { fmt, must } from "../../errors.ts";
 import type { OnnxModel, OnnxNode } from "../../onnx/index.ts";
 import { isFloating, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
 import { byCodePoint } from "../../text.ts";
+import type { Dims } from "./dims.ts";
 import { canFold, FOLD_LIMIT, fold, readsSizes } from "./fold.ts";
-import { type Dims, inferred, type ShapeContext, sizesOf } from "./shapes.ts";
-
-export type { Dims };
+import { inferred, type ShapeContext, sizesOf } from "./shapes.ts";
 
 /** What may be computed of one file's constants, in values: small files could ask for it node by node. */
 const FOLDING_BUDGET = 1 << 23;

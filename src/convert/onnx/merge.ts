@@ -5,7 +5,7 @@ import { byCodePoint } from "../../text.ts";
 import { costOf, type Form, identity, strideOf } from "./form.ts";
 import { describe, GraphView, nameOf } from "./graph.ts";
 import { type Rewrite, type RewriteRule, rewriteRules, type Sight } from "./rewrites.ts";
-import { type LinearRule, linearRules, type Step } from "./rules.ts";
+import { type LinearRule, linearRules, type Named } from "./rules.ts";
 import { written } from "./write.ts";
 
 /** Nodes that became one. */
@@ -63,10 +63,6 @@ export function mergeOnnx(model: OnnxModel, { rules = onnxRules }: MergeOnnxOpti
   const first = new Merging(model, rules, new Set()).run();
   // Constants that were computed to see through them, but that are too large to be stored in place of a formula.
   return first.large.size ? new Merging(model, rules, first.large).run() : first;
-}
-
-export interface Named extends Step {
-  readonly rule: string;
 }
 
 /** A merge that is possible and pays. */

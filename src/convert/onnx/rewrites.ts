@@ -4,7 +4,7 @@ import { sizeOf } from "../../tensor/index.ts";
 import { affine, after, type Form, identity } from "./form.ts";
 import type { GraphView } from "./graph.ts";
 import { regrouped, viewed, widened } from "./kernels.ts";
-import type { Named } from "./merge.ts";
+import type { Named } from "./rules.ts";
 import { type Written, written } from "./write.ts";
 
 const k = new HostAlgebra();

@@ -33,6 +33,11 @@ export interface Step {
   apply(forms: readonly Form[]): Form | string;
 }
 
+/** A step with the name of its rule. */
+export interface Named extends Step {
+  readonly rule: string;
+}
+
 /**
  * How an operator is a linear map. `read` answers with the step, with the reason why a node is none although its operator
  * may be, or with `undefined` where there is nothing to say (a product of two activations).

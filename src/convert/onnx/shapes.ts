@@ -1,8 +1,5 @@
 import { intAttr, intsAttr, type OnnxNode, stringAttr } from "../../onnx/index.ts";
-import { squeezed, unsqueezed } from "./fold.ts";
-
-/** Sizes of a value; `undefined` for one that is open. */
-export type Dims = readonly (number | undefined)[];
+import { onAxis as at, type Dims, squeezed, unsqueezed } from "./dims.ts";
 
 /** What is known where a node stands. */
 export interface ShapeContext {
@@ -28,8 +25,6 @@ const broadcast: Rule = ({ dims }) => {
     return large ?? (sizes.every((d) => d === 1) ? 1 : undefined);
   });
 };
-
-const at = (axis: number, rank: number): number => (axis < 0 ? axis + rank : axis);
 
 /** Sizes behind a moving window. */
 function moved(
