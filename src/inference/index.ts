@@ -19,7 +19,15 @@ export {
   evaluateData,
   type Predict,
 } from "./evaluate.ts";
-export { checkpointMetadata, type ExportMetadata, type ExportSource, readMetadata, writeMetadata } from "./metadata.ts";
+export {
+  checkpointMetadata,
+  coefficientMetadata,
+  type ExportMetadata,
+  type ExportSource,
+  readMetadata,
+  restoreCoefficients,
+  writeMetadata,
+} from "./metadata.ts";
 export { mixesPictures } from "./mixing.ts";
 export { type OpenedModel, openModel, type ReadModelOptions, readModel, type StoredModel } from "./open-model.ts";
 export * from "./predictor.ts";

@@ -2,6 +2,8 @@ import * as v from "valibot";
 import type { Preprocessing } from "../data/index.ts";
 import { must } from "../errors.ts";
 import type { ModelForm, ModelOptions } from "../models/index.ts";
+import type { Module } from "../nn/index.ts";
+import { coefficientsOf } from "../nn/index.ts";
 import type { OnnxModel } from "../onnx/index.ts";
 
 /** Where exported weights came from. */
@@ -82,6 +84,36 @@ export function checkpointMetadata(of: {
     ...(classes && { classes: JSON.stringify(classes) }),
     ...(preprocessing && { preprocessing: JSON.stringify(preprocessing) }),
   };
+}
+
+/** What a network's coefficients are at the moment, as a checkpoint states it; empty for a network without. */
+export function coefficientMetadata(net: Module): { readonly coefficients?: string } {
+  const own = [...coefficientsOf(net)].map(([name, { present }]) => [name, present] as const);
+  return own.length ? { coefficients: JSON.stringify(Object.fromEntries(own)) } : {};
+}
+
+/**
+ * Gives a network's coefficients what a checkpoint states of them; without a word they stay as they are.
+ *
+ * @throws `export/metadata` for numbers that are none, `open/coefficients` for those of another network
+ */
+export function restoreCoefficients(
+  net: Module,
+  { coefficients }: Readonly<Record<string, string>>,
+  where: string,
+): void {
+  const stated = parsed("coefficients", v.record(v.string(), v.pipe(v.number(), v.finite())), coefficients, where);
+  const own = coefficientsOf(net);
+  for (const [name, value] of Object.entries(stated.coefficients ?? {})) {
+    const coefficient = own.get(name);
+    must(
+      coefficient,
+      "open/coefficients",
+      () => `${where}: states a coefficient "${name}", which the network does not have. Take it out of the metadata.`,
+      "file",
+    );
+    coefficient.set(value);
+  }
 }
 
 /**

@@ -6,10 +6,10 @@ import type { Preprocessing } from "../data/index.ts";
 import { listed, must } from "../errors.ts";
 import { createDetected, type DetectedModel, entriesFor, identifyState, type ModelForm } from "../models/detect.ts";
 import type { ModelOptions } from "../models/family.ts";
-import { modelInfo } from "../models/registry.ts";
+import { familyOf, modelInfo } from "../models/registry.ts";
 import type { Net } from "../nn/module.ts";
 import type { TensorSource } from "../tensor/index.ts";
-import { readMetadata } from "./metadata.ts";
+import { readMetadata, restoreCoefficients } from "./metadata.ts";
 
 export interface ReadModelOptions {
   /** Architecture. Default: found from the keys. */
@@ -59,16 +59,22 @@ export interface OpenedModel extends StoredModel {
 export function readModel(checkpoint: Checkpoint, given: ReadModelOptions = {}): StoredModel {
   const { name: where, metadata } = checkpoint;
   const { imageSize } = given;
-  const own = statedOptions(checkpoint, given.arch);
-  const options = defined({ ...own, ...given.model, imageSize: imageSize ?? given.model?.imageSize ?? own?.imageSize });
+  const ownOptions = statedOptions(checkpoint, given.arch);
+  const options = defined({
+    ...ownOptions,
+    ...given.model,
+    imageSize: imageSize ?? given.model?.imageSize ?? ownOptions?.imageSize,
+  });
   const state = modelEntries(checkpoint.entries);
   const { found, entries, taken } = identifyState(state, {
     ...{ where, prefix: given.prefix, prefer: given.prefer ?? metadata.arch },
-    arch: given.arch ?? (own && metadata.arch),
+    arch: given.arch ?? (ownOptions && metadata.arch),
     options: { ...options, numClasses: given.numClasses },
   });
   const stated = readMetadata({ metadata: picked(metadata) }, where);
-  const usual = modelInfo(found.name).preprocessing(options);
+  const own = modelInfo(found.name).preprocessing(options);
+  const naming = familyOf(found.name).namings.find(({ name }) => name === taken.naming);
+  const usual = naming?.preprocessing?.(own) ?? own;
   return {
     ...{ found, options, entries, classes: stated.labels },
     preprocessing: preprocessingOf(stated.preprocessing, usual, imageSize),
@@ -95,6 +101,7 @@ export function openModel(checkpoint: Checkpoint, options: ReadModelOptions = {}
   const stored = readModel(checkpoint, options);
   const net = createDetected(stored.found, stored.options);
   net.loadStateDict(asWeights(checkpoint.name, stored.entries));
+  restoreCoefficients(net, checkpoint.metadata, checkpoint.name);
   const close = (): void => checkpoint.close();
   return { ...stored, net, arch: stored.found.name, form: stored.found.form, close, [Symbol.dispose]: close };
 }

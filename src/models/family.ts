@@ -64,8 +64,10 @@ export interface Naming {
    * No network is built before that.
    */
   readonly signature: readonly (readonly string[])[];
-  /** The name that a key has here. Default: the same. */
-  readonly rename?: (key: string) => string;
+  /** The name that a key has here, which may depend on which others there are. Default: the same. */
+  readonly rename?: (key: string, keys: ReadonlySet<string>) => string;
+  /** How pictures are prepared for weights from there, where that differs: made of the family's own. */
+  readonly preprocessing?: (own: PreprocessingConfig) => PreprocessingConfig;
 }
 
 /** Another form to train in, made of the merged one. */

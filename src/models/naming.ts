@@ -91,8 +91,13 @@ function unwrapped<T>(entries: ReadonlyMap<string, T>): {
   return seen.size && bare.size === entries.size ? { bare, wrappers: [...seen] } : { bare: entries, wrappers: [] };
 }
 
-const renamed = <T>(entries: ReadonlyMap<string, T>, rename: (key: string) => string): Map<string, T> =>
-  new Map([...entries].map(([key, t]) => [rename(key), t]));
+function renamed<T>(
+  entries: ReadonlyMap<string, T>,
+  rename: (key: string, keys: ReadonlySet<string>) => string,
+): Map<string, T> {
+  const keys = new Set(entries.keys());
+  return new Map([...entries].map(([key, t]) => [rename(key, keys), t]));
+}
 
 /** What stands before the keys of a signature, wherever all of them are there; nothing at all goes before the rest. */
 function prefixesOf(entries: ReadonlyMap<string, unknown>, { signature }: Naming): string[] {

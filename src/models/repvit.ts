@@ -111,6 +111,63 @@ export class RepViT extends Module implements MultiOutputNet {
   }
 }
 
+/** Changes of the first part of a key that fits. */
+const inner: readonly (readonly [timm: string, own: string])[] = [
+  ["token_mixer.", "token_mixer.0."],
+  ["se.", "token_mixer.1."],
+  ["spatial_downsample.", "token_mixer.0."],
+  ["channel_downsample.", "token_mixer.2."],
+  ["channel_mixer.conv1.", "channel_mixer.m.0."],
+  ["channel_mixer.conv2.", "channel_mixer.m.2."],
+  ["ffn.conv1.", "channel_mixer.m.0."],
+  ["ffn.conv2.", "channel_mixer.m.2."],
+];
+const outer: readonly (readonly [timm: string, own: string])[] = [
+  ["stem.conv1.", "features.0.0."],
+  ["stem.conv2.", "features.0.2."],
+  ["head.head.", "classifier.classifier."],
+  ["head.head_dist.", "classifier.classifier_dist."],
+  ["head.", "classifier."],
+];
+
+function withPrefix(key: string, changes: readonly (readonly [string, string])[]): string {
+  const [timm, own] = changes.find(([prefix]) => key.startsWith(prefix)) ?? ["", ""];
+  return own + key.slice(timm.length);
+}
+
+const knownDepths = new WeakMap<ReadonlySet<string>, number[]>();
+
+/** Blocks of each stage in timm's keys, those at a reduction left out. */
+function depthsOf(keys: ReadonlySet<string>): readonly number[] {
+  const known = knownDepths.get(keys);
+  if (known) return known;
+  const depths: number[] = [];
+  for (const key of keys) {
+    const [, stage, block] = /^stages\.(\d+)\.blocks\.(\d+)\./.exec(key) ?? [];
+    if (stage) depths[Number(stage)] = Math.max(depths[Number(stage)] ?? 0, Number(block) + 1);
+  }
+  knownDepths.set(keys, depths);
+  return depths;
+}
+
+/**
+ * timm's name of a key as the authors have it. There, blocks have their stage and their place in it; here they are counted
+ * through, so that the place depends on how many blocks the stages before it have.
+ */
+function fromTimm(key: string, keys: ReadonlySet<string>): string {
+  const parts = /^stages\.(\d+)\.(?:blocks\.(\d+)|downsample)\.(pre_block\.)?(.*)$/.exec(key);
+  if (!parts) return withPrefix(key, outer);
+  const [, stage, block, pre, rest] = parts;
+  // The block before the map is reduced, and the one that reduces it.
+  const between = (s: number): number => (s > 0 ? 2 : 0);
+  const depths = depthsOf(keys);
+  let at = 1;
+  for (let s = 0; s < Number(stage); s++) at += between(s) + depths[s];
+  if (block !== undefined) at += between(Number(stage)) + Number(block);
+  else if (!pre) at++;
+  return `features.${at}.${withPrefix(rest, inner)}`;
+}
+
 const SOURCE = "RepViT repository, 300 epochs with distillation";
 
 const variant = (width: number, depths: Four, top1: number): Variant<RepViTVariantOptions> => ({
@@ -141,6 +198,20 @@ export const repvit = defineFamily<RepViTVariantOptions>({
         ["features.0.0.c.weight", "features.1.token_mixer.0.conv.c.weight"],
         ["features.0.0.weight", "features.1.token_mixer.0.weight", "features.1.channel_mixer.m.0.weight"],
       ],
+    },
+    {
+      name: "timm",
+      signature: [
+        [
+          "stem.conv1.c.weight",
+          "stages.0.blocks.0.token_mixer.conv1.weight",
+          "stages.1.downsample.pre_block.token_mixer.conv1.weight",
+        ],
+        ["stem.conv1.weight", "stages.0.blocks.0.token_mixer.weight", "stages.1.downsample.spatial_downsample.weight"],
+      ],
+      rename: fromTimm,
+      // timm crops 0.95 of the picture's edge.
+      preprocessing: (own) => ({ ...own, resize: Math.floor(own.inputSize[1] / 0.95) }),
     },
   ],
 });

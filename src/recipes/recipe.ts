@@ -143,6 +143,18 @@ const recipe = v.strictObject({
   patience: v.optional(count),
   /** Exact batch-norm statistics over so many training batches: at the end, or before every validation too. */
   preciseBatchNorm: v.optional(v.strictObject({ batches: count, everyEpoch: v.optional(v.boolean()) })),
+  /** How the network's coefficients change, by their names: from `from` (0) to `to` (1) in so many epochs. */
+  coefficients: v.optional(
+    v.record(
+      v.string(),
+      v.strictObject({
+        epochs: count,
+        from: v.optional(v.pipe(v.number(), v.finite())),
+        to: v.optional(v.pipe(v.number(), v.finite())),
+        curve: v.optional(v.picklist(["linear", "cosine"])),
+      }),
+    ),
+  ),
   /** Blends pictures and labels within each batch. */
   mix: v.optional(
     v.strictObject({

@@ -130,3 +130,22 @@ export function scheduleOf(
       return stepSchedule({ lr, milestones: [], warmupSteps });
   }
 }
+
+/** How a network's coefficient changes in training, by whole epochs. */
+export interface CoefficientRamp {
+  /** Epochs after which it has arrived. */
+  readonly epochs: number;
+  /** In the first epoch. Default 0. */
+  readonly from?: number;
+  /** From then on. Default 1. */
+  readonly to?: number;
+  /** Default `linear`. */
+  readonly curve?: "linear" | "cosine";
+}
+
+/** Value in an epoch, counted from 0. */
+export function rampValue({ epochs, from = 0, to = 1, curve = "linear" }: CoefficientRamp, epoch: number): number {
+  if (epoch >= epochs) return to;
+  const share = curve === "linear" ? epoch / epochs : (1 - Math.cos((Math.PI * epoch) / epochs)) / 2;
+  return from + (to - from) * share;
+}

@@ -6,7 +6,7 @@ import type { CheckpointStore } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingCallback } from "./events.ts";
 import type { LearnerOptions } from "./learner.ts";
 import type { Settings } from "./run-state.ts";
-import type { Schedule, ScheduleSpec } from "./schedule.ts";
+import type { CoefficientRamp, Schedule, ScheduleSpec } from "./schedule.ts";
 import type { Optimizer } from "./transforms/index.ts";
 
 /** What the trainer hands on to its {@link Learner}. */
@@ -36,6 +36,11 @@ export interface TrainerOptions<B extends PictureBatch = Batch, N extends Net = 
   readonly warmupEpochs?: number;
   /** How the rate changes: a description in epochs, or a function of the step. Default a cosine to 0 at the end. */
   readonly schedule?: ScheduleSpec | Schedule;
+  /**
+   * How the network's coefficients change, by their names, such as VanillaNet's `slope` from 0 to 1 over the first 100
+   * epochs: `{ slope: { epochs: 100 } }`. Checkpoints note what they are at the time.
+   */
+  readonly coefficients?: Readonly<Record<string, CoefficientRamp>>;
   /** Seed of the initial values, the order of the pictures, augmentation and dropout. Default 0. */
   readonly seed?: number;
   /** Leaves out a last batch that is not full. Default true, unless it is the only one. */

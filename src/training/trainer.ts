@@ -1,6 +1,7 @@
 import { type Batch, DataLoader, type LoadedBatch, type PictureBatch } from "../data/index.ts";
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
-import { cloneModule, countParameters, type Net } from "../nn/index.ts";
+import { coefficientMetadata } from "../inference/index.ts";
+import { cloneModule, coefficientsOf, countParameters, type Net } from "../nn/index.ts";
 import { defaultTask, evaluateTask, type Sums, type Task } from "../tasks/index.ts";
 import { bestKey, isBetter, leadingNumber, recordKey, trainingNumbers } from "../tasks/shown.ts";
 import {
@@ -19,7 +20,7 @@ import { Learner, partSizes } from "./learner.ts";
 import { preciseBatchNorm } from "./precise-batch-norm.ts";
 import { changedSettings, classSettings, groupSettings } from "./run-settings.ts";
 import { type EpochSums, readState, type Settings, stateMetadata } from "./run-state.ts";
-import { type Schedule, scheduleOf } from "./schedule.ts";
+import { rampValue, type Schedule, scheduleOf } from "./schedule.ts";
 import type { TrainerOptions, TrainingSummary } from "./trainer-options.ts";
 import { type Optimizer, sgd } from "./transforms/index.ts";
 
@@ -110,12 +111,41 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     this.optimizer = options.optimizer ?? sgd({ momentum: 0.9, weightDecay: 1e-4 });
     const plan = { lr, epochs, stepsPerEpoch: this.loader.length, warmupEpochs };
     this.schedule = typeof schedule === "function" ? schedule : scheduleOf(schedule, plan);
+    this.mustBeRamps();
     const { device, threads, session, group } = options;
     const { clipNorm, clipValue, gradientNorm, ema, accumulate, gradCheckpointing } = options;
     this.learner = new Learner(model, {
       ...{ optimizer: this.optimizer, task: this.task, group, device, threads, session },
       ...{ clipNorm, clipValue, gradientNorm, ema, accumulate, gradCheckpointing },
     });
+  }
+
+  private mustBeRamps(): void {
+    const own = coefficientsOf(this.model);
+    const { epochs, coefficients = {} } = this.options;
+    for (const [name, ramp] of Object.entries(coefficients)) {
+      must(
+        own.has(name),
+        "trainer/coefficients",
+        () =>
+          `trainer: the network has no coefficient "${name}"; ${own.size ? `it has ${listed([...own.keys()])}` : "it has none"}.`,
+        "usage",
+      );
+      must(
+        Number.isInteger(ramp.epochs) && ramp.epochs > 0 && ramp.epochs < epochs,
+        "trainer/coefficients",
+        () =>
+          `trainer: the coefficient "${name}" takes ${ramp.epochs} epochs to its end. It must be a whole number from 1 and less than the run's ${epochs} epochs, so that the network is trained with its last value, too.`,
+        "usage",
+      );
+    }
+  }
+
+  /** Gives the network's coefficients what they are in an epoch, counted from 0. */
+  private setCoefficients(epoch: number): void {
+    const own = coefficientsOf(this.model);
+    for (const [name, ramp] of Object.entries(this.options.coefficients ?? {}))
+      own.get(name)?.set(rampValue(ramp, epoch));
   }
 
   /** Steps of the whole run. */
@@ -282,6 +312,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
   private async step(batch: LoadedBatch<B>, begin: number): Promise<void> {
     const { sums, learner, task, totalSteps } = this;
     const { images, epoch } = batch;
+    this.setCoefficients(epoch);
     const lr = this.rate(learner.step);
     const { loss, outputs, gradientNorm } = await learner
       .train(images, task.feeds(batch, this.options.data.train), lr, stepSeed(this.seed, learner.step))
@@ -336,6 +367,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
   private async finishEpoch(): Promise<void> {
     const { sums, learner } = this;
     const { epoch } = this.loader.state();
+    this.setCoefficients(epoch - 1);
     await this.sync(epoch);
     const { preciseBatchNorm: precise } = this.options;
     const net = await this.judged(precise !== undefined && (precise.everyEpoch || epoch >= this.options.epochs));
@@ -451,14 +483,17 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     const state = { step, loader: this.loader.state(), best, history, sums, counted, settings: this.settings() };
     const entries = net.stateDict();
     if (name === "last") for (const [key, tensor] of await this.learner.optimizerState()) entries.set(key, tensor);
-    const where = await store.save(name, { entries, metadata: { ...metadata, ...stateMetadata(state, this.task) } });
+    const where = await store.save(name, {
+      entries,
+      metadata: { ...metadata, ...coefficientMetadata(net), ...stateMetadata(state, this.task) },
+    });
     if (name === "last") this.saved = { where, step };
     this.report({ type: "checkpoint", name, where, step });
   }
 
   /** What decides the course of the run, beside model and data. */
   private settings(): Settings {
-    const { lr = 0.1, epochs, warmupEpochs = 0, schedule = { kind: "cosine" }, mix } = this.options;
+    const { lr = 0.1, epochs, warmupEpochs = 0, schedule = { kind: "cosine" }, mix, coefficients } = this.options;
     const { name: task, settings } = this.task;
     const own = { task, epochs, lr, warmupEpochs, ...settings, stepsPerEpoch: this.loader.length };
     const { clipNorm, clipValue, ema, accumulate = 1, patience, preciseBatchNorm: precise } = this.options;
@@ -467,6 +502,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
       ...own,
       schedule: typeof schedule === "function" ? "a function" : JSON.stringify(schedule),
       ...(mix && { mix: JSON.stringify(mix) }),
+      ...(coefficients && { coefficients: JSON.stringify(coefficients) }),
       ...(clipNorm !== undefined && { clipNorm }),
       ...(clipValue !== undefined && { clipValue }),
       ...(accumulate > 1 && { accumulate }),

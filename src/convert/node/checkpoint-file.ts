@@ -5,7 +5,7 @@ import { checksumsInThread } from "../../checkpoint/node/crc32-thread.ts";
 import { formatOfName, saveCheckpointFile } from "../../checkpoint/node/index.ts";
 import type { Preprocessing } from "../../data/index.ts";
 import { must, RepmlpError } from "../../errors.ts";
-import { checkpointMetadata } from "../../inference/metadata.ts";
+import { checkpointMetadata, restoreCoefficients } from "../../inference/metadata.ts";
 import { type OpenModelOptions, withModelFile } from "../../inference/node/open-model.ts";
 import type { StoredModel } from "../../inference/open-model.ts";
 import { createDetected } from "../../models/detect.ts";
@@ -63,6 +63,7 @@ export async function convertCheckpointFile(
     const { found, entries, remarks } = stored;
     const { dtype } = options;
     const training = bindTraining(load, stored, dtype);
+    restoreCoefficients(training, checkpoint.metadata, load);
     const blocks: ConversionEntry[] = [];
     const merged = mapModules(
       deployForm(training, (entry) => blocks.push(entry)),

@@ -5,7 +5,7 @@ import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/i
 import type { Dataset, Preprocessing } from "../../data/index.ts";
 import { packageFile } from "../../data/node/index.ts";
 import { listed, must, nearest, RepmlpError } from "../../errors.ts";
-import { checkpointMetadata } from "../../inference/index.ts";
+import { checkpointMetadata, coefficientMetadata } from "../../inference/index.ts";
 import type { Net, Parameter } from "../../nn/index.ts";
 import { chartsSvg, learningCurves } from "../../report/node/curves.ts";
 import { classification } from "../../tasks/index.ts";
@@ -213,7 +213,9 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       events: join(folder, eventsFile),
       ...(summary.averaged && { averaged: join(folder, "ema.pth") }),
     };
-    await saveCheckpointFile(files.weights, net.stateDict(), { metadata });
+    await saveCheckpointFile(files.weights, net.stateDict(), {
+      metadata: { ...metadata, ...coefficientMetadata(net) },
+    });
     if (summary.averaged && files.averaged)
       await saveCheckpointFile(files.averaged, summary.averaged.stateDict(), { wrapper: "model_ema", metadata });
     const svg = await chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
@@ -254,14 +256,14 @@ function pictureSettings(
 export function trainerOptions(recipe: Recipe, model: Net, head: readonly string[] = []): Omit<TrainerOptions, "data"> {
   const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix } = recipe;
   const task = classification({ labelSmoothing });
-  const { accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm } = recipe;
+  const { accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm, coefficients } = recipe;
   const keys = [...model.parameters()].map(([key]) => key);
   mustFitSome(recipe.train, keys, "recipe: train");
   mustFitSome(recipe.freeze, keys, "recipe: freeze");
   mustFitSome(Object.keys(recipe.lrScale), keys, "recipe: lrScale");
   return {
     ...{ epochs, batchSize, lr, warmupEpochs, schedule, optimizer, task, mix, group: groupOf(recipe, head) },
-    ...{ accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm },
+    ...{ accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm, coefficients },
   };
 }
 
