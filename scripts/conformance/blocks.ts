@@ -8,6 +8,7 @@ import {
   ConvBnRelu,
   ConvFFN,
   DBB,
+  DilatedReparamBlock,
   DistilledClassifier,
   type GammaInit,
   LightBlock,
@@ -24,6 +25,7 @@ import {
   RepVGGDW,
   RepVGGplusBlock,
   RepViTBlock,
+  UniRepLKNetBlock,
 } from "../../src/blocks/index.ts";
 import { must } from "../../src/errors.ts";
 import { add, constant, grad, input, reshape, type Value } from "../../src/graph/index.ts";
@@ -35,6 +37,7 @@ import {
   type RepMLPResNetBlock,
   RepVGG,
   RepViT,
+  UniRepLKNet,
 } from "../../src/models/index.ts";
 import {
   hasTrainingOutputs,
@@ -105,6 +108,16 @@ const replkBlocks: Readonly<Record<string, (a: Args) => Net>> = {
     new ConvFFN({
       ...{ inChannels: a.in_channels, internalChannels: a.internal_channels, outChannels: a.out_channels },
       ...{ dropPath: a.drop_path ?? 0, deepFuseBn: a.deep_fuse_BN ?? false },
+    }),
+};
+
+const unireplkBlocks: Readonly<Record<string, (a: Args) => Net>> = {
+  DilatedReparamBlock: (a) =>
+    new DilatedReparamBlock({ ...noted(a.deploy), channels: a.channels, kernelSize: a.kernel_size }),
+  UniRepLKNetBlock: (a) =>
+    new UniRepLKNetBlock({
+      ...{ dim: a.dim, kernelSize: a.kernel_size, ffnFactor: a.ffn_factor ?? 4 },
+      ...{ layerScaleInitValue: a.layer_scale_init_value ?? 0, dropPath: a.drop_path ?? 0 },
     }),
 };
 
@@ -222,6 +235,13 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
       numClasses: a.num_classes,
       useSe: a.use_se,
       numConvBranches: a.num_conv_branches,
+    }),
+  unireplknet_block: (a) => unireplkBlocks[a.class as string](a),
+  unireplknet_net: (a) =>
+    new UniRepLKNet({
+      ...noted(a.class),
+      ...{ depths: a.depths, dims: a.dims, kernelSizes: a.kernel_sizes, numClasses: a.num_classes },
+      ...{ layerScaleInitValue: a.layer_scale_init_value ?? 0, dropPathRate: a.drop_path_rate ?? 0 },
     }),
   repmlp_resnet: (a) =>
     new RepMLPResNet({

@@ -21,5 +21,6 @@ export * from "./repvit.ts";
 export * from "./residual.ts";
 export { RVSRRepConv, type RVSRRepConvOptions } from "./rvsr.ts";
 export * from "./squeeze-excite.ts";
+export * from "./unireplknet.ts";
 export * from "./vanillanet.ts";
 export * from "./yolo.ts";

@@ -31,4 +31,5 @@ export { RepMLPResNet, type RepMLPResNetBlock, type RepMLPResNetOptions } from "
 export { RepMLPNet, type RepMLPNetOptions } from "./repmlpnet.ts";
 export { RepVGG, type RepVGGOptions } from "./repvgg.ts";
 export { RepViT, type RepViTLayer, type RepViTOptions } from "./repvit.ts";
+export { UniRepLKNet, type UniRepLKNetOptions } from "./unireplknet.ts";
 export { VanillaNet, type VanillaNetOptions } from "./vanillanet.ts";

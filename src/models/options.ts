@@ -23,6 +23,14 @@ export const positive = v.pipe(
   v.maxValue(LIMITS.size, `at most ${LIMITS.size}`),
 );
 
+/** A number from 0. */
+export const fromZero = v.pipe(
+  v.number("a number from 0"),
+  v.finite("a number from 0"),
+  v.minValue(0, "a number from 0"),
+  v.maxValue(LIMITS.size, `at most ${LIMITS.size}`),
+);
+
 /** A probability: from 0, below 1. */
 export const probability = v.pipe(
   v.number("a number from 0, below 1"),

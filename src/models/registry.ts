@@ -10,6 +10,7 @@ import { repmlpResNet } from "./repmlp-resnet.ts";
 import { repmlpnet } from "./repmlpnet.ts";
 import { repvgg } from "./repvgg.ts";
 import { repvit } from "./repvit.ts";
+import { unireplknet } from "./unireplknet.ts";
 import { vanillanet } from "./vanillanet.ts";
 
 /** All there are. What a family is lies in its own file. */
@@ -20,6 +21,7 @@ export const families: readonly Family[] = [
   repmlpnet,
   repvgg,
   replknet,
+  unireplknet,
   repvit,
   mobileone,
   repghost,

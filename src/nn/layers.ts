@@ -233,6 +233,33 @@ export class BatchNorm2d extends AffineBatchNorm {
 /** Batch norm of features `[N, F]`. */
 export class BatchNorm1d extends AffineBatchNorm {}
 
+/**
+ * Layer norm over the channels, axis 1 of `[N, C, …]`, at every position alone: weight · (x − mean) / √(variance + eps) +
+ * bias, with the biased variance (arXiv 1607.06450).
+ */
+export class LayerNorm extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter;
+  readonly eps: number;
+
+  constructor(channels: number, { eps = 1e-5 }: Pick<BatchNormOptions, "eps"> = {}) {
+    super();
+    mustDivide("layerNorm", 1, { channels });
+    this.weight = new Parameter([channels], { init: constantInit(1) });
+    this.bias = new Parameter([channels], { init: constantInit(0) });
+    this.eps = eps;
+  }
+
+  forward(x: Value): Value {
+    const rank = x.shape.length;
+    const centred = ops.sub(x, ops.reduceMean(x, [1], { keepDims: true }));
+    const variance = ops.reduceMean(ops.mul(centred, centred), [1], { keepDims: true });
+    const y = ops.div(centred, ops.sqrt(ops.add(variance, this.eps)));
+    const [weight, bias] = [this.weight, this.bias].map((p) => ops.asChannelShape(p.value, rank));
+    return ops.add(ops.mul(y, weight), bias);
+  }
+}
+
 /** Passes its input on. */
 export class Identity extends Module {
   forward(x: Value): Value {

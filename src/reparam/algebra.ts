@@ -110,10 +110,10 @@ export function mustFitOutputs(what: string, shape: Shape, values: Shape): void 
 /** Columns per input channel; checks a vector with one value per input channel. */
 export function columnsPerInput(what: string, shape: Shape, values: Shape, groups: number): number {
   const [rows, columns] = asMatrix(shape);
-  const [channels] = values;
+  const channels = values.reduce((n, d) => n * d, 1);
   const repeat = (columns * groups) / channels;
   must(
-    values.length === 1 && Number.isInteger(repeat) && Number.isInteger(rows / groups) && channels % groups === 0,
+    Number.isInteger(repeat) && Number.isInteger(rows / groups) && channels % groups === 0,
     "merge/shape",
     () => `merge: ${what}: weights ${fmt(shape)} in ${groups} groups do not take ${fmt(values)} input channels`,
   );

@@ -9,6 +9,7 @@ import {
   type ConvBnOptions,
   ConvBnRelu,
   DBB,
+  DilatedReparamBlock,
   DistilledClassifier,
   ECB,
   IndexedConvBn,
@@ -29,12 +30,13 @@ import {
   RepVGGplusBlock,
   ResidualConv2dBn,
   RVSRRepConv,
+  UniRepLKNetBlock,
 } from "../../src/blocks/index.ts";
 import type { Pair } from "../../src/graph/index.ts";
 import type { Net } from "../../src/nn/index.ts";
 import type { Shape } from "../../src/tensor/index.ts";
 import { mobileConfigs } from "./mobile-configurations.ts";
-import { withAnyNorms, withRandomState } from "./support.ts";
+import { randomTensor, withAnyNorms, withRandomState } from "./support.ts";
 
 /** A network by its options, so that a failure can be read. */
 export interface Config {
@@ -428,6 +430,44 @@ const indexedConfigs = sample(convBn, 200).map(({ options, shape }): Config => {
   };
 });
 
+const dilatedReparam = fc
+  .record({ channels: size(5), kernelSize: fc.constantFrom(5, 7, 9, 11, 13, 15, 17), seed: fc.nat(1000) })
+  .map(
+    ({ seed, ...options }): Config => ({
+      block: "DilatedReparamBlock",
+      options,
+      shape: [2, options.channels, 8, 11],
+      build: () => withAnyNorms(new DilatedReparamBlock(options), seed).eval(),
+    }),
+  );
+export const dilatedReparamConfigs = sample(dilatedReparam, 200);
+
+const unireplk = fc
+  .record({
+    quarter: size(3),
+    kernelSize: fc.constantFrom(3, 5, 7, 9, 11, 13),
+    ffnFactor: fc.constantFrom(1, 2, 4),
+    layerScaleInitValue: fc.constantFrom(0, 0.5),
+    seed: fc.nat(1000),
+  })
+  .map(({ quarter, seed, ...rest }): Config => {
+    const options = { dim: 4 * quarter, ...rest };
+    return {
+      block: "UniRepLKNetBlock",
+      options,
+      shape: [2, options.dim, 6, 7],
+      build: () => {
+        const block = withAnyNorms(new UniRepLKNetBlock(options), seed);
+        // Zero at the start of a training, which would hide their part in the merge.
+        const { gamma, beta } = block.act[1];
+        for (const [name, p] of Object.entries({ gamma, beta })) p?.set(randomTensor(p.shape, `${seed}.${name}`));
+        block.gamma?.set(randomTensor(block.gamma.shape, `${seed}.scale`));
+        return block.eval();
+      },
+    };
+  });
+export const unireplkConfigs = sample(unireplk, 200);
+
 /** Of every block that merges, 200 or more, by its class. */
 export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   ACB: acbConfigs,
@@ -436,6 +476,8 @@ export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   ConvBnRelu: convBnConfigs.filter(({ block }) => block === "ConvBnRelu"),
   MobileOneBlock: mobileoneConfigs,
   ReparamLargeKernelConv: largeKernelConfigs,
+  DilatedReparamBlock: dilatedReparamConfigs,
+  UniRepLKNetBlock: unireplkConfigs,
   ECB: ecbConfigs,
   MBRConv: mbrConvConfigs,
   RepMLP: repmlpConfigs,

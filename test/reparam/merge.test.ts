@@ -6,6 +6,7 @@ import {
   type Config,
   convBnConfigs,
   dbbConfigs,
+  dilatedReparamConfigs,
   ecbConfigs,
   largeKernelConfigs,
   mbrConvConfigs,
@@ -19,6 +20,7 @@ import {
   repvitConfigs,
   residualConfigs,
   rvsrConfigs,
+  unireplkConfigs,
 } from "./configurations.ts";
 import { mobileConfigs } from "./mobile-configurations.ts";
 import { relativeError, runTogether } from "./support.ts";
@@ -85,7 +87,16 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
     { name: "200 MobileOne blocks in float32", configs: mobileoneConfigs, dtype: "float32", bound: 1e-5 },
     { name: "40 MobileOne blocks in float64", configs: mobileoneConfigs.slice(0, 40), dtype: "float64", bound: 1e-10 },
     { name: "200 large kernels in float32", configs: largeKernelConfigs, dtype: "float32", bound: 1e-5 },
-    { name: "40 large kernels in float64", configs: largeKernelConfigs.slice(0, 40), dtype: "float64", bound: 1e-10 },
+    { name: "200 dilated kernels in float32", configs: dilatedReparamConfigs, dtype: "float32", bound: 1e-5 },
+    {
+      name: "20 dilated kernels in float64",
+      configs: dilatedReparamConfigs.slice(0, 20),
+      dtype: "float64",
+      bound: 1e-10,
+    },
+    { name: "200 UniRepLKNet blocks in float32", configs: unireplkConfigs, dtype: "float32", bound: 1e-5 },
+    { name: "20 UniRepLKNet blocks in float64", configs: unireplkConfigs.slice(0, 20), dtype: "float64", bound: 1e-10 },
+    { name: "20 large kernels in float64", configs: largeKernelConfigs.slice(0, 20), dtype: "float64", bound: 1e-10 },
     {
       name: "super-resolution blocks in float64",
       configs: [...rvsrConfigs.slice(0, 60), ...ecbConfigs.slice(0, 60)],
