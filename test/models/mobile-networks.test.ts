@@ -29,8 +29,10 @@ describe("merged equals unmerged, on pictures that are not square", () => {
   test.for(narrow)("%s", async ([, build]) => {
     const model = withRandomState(build(), 3).eval();
     const deploy = convertToDeploy(model);
-    const { maxRel, top1 } = await verifyEquivalence(model, deploy, { inputShape: [3, 64, 40], samples: 4 });
+    const { maxRel, top1, blocks } = await verifyEquivalence(model, deploy, { inputShape: [3, 64, 40], samples: 4 });
     expect(maxRel).toBeLessThan(1e-5);
+    expect(blocks.length).toBeGreaterThan(0);
+    for (const block of blocks) expect(block.maxRel, block.path).toBeLessThan(1e-5);
     expect(top1.agree).toBe(4);
     expect([...convertToDeploy(deploy).stateDict().keys()]).toEqual([...deploy.stateDict().keys()]);
   });
