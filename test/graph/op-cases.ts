@@ -393,6 +393,9 @@ export const convCases: Readonly<Record<string, ConvCase>> = {
   "1x3 and 5x1 parts": { x: [2, 3, 5, 7], w: [2, 3, 5, 1], padding: [2, 0] },
   "2x4": { x: [2, 3, 5, 7], w: [2, 3, 2, 4], padding: [1, 2], stride: [1, 2] },
   "5x5 stride 4": { x: [1, 3, 11, 9], w: [2, 3, 5, 5], padding: 2, stride: 4 },
+  "9x9 depthwise, larger than the image": { x: [2, 3, 5, 7], w: [3, 1, 9, 9], padding: 4, groups: 3 },
+  "9x7 depthwise, 2 each, unpadded columns": { x: [2, 2, 5, 8], w: [4, 1, 9, 7], padding: [4, 0], groups: 2 },
+  "5x5 depthwise, dilated": { x: [2, 2, 7, 9], w: [2, 1, 5, 5], padding: [4, 6], dilation: [2, 3], groups: 2 },
   "3x3 with 130 channels": { x: [1, 130, 2, 3], w: [2, 130, 3, 3], padding: 1 },
 };
 

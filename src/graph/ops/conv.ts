@@ -90,6 +90,13 @@ function fitsBatchLast(x: TensorType, w: TensorType, attrs: ConvAttrs): boolean 
   return x.dtype === "float64" || isUnit(attrs.stride) || !isThin(w.shape[1]);
 }
 
+/**
+ * Depthwise convolutions whose weight gradient is one convolution of images with gradients: the other forms copy an
+ * activation for each tap or each row and column of the kernel, which for 31×31 is more than fits in memory.
+ */
+const hasManyTaps = (x: TensorType, [, perGroup, kh, kw]: Shape, { dilation }: ConvAttrs): boolean =>
+  x.dtype !== "float64" && perGroup === 1 && kh * kw > (isUnit(dilation) ? 49 : 9);
+
 interface Operands {
   readonly emit: Emitter;
   readonly device: Target["device"];
@@ -246,7 +253,7 @@ const gradWeightOp = defineOp<GradWeightAttrs>({
     const kernel = weightShape.slice(2);
     const form = chooseLayout(
       lowering,
-      fitsBatchLast(x.type, { dtype: dy.dtype, shape: weightShape }, attrs),
+      fitsBatchLast(x.type, { dtype: dy.dtype, shape: weightShape }, attrs) && !hasManyTaps(x.type, weightShape, attrs),
       () => {
         const [xs, d] = [lowering.read(x, "batchLast"), lowering.read(dy, "batchLast")];
         if (isPointwise(kernel, attrs)) return gradWeightPointwise(operands, xs, d, weightShape);
