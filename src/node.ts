@@ -75,10 +75,11 @@ export {
 } from "./recipes/node/index.ts";
 export {
   cifar10Experiment,
-  cifar10Variants,
   type DifferingPicture,
+  type ExperimentName,
   type ExperimentOptions,
   type ExperimentResult,
+  experiments,
   tableOf,
   type VariantResult,
 } from "./studies/node/cifar10-experiment.ts";

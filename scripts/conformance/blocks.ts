@@ -30,6 +30,8 @@ import {
 import { must } from "../../src/errors.ts";
 import { add, constant, grad, input, reshape, type Value } from "../../src/graph/index.ts";
 import {
+  createModel,
+  MobileNet,
   MobileOne,
   RepLKNet,
   RepMLPNet,
@@ -37,6 +39,7 @@ import {
   type RepMLPResNetBlock,
   RepVGG,
   RepViT,
+  ResNet,
   UniRepLKNet,
 } from "../../src/models/index.ts";
 import {
@@ -270,6 +273,18 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
       ...{ globalReduction: a.globalperceptron_reduce, scramblePartitions: scrambles },
     });
   },
+  unit_resnet: (a) =>
+    new ResNet({
+      ...{ unit: a.unit, block: a.block, numBlocks: a.num_blocks },
+      ...{ widthMultiplier: a.width_multiplier, numClasses: a.num_classes },
+    }),
+  unit_mobilenet: (a) =>
+    new MobileNet({ unit: a.unit, widthMultiplier: a.width_multiplier, numClasses: a.num_classes }),
+  acnet_cifar: (a) =>
+    createModel("Cifar-quick-base", {
+      ...{ network: a.network, unit: a.unit, numBlocks: a.num_blocks },
+      ...{ widthMultiplier: a.width_multiplier, numClasses: a.num_classes },
+    }),
 };
 
 /** Values that some cases hold beside outputs and weights: how a model gives them, by the name of their tensor. */

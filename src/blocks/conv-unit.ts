@@ -35,12 +35,14 @@ export const convUnits = {
 export type ConvUnitName = keyof typeof convUnits;
 
 /**
- * A unit for the kernels that have something to gain from more branches: those of 1×1 and from 7×7 on are plain, as in
- * the networks of ACNet (arXiv 1908.03930) and DBB (arXiv 2103.13425).
+ * The unit by that name for the kernels that gain from more branches: those of 1×1 and from 7×7 on are plain, as in the
+ * networks of ACNet (arXiv 1908.03930) and DBB (arXiv 2103.13425).
  */
+export const eligibleUnit = (name: ConvUnitName, kernelSize: number): ConvUnitName =>
+  kernelSize > 1 && kernelSize < 7 ? name : "plain";
+
+/** Makes units of one kind, and plain ones where {@link eligibleUnit} says so. */
 export const convUnit =
-  (name: ConvUnitName): ConvFactory =>
-  (inChannels, outChannels, options) => {
-    const eligible = options.kernelSize > 1 && options.kernelSize < 7;
-    return convUnits[eligible ? name : "plain"](inChannels, outChannels, options);
-  };
+  (name: ConvUnitName, units: Readonly<Record<ConvUnitName, ConvFactory>> = convUnits): ConvFactory =>
+  (inChannels, outChannels, options) =>
+    units[eligibleUnit(name, options.kernelSize)](inChannels, outChannels, options);

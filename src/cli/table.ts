@@ -194,7 +194,7 @@ export const commands = {
       "of the package are named below, copy one to change it. Writes logs (CSV, JSON lines), learning curves (SVG) and " +
       "checkpoints. Ctrl-C leaves a checkpoint that --resume goes on from. With --init model.onnx the model itself is " +
       "trained, whoever made it, and written again as model.onnx in the folder. Patterns of keys: * stands for anything. " +
-      "Recipes: cifar10-pure-mlp, cifar10-conv, imagenet-repmlp-res50, fine-tune.",
+      "Recipes: cifar10-pure-mlp, cifar10-conv, cifar10-acnet, imagenet-repmlp-res50, fine-tune.",
     examples: [
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp", "the paper's CIFAR-10 network"],
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp --resume", "go on after Ctrl-C"],
@@ -277,24 +277,29 @@ export const commands = {
   }),
   experiment: command({
     group: "Training",
-    summary: "run the paper's CIFAR-10 experiment: pure MLP, Wide ConvNet and the ablations",
+    summary: "run a paper's CIFAR-10 experiment: RepMLP's pure MLP and ablations, or ACNet's Cifar-quick",
     description:
-      "Trains the variants one after the other by the recipe cifar10-pure-mlp, converts each, tests both forms, and " +
-      "writes a table (results.md, .csv, .json) beside the paper's figures and a plot (accuracy.svg). Ctrl-C stops; the " +
-      "same command goes on. Variants: pure-mlp, wide-convnet, no-local, no-global, fc3-conv9, conv9.",
+      "Trains the variants one after the other by the experiment's recipe, converts each, tests both forms, and " +
+      "writes a table (results.md, .csv, .json) beside the published figures and a plot (accuracy.svg). Ctrl-C stops; the " +
+      "same command goes on. cifar10 (recipe cifar10-pure-mlp): pure-mlp, wide-convnet, no-local, no-global, fc3-conv9, " +
+      "conv9. acnet (recipe cifar10-acnet): plain, acb, dbb, repvgg.",
     examples: [
       ["repmlp experiment cifar10 --data cifar-10-batches-bin --epochs 8", "all variants; results in runs/cifar10"],
       [
         "repmlp experiment cifar10 --data cifar-10-batches-bin --epochs 100 --variants pure-mlp wide-convnet",
         "the paper's two networks at its number of epochs",
       ],
+      [
+        "repmlp experiment acnet --data cifar-10-batches-bin --seed 1",
+        "Cifar-quick with four kinds of convolution units",
+      ],
     ],
-    args: { name: required("experiment; there is cifar10") },
+    args: { name: required("experiment: cifar10 or acnet") },
     options: {
       data: text("--data <folder>", "folder of CIFAR-10 (needed)"),
       epochs: integer("--epochs <n>", "epochs of every variant", { default: 8 }),
       variants: texts("--variants <name...>", "some of the variants"),
-      out: text("--out <folder>", "folder of everything that is written (default: runs/cifar10)"),
+      out: text("--out <folder>", "folder of everything that is written (default: runs/ and the experiment)"),
       overwrite,
       lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
       seed: integer("--seed <n>", "seed of initial values, order and augmentation", { min: 0, default: 0 }),

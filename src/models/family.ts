@@ -23,7 +23,7 @@ export type ModelOptions = CreateOptions & Readonly<Record<string, unknown>>;
 
 /** An accuracy that was published for a variant. */
 export interface Figure {
-  /** ImageNet top-1 in percent. */
+  /** Top-1 in percent, on ImageNet where the source does not say otherwise. */
   readonly top1: number;
   /** Height and width of the pictures it was measured on. */
   readonly imageSize: number;

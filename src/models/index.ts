@@ -20,6 +20,7 @@ export type {
   Variant,
 } from "./family.ts";
 export * from "./layer-table.ts";
+export { MobileNet, type MobileNetOptions } from "./mobilenet.ts";
 export { MobileOne, type MobileOneOptions } from "./mobileone.ts";
 export * from "./onnx-net/index.ts";
 export { createModel, familyOf, listModels, type ModelInfo, modelInfo } from "./registry.ts";
@@ -31,5 +32,6 @@ export { RepMLPResNet, type RepMLPResNetBlock, type RepMLPResNetOptions } from "
 export { RepMLPNet, type RepMLPNetOptions } from "./repmlpnet.ts";
 export { RepVGG, type RepVGGOptions } from "./repvgg.ts";
 export { RepViT, type RepViTLayer, type RepViTOptions } from "./repvit.ts";
+export { ResNet, type ResNetOptions } from "./resnet.ts";
 export { UniRepLKNet, type UniRepLKNetOptions } from "./unireplknet.ts";
 export { VanillaNet, type VanillaNetOptions } from "./vanillanet.ts";

@@ -1,6 +1,8 @@
 import { listed, must, nearest } from "../errors.ts";
 import type { Net } from "../nn/index.ts";
+import { acnetCifar } from "./acnet-cifar.ts";
 import type { Family, ModelOptions, PreprocessingConfig, Variant } from "./family.ts";
+import { mobilenet } from "./mobilenet.ts";
 import { mobileone } from "./mobileone.ts";
 import { repghost } from "./repghost.ts";
 import { replknet } from "./replknet.ts";
@@ -10,12 +12,16 @@ import { repmlpResNet } from "./repmlp-resnet.ts";
 import { repmlpnet } from "./repmlpnet.ts";
 import { repvgg } from "./repvgg.ts";
 import { repvit } from "./repvit.ts";
+import { resnet } from "./resnet.ts";
 import { unireplknet } from "./unireplknet.ts";
 import { vanillanet } from "./vanillanet.ts";
 
 /** All there are. What a family is lies in its own file. */
 export const families: readonly Family[] = [
   repmlpResNet,
+  resnet,
+  mobilenet,
+  acnetCifar,
   repmlpCifar,
   repmlpMixer,
   repmlpnet,

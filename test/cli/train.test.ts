@@ -317,8 +317,9 @@ function patch(path: string, at: number, value: number): void {
 }
 
 describe("experiment", () => {
-  const run = (...args: string[]): ReturnType<typeof repmlp> =>
-    repmlp(["experiment", "cifar10", "--data", at("cifar"), "--out", at("experiment"), ...args], { cwd: folder });
+  const run = (...args: string[]): ReturnType<typeof repmlp> => experiment("cifar10", at("experiment"), ...args);
+  const experiment = (name: string, out: string, ...args: string[]): ReturnType<typeof repmlp> =>
+    repmlp(["experiment", name, "--data", at("cifar"), "--out", out, ...args], { cwd: folder });
 
   test("variants in a table beside the paper's figures, and a plot; finished ones are kept", async () => {
     const args = ["--epochs", "1", "--variants", "conv9", "wide-convnet"];
@@ -332,6 +333,14 @@ describe("experiment", () => {
     expect(JSON.parse(before)[0].differing).toEqual([]);
     expect((await run(...args)).code).toBe(0);
     expect(readFileSync(at("experiment/results.json"), "utf8")).toBe(before);
+  });
+
+  test("that of ACNet: the network's convolutions of several kinds, which merge into the same", async () => {
+    const { code, stdout } = await experiment("acnet", at("acnet"), "--epochs", "1", "--variants", "plain", "acb");
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/Cifar-quick, plain +\d+\.\d\d +\d+\.\d\d +0 +117034 +116906 +10\.764 +10\.764 +86\.20/);
+    expect(stdout).toMatch(/Cifar-quick, ACB +\d+\.\d\d +\d+\.\d\d +0 +149226 +116906 +15\.054 +10\.764 +86\.87/);
+    expect((await experiment("resnet", at("acnet"))).stderr).toContain('there is cifar10 and acnet, not "resnet"');
   });
 
   test.for([

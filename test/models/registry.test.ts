@@ -68,9 +68,9 @@ describe("names", () => {
   test.for([
     ["*light*", ["RepMLP-Res50-light-224"]],
     ["*320-g8/??", ["RepMLP-Res50-bottleneck-320-g8/16"]],
-    ["RESNET*", ["ResNet-50-base-224"]],
+    ["RESNET-50-BASE-*", ["ResNet-50-base-224"]],
     ["light", []],
-    ["*.*", []],
+    ["*..*", []],
   ] as const)("as a glob: %s", ([glob, expected]) => {
     expect(listModels(glob)).toEqual(expected);
   });
@@ -87,7 +87,7 @@ describe("names", () => {
   test.for([
     ["RepMLP-Res50-lite-224", "RepMLP-Res50-light-224, RepMLP-Res50-bottleneck-224, "],
     ["light", "RepMLP-Res50-light-224?"],
-    ["resnet-50", "ResNet-50-base-224?"],
+    ["resnet-50", "ResNet-50-"],
     ["bottleneck-320", "RepMLP-Res50-bottleneck-320-g4/8, "],
   ])("one that is not there gives those that are near: %s", ([name, nearest]) => {
     expect(refusal(() => createModel(name))).toContain(`models: there is no "${name}". Did you mean ${nearest}`);

@@ -27,7 +27,13 @@ import { registryStart } from "./registry-start.ts";
 import { type DataKind, openTrainingData } from "./training-data.ts";
 
 /** The recipes of the package, by name: files to read, copy and change. */
-export const recipeNames = ["cifar10-pure-mlp", "cifar10-conv", "imagenet-repmlp-res50", "fine-tune"] as const;
+export const recipeNames = [
+  "cifar10-pure-mlp",
+  "cifar10-conv",
+  "cifar10-acnet",
+  "imagenet-repmlp-res50",
+  "fine-tune",
+] as const;
 
 /**
  * A recipe of the package by name, or from a file.

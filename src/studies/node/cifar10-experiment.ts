@@ -7,41 +7,78 @@ import { must } from "../../errors.ts";
 import { countCorrect, LogitsComparison, Predictor } from "../../inference/index.ts";
 import { modelInfo } from "../../models/index.ts";
 import { countMacs, countParameters, type Net } from "../../nn/index.ts";
-import { readRecipe, train } from "../../recipes/node/train.ts";
+import { readRecipe, type recipeNames, train } from "../../recipes/node/train.ts";
 import { convertToDeploy } from "../../reparam/index.ts";
 import { chartsSvg } from "../../report/node/curves.ts";
 import type { TrainingCallback } from "../../training/index.ts";
 import { claimRunFolder } from "../../training/node/run-folder.ts";
 
-/** What the paper (arXiv 2105.01883, section 4.1) says of a variant's accuracy after 100 epochs, in percent. */
-interface CifarVariant {
+/** A network of an experiment, and the accuracy that was published for it, in percent. */
+interface ExperimentVariant {
   readonly arch: string;
   readonly what: string;
-  readonly paper: string;
+  readonly published: string;
 }
 
-/** The variants of the paper's CIFAR-10 experiment, by short name. */
-export const cifar10Variants: Readonly<Record<string, CifarVariant>> = {
-  "pure-mlp": { arch: "RepMLP-CIFAR10-pure-MLP", what: "pure MLP", paper: "91.11" },
-  "wide-convnet": { arch: "RepMLP-CIFAR10-wide-convnet", what: "Wide ConvNet", paper: "91.99" },
-  "no-local": { arch: "RepMLP-CIFAR10-no-local", what: "without Local Perceptron", paper: "about 82.6" },
-  "no-global": { arch: "RepMLP-CIFAR10-no-global", what: "without Global Perceptron", paper: "not given" },
-  "fc3-conv9": { arch: "RepMLP-CIFAR10-fc3-conv9", what: "FC3 replaced by a 9 x 9 convolution", paper: "about 87.6" },
-  conv9: { arch: "RepMLP-CIFAR10-conv9", what: "RepMLP replaced by a 9 x 9 convolution", paper: "below the row above" },
-};
+interface Experiment {
+  /** Whose learning rate, optimizer and augmentation all variants are trained with. */
+  readonly recipe: (typeof recipeNames)[number];
+  /** What the published accuracies were measured with. */
+  readonly conditions: string;
+  /** By short name. */
+  readonly variants: Readonly<Record<string, ExperimentVariant>>;
+}
+
+/** Experiments on CIFAR-10: those of RepMLP (arXiv 2105.01883, section 4.1) and of ACNet (arXiv 1908.03930, section 4.1). */
+export const experiments = {
+  cifar10: {
+    recipe: "cifar10-pure-mlp",
+    conditions: "paper, 100 epochs, 50,000 pictures",
+    variants: {
+      "pure-mlp": { arch: "RepMLP-CIFAR10-pure-MLP", what: "pure MLP", published: "91.11" },
+      "wide-convnet": { arch: "RepMLP-CIFAR10-wide-convnet", what: "Wide ConvNet", published: "91.99" },
+      "no-local": { arch: "RepMLP-CIFAR10-no-local", what: "without Local Perceptron", published: "about 82.6" },
+      "no-global": { arch: "RepMLP-CIFAR10-no-global", what: "without Global Perceptron", published: "not given" },
+      "fc3-conv9": {
+        arch: "RepMLP-CIFAR10-fc3-conv9",
+        what: "FC3 replaced by a 9 x 9 convolution",
+        published: "about 87.6",
+      },
+      conv9: {
+        arch: "RepMLP-CIFAR10-conv9",
+        what: "RepMLP replaced by a 9 x 9 convolution",
+        published: "below the row above",
+      },
+    },
+  },
+  acnet: {
+    recipe: "cifar10-acnet",
+    conditions: "authors' README, 150 epochs, 50,000 pictures",
+    variants: {
+      plain: { arch: "Cifar-quick-base", what: "Cifar-quick, plain", published: "86.20" },
+      acb: { arch: "Cifar-quick-ACB", what: "Cifar-quick, ACB", published: "86.87" },
+      dbb: { arch: "Cifar-quick-DBB", what: "Cifar-quick, DBB", published: "not given" },
+      repvgg: { arch: "Cifar-quick-RepVGG", what: "Cifar-quick, RepVGG's branches", published: "not given" },
+    },
+  },
+} as const satisfies Record<string, Experiment>;
+
+export type ExperimentName = keyof typeof experiments;
 
 export interface ExperimentOptions {
+  /** Default `cifar10`. */
+  readonly experiment?: ExperimentName;
   /** Folder of CIFAR-10. */
   readonly data: string;
   readonly epochs: number;
-  /** Short names of {@link cifar10Variants}. Default all. */
+  /** Short names of the experiment's. Default all. */
   readonly variants?: readonly string[];
   /** Folder of everything that is written; one that holds the same experiment, stopped, is gone on with. */
   readonly folder: string;
   /** Takes the place of an earlier experiment in the folder. */
   readonly overwrite?: boolean;
   readonly seed?: number;
-  /** Instead of the recipe's 0.2. */
+  /** Instead of the recipe's. */
   readonly lr?: number;
   readonly threads?: number;
   readonly signal?: AbortSignal;
@@ -86,31 +123,25 @@ export interface ExperimentResult {
 }
 
 /**
- * The paper's CIFAR-10 experiment: trains the variants one after the other by the recipe `cifar10-pure-mlp`, with another
- * number of epochs, converts each and tests both forms. Writes a table, a plot, and every variant's checkpoints and logs.
+ * A paper's CIFAR-10 experiment: trains the variants one after the other by the experiment's recipe, with another number
+ * of epochs, converts each and tests both forms. Writes a table, a plot, and every variant's checkpoints and logs.
  *
  * @throws `experiment/variant`, `experiment/folder` when the folder holds an experiment with other settings, `run-folder/taken` while
  *   another one writes there
  */
 export async function cifar10Experiment(options: ExperimentOptions): Promise<ExperimentResult> {
-  const { folder, overwrite = false, variants = Object.keys(cifar10Variants) } = options;
-  for (const name of variants)
+  const { folder, overwrite = false } = options;
+  const { variants: known } = experimentOf(options);
+  for (const name of options.variants ?? [])
     must(
-      name in cifar10Variants,
+      name in known,
       "experiment/variant",
-      () => `experiment: there is no variant "${name}". There are ${Object.keys(cifar10Variants).join(", ")}.`,
+      () => `experiment: there is no variant "${name}". There are ${Object.keys(known).join(", ")}.`,
       "usage",
     );
   const claim = claimRunFolder(folder, {
     ...{ resume: !overwrite, overwrite },
-    results: [
-      "experiment.json",
-      "results.json",
-      "results.csv",
-      "results.md",
-      "accuracy.svg",
-      ...Object.keys(cifar10Variants),
-    ],
+    results: ["experiment.json", "results.json", "results.csv", "results.md", "accuracy.svg", ...Object.keys(known)],
   });
   try {
     claim.clear();
@@ -120,9 +151,14 @@ export async function cifar10Experiment(options: ExperimentOptions): Promise<Exp
   }
 }
 
+const experimentOf = ({ experiment = "cifar10" }: Pick<ExperimentOptions, "experiment">): Experiment =>
+  experiments[experiment];
+
 async function experimentIn(options: ExperimentOptions): Promise<ExperimentResult> {
-  const { folder, variants = Object.keys(cifar10Variants), epochs, seed = 0, signal } = options;
-  const recipe = await readRecipe("cifar10-pure-mlp");
+  const { folder, epochs, seed = 0, signal } = options;
+  const experiment = experimentOf(options);
+  const { variants = Object.keys(experiment.variants) } = options;
+  const recipe = await readRecipe(experiment.recipe);
   const { lr = recipe.lr } = options;
   await mustBeSame(join(folder, "experiment.json"), { epochs, seed, lr });
   const results: VariantResult[] = [];
@@ -142,12 +178,12 @@ async function experimentIn(options: ExperimentOptions): Promise<ExperimentResul
   await writeText(files.json, `${JSON.stringify(results, null, 2)}\n`);
   await writeText(
     files.csv,
-    tableOf(results)
+    tableOf(results, options.experiment)
       .map((row) => row.map(csvCell).join(","))
       .join("\n")
       .concat("\n"),
   );
-  await writeText(files.markdown, markdownTable(tableOf(results)));
+  await writeText(files.markdown, markdownTable(tableOf(results, options.experiment)));
   if (results.length) await writeText(files.plot, await plot(results, epochs));
   return { results, finished: results.length === variants.length, files };
 }
@@ -161,7 +197,7 @@ async function runVariant(
   const folder = join(options.folder, variant);
   const file = join(folder, "result.json");
   if (existsSync(file)) return JSON.parse(await readFile(file, "utf8"));
-  const { arch } = cifar10Variants[variant];
+  const { arch } = experimentOf(options).variants[variant];
   const { summary, model, test } = await train({
     ...{ data, kind: "cifar10", recipe, folder, arch },
     // What lies there without a checkpoint is of a run that did not get to its first one.
@@ -235,16 +271,17 @@ const percent = (value: number): string => (100 * value).toFixed(2);
 const mega = (value: number): string => (value / 1e6).toFixed(3);
 
 /** Rows of the table, the heads first. */
-export function tableOf(results: readonly VariantResult[]): string[][] {
+export function tableOf(results: readonly VariantResult[], experiment?: ExperimentName): string[][] {
+  const { variants, conditions } = experimentOf({ experiment });
   const head = [
     ...["variant", "epochs", "top-1 % training form", "top-1 % deploy form", "differing pictures"],
     ...["parameters training form", "parameters deploy form", "MMACs training form", "MMACs deploy form"],
-    ...["paper top-1 % (100 epochs, 50,000 pictures)", "images/s", "waited for data %"],
+    ...[`published top-1 % (${conditions})`, "images/s", "waited for data %"],
   ];
   const rows = results.map((r) => [
-    ...[cifar10Variants[r.variant].what, `${r.epochs}`, percent(r.accuracy.train), percent(r.accuracy.deploy)],
+    ...[variants[r.variant].what, `${r.epochs}`, percent(r.accuracy.train), percent(r.accuracy.deploy)],
     ...[`${r.differing.length}`, `${r.parameters.train}`, `${r.parameters.deploy}`, mega(r.macs.train)],
-    ...[mega(r.macs.deploy), cifar10Variants[r.variant].paper, r.imagesPerSecond.toFixed(0), percent(r.dataWait)],
+    ...[mega(r.macs.deploy), variants[r.variant].published, r.imagesPerSecond.toFixed(0), percent(r.dataWait)],
   ]);
   return [head, ...rows];
 }
