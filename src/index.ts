@@ -309,6 +309,7 @@ export {
   type OnnxNetOptions,
   type PreprocessingConfig,
   type PublishedSize,
+  QARepVGG,
   RepGhostNet,
   type RepGhostNetOptions,
   RepLKNet,
@@ -325,6 +326,8 @@ export {
   type RepMLPResNetOptions,
   RepVGG,
   type RepVGGOptions,
+  RepVGGplus,
+  type RepVGGplusOptions,
   RepViT,
   type RepViTLayer,
   type RepViTOptions,
@@ -364,6 +367,7 @@ export {
   hostTensor,
   inSequence,
   isReparameterizable,
+  isTrainingOnly,
   type KernelAlgebra,
   type LinearMap,
   type Merge,
@@ -376,6 +380,7 @@ export {
   normBefore,
   parallel,
   type Reparameterizable,
+  type TrainingOnly,
 } from "./reparam/index.ts";
 export {
   type CompileOptions,

@@ -70,8 +70,9 @@ export function identifyState<T extends { readonly shape: Shape }>(
       const fitting = readings.filter((r) => r.state.whole === whole).flatMap((r) => fittingOf(r, shaping, options));
       if (!whole) mustBeWhole(fitting, where);
       const preferred = fitting.find((c) => c.name === options.prefer);
-      if (!preferred) mustBeOne(fitting, where);
-      const one = preferred ?? fitting.at(0);
+      const different = withoutAlike(fitting);
+      if (!preferred) mustBeOne(different, where);
+      const one = preferred ?? different.at(0);
       if (one) return { found: one.found, entries: one.state.entries, taken: one.state.taken };
     }
   throw nearestError(readings, arch, where, options.options ?? {});
@@ -194,6 +195,13 @@ function fittingOf<T extends { readonly shape: Shape }>(
       })),
   );
 }
+
+/** Of networks with one deploy form, the one that all of them become. */
+const withoutAlike = <T>(fitting: readonly Fitting<T>[]): readonly Fitting<T>[] =>
+  fitting.filter(({ name, form }) => {
+    const { deploysAs } = familyOf(name).variants[name];
+    return form !== "deploy" || !fitting.some((other) => other.name === deploysAs);
+  });
 
 function mustBeOne(fitting: readonly Fitting<unknown>[], where: string): void {
   must(
@@ -356,8 +364,11 @@ function nearestError<T extends { readonly shape: Shape }>(
 /** What to say of a file in which some blocks are merged and others are not, and all else is as it should be. */
 function halfMerged(name: string, entries: StateShapes, options: ModelOptions): string | undefined {
   const train = build(name, "train", options)!;
-  const blocks: string[] = [];
-  const merged = deployForm(train, (block) => block.merged && blocks.push(block.path));
+  const changed: string[] = [];
+  const merged = deployForm(train, (block) => block.merged && changed.push(block.path));
+  // What the merged form leaves out cannot be there in its merged form.
+  const keys = [...merged.state()].map(([key]) => key);
+  const blocks = changed.filter((path) => keys.some((key) => key.startsWith(`${path}.`)));
   const has = (form: Module, path: string): boolean =>
     [...form.state()].every(([key]) => !key.startsWith(`${path}.`) || isCounter(key) || entries.has(key));
   const [done, left] = [merged, train].map((form) => blocks.filter((path) => has(form, path)));

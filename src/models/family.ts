@@ -51,6 +51,8 @@ export interface Variant<O = ModelOptions> {
   readonly description: string;
   readonly aliases?: readonly string[];
   readonly options?: Partial<O>;
+  /** The network, of another family, whose deploy form this one's is: a file of it alone does not tell which was trained. */
+  readonly deploysAs?: string;
   readonly figures?: readonly Figure[];
   readonly sizes?: readonly PublishedSize[];
 }

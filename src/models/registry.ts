@@ -4,6 +4,7 @@ import { acnetCifar } from "./acnet-cifar.ts";
 import type { Family, ModelOptions, PreprocessingConfig, Variant } from "./family.ts";
 import { mobilenet } from "./mobilenet.ts";
 import { mobileone } from "./mobileone.ts";
+import { qarepvgg } from "./qarepvgg.ts";
 import { repghost } from "./repghost.ts";
 import { replknet } from "./replknet.ts";
 import { repmlpCifar } from "./repmlp-cifar.ts";
@@ -11,6 +12,7 @@ import { repmlpMixer } from "./repmlp-mixer.ts";
 import { repmlpResNet } from "./repmlp-resnet.ts";
 import { repmlpnet } from "./repmlpnet.ts";
 import { repvgg } from "./repvgg.ts";
+import { repvggplus } from "./repvggplus.ts";
 import { repvit } from "./repvit.ts";
 import { resnet } from "./resnet.ts";
 import { unireplknet } from "./unireplknet.ts";
@@ -26,6 +28,8 @@ export const families: readonly Family[] = [
   repmlpMixer,
   repmlpnet,
   repvgg,
+  repvggplus,
+  qarepvgg,
   replknet,
   unireplknet,
   repvit,

@@ -1,11 +1,11 @@
-import { RepVGGBlock } from "../blocks/index.ts";
+import { RepVGGBlock, type RepVGGBlockOptions } from "../blocks/index.ts";
 import { imagenetNormalization } from "../data/index.ts";
 import { globalAvgPool, type Value } from "../graph/index.ts";
-import { Linear, Module } from "../nn/index.ts";
-import { defineFamily, picturesOf, type Variant } from "./family.ts";
+import { Linear, Module, type Net } from "../nn/index.ts";
+import { defineFamily, type PreprocessingConfig, picturesOf, type Variant } from "./family.ts";
 import { byNumber, four, positive, whole, yesOrNo } from "./options.ts";
 
-type Four = readonly [number, number, number, number];
+export type Four = readonly [number, number, number, number];
 
 export interface RepVGGOptions {
   /** Blocks of the stages 1 to 4. Default those of A0: 2, 4, 14, 1. */
@@ -28,7 +28,7 @@ export interface RepVGGOptions {
 class Stage extends Module {
   static override readonly stateNames = { blocks: (index: string) => index };
 
-  constructor(readonly blocks: readonly RepVGGBlock[]) {
+  constructor(readonly blocks: readonly Net[]) {
     super();
   }
 
@@ -36,6 +36,9 @@ class Stage extends Module {
     return this.blocks.reduce((y, block) => block.forward(y), x);
   }
 }
+
+/** What a layer of the network is built from. */
+export type RepVGGLayer = Pick<RepVGGBlockOptions, "inChannels" | "outChannels" | "stride" | "groups" | "useSe">;
 
 /** Layers that have groups in the variants with g2 and g4. */
 const isGrouped = (layer: number): boolean => layer % 2 === 0 && layer >= 2 && layer <= 26;
@@ -48,7 +51,7 @@ const isGrouped = (layer: number): boolean => layer % 2 === 0 && layer >= 2 && l
  * `[N, 3, H, W]` → `[N, numClasses]`.
  */
 export class RepVGG extends Module {
-  readonly stage0: RepVGGBlock;
+  readonly stage0: Net;
   readonly stage1: Stage;
   readonly stage2: Stage;
   readonly stage3: Stage;
@@ -66,9 +69,9 @@ export class RepVGG extends Module {
     super();
     const widths = [64, 128, 256, 512].map((c, i) => Math.floor(c * widthMultiplier[i]));
     let [layer, inChannels] = [0, 3];
-    const block = (outChannels: number, stride: number): RepVGGBlock => {
+    const block = (outChannels: number, stride: number): Net => {
       const own = groupsByLayer ? (groupsByLayer[layer] ?? 1) : isGrouped(layer) ? groups : 1;
-      const made = new RepVGGBlock({ inChannels, outChannels, stride, groups: own, useSe });
+      const made = this.block({ inChannels, outChannels, stride, groups: own, useSe });
       layer++;
       inChannels = outChannels;
       return made;
@@ -79,6 +82,11 @@ export class RepVGG extends Module {
     );
     [this.stage1, this.stage2, this.stage3, this.stage4] = stages as [Stage, Stage, Stage, Stage];
     this.linear = new Linear(widths[3], numClasses);
+  }
+
+  /** One layer; those of relatives have other branches. */
+  protected block(layer: RepVGGLayer): Net {
+    return new RepVGGBlock(layer);
   }
 
   /** Outputs of the four stages, at 1/4, 1/8, 1/16 and 1/32 of the input's size: the network as a backbone. */
@@ -127,6 +135,21 @@ function variant(
     })),
   };
 }
+
+/** timm's preprocessing: the crop is 0.875 of the picture's edge, at 320 all of it. */
+export const repvggPictures = (imageSize: number): PreprocessingConfig =>
+  picturesOf(imageSize, imagenetNormalization, (size) => (size >= 320 ? size : Math.floor(size / 0.875)));
+
+/** What the options may be. */
+export const repvggSchema = {
+  numBlocks: four(whole),
+  widthMultiplier: four(positive),
+  groups: whole,
+  groupsByLayer: byNumber,
+  useSe: yesOrNo,
+  numClasses: whole,
+  imageSize: whole,
+};
 
 /** timm's name of a key as the authors have it. */
 function fromTimm(key: string): string {
@@ -202,19 +225,9 @@ export const repvgg = defineFamily<RepVGGOptions>({
       ["36.477 G", "32.830 G"],
     ]),
   },
-  options: {
-    numBlocks: four(whole),
-    widthMultiplier: four(positive),
-    groups: whole,
-    groupsByLayer: byNumber,
-    useSe: yesOrNo,
-    numClasses: whole,
-    imageSize: whole,
-  },
+  options: repvggSchema,
   create: (options) => new RepVGG(options),
-  // timm's: the crop is 0.875 of the picture's edge, at 320 all of it.
-  preprocessing: ({ imageSize = 224 }) =>
-    picturesOf(imageSize, imagenetNormalization, (size) => (size >= 320 ? size : Math.floor(size / 0.875))),
+  preprocessing: ({ imageSize = 224 }) => repvggPictures(imageSize),
   namings: [
     { name: "repvgg", signature: [["stage0.rbr_dense.conv.weight"], ["stage0.rbr_reparam.weight"]] },
     {

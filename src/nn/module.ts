@@ -197,8 +197,11 @@ export function cloneWith<M extends Module>(module: M, changes: { readonly [K in
 
 /** How {@link mapModules} changes a tree. */
 export interface ModuleChanges {
-  /** A replacement for a module with everything below it; `undefined` goes on into the module. */
-  readonly module?: (module: Module, path: string) => Module | undefined;
+  /**
+   * A replacement for a module with everything below it; `undefined` goes on into the module, `null` leaves it out: the
+   * field that held it is `undefined` then.
+   */
+  readonly module?: (module: Module, path: string) => Module | undefined | null;
   /** A replacement for a parameter. Default: a copy, which can be changed without touching the original. */
   readonly parameter?: (parameter: Parameter) => Parameter;
 }
@@ -209,15 +212,15 @@ export interface ModuleChanges {
  */
 export function mapModules<M extends Module>(root: M, changes: ModuleChanges = {}): M {
   const { module: replace = () => undefined, parameter: copy = (p) => p.copy() } = changes;
-  const done = new Map<Member, Member>();
-  const rebuild = (member: Member, path: string, replacing: boolean): Member => {
-    const known = done.get(member);
-    if (known) return known;
+  const done = new Map<Member, Member | undefined>();
+  const rebuild = (member: Member, path: string, replacing: boolean): Member | undefined => {
+    if (done.has(member)) return done.get(member);
     if (member instanceof Parameter) return remember(member, copy(member));
     const other = replacing ? replace(member, path) : undefined;
+    if (other === null) return remember(member, undefined);
     return remember(member, other ? rebuild(other, path, false) : rebuildFields(member, path, replacing));
   };
-  const remember = (member: Member, made: Member): Member => {
+  const remember = <M extends Member | undefined>(member: Member, made: M): M => {
     done.set(member, made);
     return made;
   };

@@ -35,6 +35,17 @@ export interface Reparameterizable extends Module {
   equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T>;
 }
 
+/**
+ * A module that only training uses, such as an auxiliary classifier. The merged form of what holds it comes without: the
+ * field is `undefined` there.
+ */
+export interface TrainingOnly extends Module {
+  /** What it is. */
+  readonly trainingOnly: string;
+}
+
+export const isTrainingOnly = (m: Module): m is TrainingOnly => "trainingOnly" in m;
+
 export const isReparameterizable = (m: Module): m is Reparameterizable =>
   "merge" in m && typeof (m as Partial<Reparameterizable>).merge === "function";
 

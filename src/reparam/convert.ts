@@ -1,5 +1,5 @@
 import { type Module, mapModules, type Parameter } from "../nn/index.ts";
-import { isReparameterizable } from "./contract.ts";
+import { isReparameterizable, isTrainingOnly } from "./contract.ts";
 import { mustBeInEvaluationMode } from "./evaluation-mode.ts";
 
 /** What became of one block. */
@@ -8,7 +8,7 @@ export interface ConversionEntry {
   /** Class of the block. */
   readonly block: string;
   readonly merged: boolean;
-  /** What was merged, or why not. */
+  /** What was merged or left out, or why not. */
   readonly note: string;
 }
 
@@ -24,14 +24,18 @@ export interface ConvertOptions {
 
 /**
  * The inference form of a model without computing any values: every block that can be merged is replaced by its
- * equivalent, with parameters that are derived when they are read. For loading deploy-form checkpoints and for
+ * equivalent, with parameters that are derived when they are read, and what only training uses is left out. For loading deploy-form checkpoints and for
  * conversion as a stream; see {@link convertToDeploy} for the ordinary case.
  */
 export function deployForm<M extends Module>(model: M, explain?: ConvertOptions["explain"]): M {
   return mapModules(model, {
     module: (module, path) => {
-      if (!isReparameterizable(module)) return undefined;
       const block = module.constructor.name;
+      if (path && isTrainingOnly(module)) {
+        explain?.({ path, block, merged: true, note: `left out: ${module.trainingOnly}` });
+        return null;
+      }
+      if (!isReparameterizable(module)) return undefined;
       const merge = module.merge();
       const merged = "merged" in merge;
       explain?.({ path, block, merged, note: merged ? merge.note : merge.kept });
