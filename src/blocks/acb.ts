@@ -26,9 +26,6 @@ export interface ACBOptions extends ConvOptions {
   readonly gammaInit?: GammaInit;
 }
 
-/** A convolution and the batch norm after it. */
-type Branch = readonly [conv: Conv2d | undefined, norm: BatchNorm | undefined];
-
 /**
  * ACNet's asymmetric convolution block (arXiv 1908.03930, section 3): a k×k, a k×1 and a 1×k convolution, each with its
  * batch norm, added up. `[N, C, H, W]` → `[N, O, H', W']`; an activation follows where the network has one.
@@ -89,32 +86,28 @@ export class ACB extends Module implements Reparameterizable {
     this.horBn = norm(others);
   }
 
-  private get branches(): readonly Branch[] {
-    return [
-      [this.squareConv, this.squareBn],
-      [this.verConv, this.verBn],
-      [this.horConv, this.horBn],
-    ];
+  /** The branches that are there, each with its input. */
+  private branches(x?: Value) {
+    const [rows, columns] = this.across;
+    return (
+      [
+        [this.squareConv, this.squareBn, x],
+        [this.verConv, this.verBn, x && cut(x, 3, -columns)],
+        [this.horConv, this.horBn, x && cut(x, 2, -rows)],
+      ] as const
+    ).flatMap(([conv, norm, input]) => (conv ? [{ conv, norm, input }] : []));
   }
 
   forward(x: Value): Value {
     if (this.fusedConv) return this.fusedConv.forward(x);
-    const [rows, columns] = this.across;
-    const inputs = [x, cut(x, 3, -columns), cut(x, 2, -rows)];
-    return this.branches
-      .map(([conv, norm], i) => {
-        const y = conv!.forward(inputs[i]);
-        return norm ? norm.forward(y) : y;
-      })
+    return this.branches(x)
+      .map(({ conv, norm, input }) => norm!.forward(conv.forward(input!)))
       .reduce((sum, y) => add(sum, y));
   }
 
   equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
     if (this.fusedConv) return namedMap("fused_conv", mapOf(k, this.fusedConv) as BiasedMap<T>);
-    const branches = this.branches.map(([conv, norm]) => {
-      const own = mapOf(k, conv!);
-      return norm ? normAfter(k, own, norm) : (own as BiasedMap<T>);
-    });
+    const branches = this.branches().map(({ conv, norm }) => normAfter(k, mapOf(k, conv), norm!));
     return namedMap("fused_conv", parallel(k, branches));
   }
 

@@ -7,6 +7,7 @@ export { MBRConv, type MBRConvOptions } from "./mbr-conv.ts";
 export * from "./mobileone.ts";
 export * from "./qarepvgg.ts";
 export * from "./repghost.ts";
+export * from "./replace-convs.ts";
 export * from "./replknet.ts";
 export * from "./repmlp.ts";
 export * from "./repmlpnet.ts";

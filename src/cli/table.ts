@@ -230,6 +230,11 @@ export const commands = {
       train: texts("--train <pattern...>", "keys that are trained; the rest is frozen"),
       freeze: texts("--freeze <pattern...>", 'keys that are not trained, such as "stage1.*"'),
       fc3BatchNorm: flag("--fc3-batch-norm", "--init is a merged network: train it with a batch norm after each FC3"),
+      replaceConvs: choice(
+        "--replace-convs <block>",
+        ["acb", "dbb", "repvgg", "mobileone"],
+        "--init is a merged network or an ONNX model: train it with branches beside its convolutions",
+      ),
       output: text("--output <name>", "ONNX: the output to train on, where there are several"),
       head: text("--head <name>", "ONNX: node or weight of the head, where it is not found"),
       batchNorm: choice(

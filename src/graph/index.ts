@@ -18,7 +18,7 @@ export * from "./ops/resize.ts";
 export * from "./ops/shape.ts";
 export * from "./ops/softmax.ts";
 export { currentPath, inLayer } from "./path.ts";
-export type { BatchNormNode } from "./read/context.ts";
+export type { BatchNormNode, ConvNode } from "./read/context.ts";
 export { type OnnxGraph, type OnnxParameter, type ReadOnnxOptions, readOnnx } from "./read-onnx.ts";
 export type { PartOf } from "./recompute.ts";
 export * from "./trace.ts";

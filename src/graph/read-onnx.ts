@@ -4,6 +4,7 @@ import { type DType, isFloating, type Shape, sizeOf, type TensorSource } from ".
 import { inLayer } from "./path.ts";
 import {
   type BatchNormNode,
+  type ConvNode,
   describe,
   knownTensor,
   NodeContext,
@@ -36,6 +37,8 @@ export interface ReadOnnxOptions {
   readonly values?: ReadonlyMap<string, Value>;
   /** Another reading of batch norms (with the statistics of the batch); `undefined` leaves one as it is. */
   readonly batchNorm?: (node: BatchNormNode) => Value | undefined;
+  /** Another reading of convolutions (with branches beside them); `undefined` leaves one as it is. */
+  readonly conv?: (node: ConvNode) => Value | undefined;
 }
 
 /** A weight of the file; its name is that of the initializer. */
@@ -180,7 +183,8 @@ class Reading implements Tensors {
   }
 
   read(node: OnnxNode): void {
-    const context = new NodeContext(node, this.model.opset, this, this.used, this.options.batchNorm);
+    const { batchNorm, conv } = this.options;
+    const context = new NodeContext(node, this.model.opset, this, this.used, batchNorm, conv);
     const made = inLayer(node.name || node.outputs[0], () => orDamaged(context));
     const list = [made].flat() as readonly Value[];
     this.mustBeSane(context, list);

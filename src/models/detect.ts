@@ -177,7 +177,11 @@ function fittingOf<T extends { readonly shape: Shape }>(
   shaping: "train" | "deploy" | "extra",
   { options = {} }: DetectOptions,
 ): Fitting<T>[] {
-  const forms = shaping === "extra" ? Object.keys(family.trainingForms) : [shaping];
+  const keys = [...state.entries.keys()];
+  const extra = Object.entries(family.trainingForms)
+    .filter(([, { keyPart = "" }]) => keys.some((key) => key.includes(keyPart)))
+    .map(([form]) => form);
+  const forms = shaping === "extra" ? extra : [shaping];
   return forms.flatMap((form) =>
     names
       .filter((name) => hasKeysOf(state.entries, name, form, options))

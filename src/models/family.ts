@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { branchKinds, replaceConvs } from "../blocks/index.ts";
 import type { Preprocessing } from "../data/index.ts";
 import { must, nearest } from "../errors.ts";
 import type { Module, Net } from "../nn/index.ts";
@@ -78,9 +79,24 @@ export interface TrainingForm {
   readonly description: string;
   /** What asks for it on the command line. */
   readonly flag: string;
+  /** A part of a key that no other form has: without it a state dict is not compared with this form. */
+  readonly keyPart?: string;
   /** Throws where there is nothing to make it of. */
   readonly make: <M extends Module>(merged: M) => M;
 }
+
+/** The training forms that every family has: branches beside the merged network's convolutions, see {@link replaceConvs}. */
+const branchForms: Readonly<Record<string, TrainingForm>> = Object.fromEntries(
+  branchKinds.map((kind) => [
+    kind,
+    {
+      description: `merged form with branches of ${kind} beside its convolutions`,
+      flag: `--replace-convs ${kind}`,
+      keyPart: ".branches.",
+      make: (merged) => replaceConvs(merged, kind),
+    },
+  ]),
+);
 
 /** Everything that is known of a family of networks: what differs from one to another is data. */
 export interface Family {
@@ -114,7 +130,7 @@ export function defineFamily<O extends object>(definition: FamilyDefinition<O>):
   const { name, variants, options: entries, create, preprocessing, namings, trainingForms = {} } = definition;
   const optionNames = Object.keys(entries);
   return {
-    ...{ name, optionNames, namings, trainingForms },
+    ...{ name, optionNames, namings, trainingForms: { ...trainingForms, ...branchForms } },
     variants: variants as Readonly<Record<string, Variant>>,
     options(variant, given) {
       const own = Object.entries(given).filter(([, value]) => value !== undefined);

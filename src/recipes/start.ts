@@ -19,7 +19,8 @@ export interface StartOptions {
   readonly allowMismatch?: readonly string[];
   /**
    * `init` is a merged network, trained in this form of its family, such as `fc3BatchNorm`: each RepMLP gets a batch norm
-   * after FC3; converting takes it in again.
+   * after FC3; converting takes it in again. Or `acb`, `dbb`, `repvgg`, `mobileone`: branches beside its convolutions, also
+   * of an ONNX model; see {@link replaceConvs}.
    */
   readonly trainingForm?: string | undefined;
   /** Of an ONNX model: the output to train on, the layer that is the head, how batch norms behave. */

@@ -200,6 +200,40 @@ describe("train", () => {
     expect(extra.every((key) => key.includes(".fc3_bn."))).toBe(true);
   });
 
+  test("--replace-convs: a merged network is trained with branches, goes on, and converts to what it was", async () => {
+    const model = {
+      ...tinyRecipe,
+      arch: "RepVGG-A0",
+      model: { widthMultiplier: [0.1, 0.1, 0.1, 0.1], numBlocks: [1, 1, 1, 1] },
+    };
+    writeFileSync(at("vgg.json"), JSON.stringify(model));
+    const merged = convertToDeploy(
+      createModel(model.arch, { ...model.model, numClasses: 10 })
+        .initialize(5)
+        .eval(),
+    );
+    await saveCheckpointFile(at("plain.pth"), merged.stateDict());
+    const args = ["--recipe", "vgg.json", "--init", "plain.pth", "--replace-convs", "dbb", "--out", "branched"];
+    const { code, stderr } = await train(...args, "--epochs", "1");
+    expect(stderr).not.toContain("not taken");
+    expect(code).toBe(0);
+    using file = await openCheckpointFile(at("branched/train.pth"));
+    expect([...file.entries.keys()]).toContain("stage1.0.rbr_reparam.branches.dbb_avg.conv.weight");
+    const again = await train(...args, "--epochs", "2", "--resume", "--overwrite");
+    expect(again.code, again.stderr).toBe(0);
+    const converted = await repmlp(["convert", at("branched/train.pth"), at("branched/plain.pth")]);
+    expect(converted.code, converted.stderr).toBe(0);
+    using plain = await openCheckpointFile(at("branched/plain.pth"));
+    expect([...plain.entries.keys()]).toEqual([...merged.stateDict().keys()]);
+    const verified = await repmlp(["verify", at("branched/train.pth"), at("branched/plain.pth")]);
+    expect(verified.code, verified.stderr).toBe(0);
+    const both = await train(...args, "--fc3-batch-norm");
+    expect([both.code, both.stderr]).toEqual([
+      2,
+      expect.stringContaining("are two forms to train in. Give one of them"),
+    ]);
+  });
+
   test.for([
     [["--recipe", "none"], /"none" is neither a file nor a recipe/, 2],
     [["--freeze", "head.*"], /freeze: "head\.\*" fits no parameter/, 2],
@@ -277,6 +311,15 @@ describe("an ONNX model", () => {
     };
     const right = labels.filter((label, i) => best(i) === label).length;
     expect((100 * right) / data.length).toBeCloseTo(top1, 1);
+  });
+
+  test("--replace-convs: branches are trained beside its convolutions, and are in them in the model that is written", async () => {
+    const { code, stderr } = await onnx("--num-classes", "10", "--replace-convs", "acb", "--out", "branched-onnx");
+    expect(code, stderr).toBe(0);
+    using file = await openCheckpointFile(at("branched-onnx/train.pth"));
+    expect([...file.entries.keys()].some((key) => key.includes(".branches.ver_conv."))).toBe(true);
+    const [before, after] = [await openOnnx(at("start.onnx")), await openOnnx(at("branched-onnx/model.onnx"))];
+    expect(after.nodes.map(({ opType }) => opType)).toEqual(before.nodes.map(({ opType }) => opType));
   });
 
   test("trainable says what can be trained", async () => {

@@ -4,6 +4,7 @@ import {
   BaseBlock,
   BnLinear,
   BottleneckBlock,
+  branchKinds,
   Conv2dBn,
   ConvBn,
   type ConvBnOptions,
@@ -30,10 +31,12 @@ import {
   RepVGGplusBlock,
   ResidualConv2dBn,
   RVSRRepConv,
+  replaceConvs,
   UniRepLKNetBlock,
 } from "../../src/blocks/index.ts";
 import type { Pair } from "../../src/graph/index.ts";
 import type { Net } from "../../src/nn/index.ts";
+import * as nn from "../../src/nn/index.ts";
 import type { Shape } from "../../src/tensor/index.ts";
 import { mobileConfigs } from "./mobile-configurations.ts";
 import { randomTensor, withAnyNorms, withRandomState } from "./support.ts";
@@ -146,6 +149,34 @@ const dbb = fc
       options,
       shape: [2, options.inChannels, 9, 8],
       build: () => withAnyNorms(new DBB(options), seed).eval(),
+    };
+  });
+
+const branched = fc
+  .record({
+    kind: fc.constantFrom(...branchKinds),
+    unit: fc.constantFrom("Conv2d", "ConvBn", "ConvBnRelu"),
+    bias: fc.boolean(),
+    groups: size(3),
+    channels: fc.tuple(size(3), fc.integer({ min: 2, max: 4 })),
+    kernelSize: fc.constantFrom(3, 3, 5),
+    stride: size(2),
+    dilation: size(2),
+    seed: fc.nat(1000),
+  })
+  .map(({ kind, unit, bias, groups, channels: [c, o], seed, ...rest }): Config => {
+    const options = { ...rest, groups, padding: (rest.dilation * (rest.kernelSize - 1)) / 2 };
+    const [inChannels, outChannels] = [c * groups, o * groups];
+    const units = {
+      Conv2d: () => new nn.Conv2d(inChannels, outChannels, { ...options, bias }),
+      ConvBn: () => new ConvBn(inChannels, outChannels, options),
+      ConvBnRelu: () => new ConvBnRelu(inChannels, outChannels, options),
+    };
+    return {
+      block: "BranchedConv",
+      options: { kind, unit, bias, inChannels, outChannels, ...options },
+      shape: [2, inChannels, 9, 8],
+      build: () => withAnyNorms(replaceConvs<Net>(units[unit as keyof typeof units](), kind), seed).eval(),
     };
   });
 
@@ -405,6 +436,7 @@ export const repmlpConfigs = sample(repmlp, 240);
 export const repmlpConvConfigs = sample(repmlpConv, 200);
 export const acbConfigs = sample(acb, 200);
 export const dbbConfigs = sample(dbb, 240);
+export const branchedConfigs = sample(branched, 200);
 export const residualConfigs = sample(residual, 40);
 export const convBnConfigs = sample(convBn, 460);
 const repvggUnits = sample(repvgg, 200);
@@ -471,6 +503,7 @@ export const unireplkConfigs = sample(unireplk, 200);
 /** Of every block that merges, 200 or more, by its class. */
 export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   ACB: acbConfigs,
+  BranchedConv: branchedConfigs,
   DBB: dbbConfigs,
   ConvBn: convBnConfigs.filter(({ block }) => block === "ConvBn"),
   ConvBnRelu: convBnConfigs.filter(({ block }) => block === "ConvBnRelu"),

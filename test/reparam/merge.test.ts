@@ -3,6 +3,7 @@ import { toDtype } from "../../src/nn/index.ts";
 import { convertToDeploy } from "../../src/reparam/index.ts";
 import {
   acbConfigs,
+  branchedConfigs,
   type Config,
   convBnConfigs,
   dbbConfigs,
@@ -64,6 +65,7 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
       dtype: "float64",
       bound: 1e-10,
     },
+    { name: "200 convolutions with branches in float32", configs: branchedConfigs, dtype: "float32", bound: 1e-5 },
     { name: "200 ACBs in float32", configs: acbConfigs, dtype: "float32", bound: 1e-5 },
     { name: "40 ACBs in float64", configs: acbConfigs.slice(0, 40), dtype: "float64", bound: 1e-10 },
     { name: "240 DBBs in float32", configs: dbbConfigs, dtype: "float32", bound: 1e-5 },

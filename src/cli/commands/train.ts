@@ -21,12 +21,19 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
     std,
     train: trained,
     fc3BatchNorm,
+    replaceConvs,
     ...rest
   } = options;
   if (name === undefined)
     throw new RepmlpError("train/recipe", "train: say how with --recipe; see repmlp train --help.", "usage");
   if (!mean !== !std)
     throw new RepmlpError("train/options", "train: --mean and --std belong together. Give both or none.", "usage");
+  if (fc3BatchNorm && replaceConvs)
+    throw new RepmlpError(
+      "train/options",
+      `train: --fc3-batch-norm and --replace-convs ${replaceConvs} are two forms to train in. Give one of them.`,
+      "usage",
+    );
   const code = await reexec();
   if (code !== undefined) process.exit(code);
   registerNode();
@@ -43,7 +50,7 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
   const result = await train({
     ...{ data: args.data, recipe, folder: out, signal: io.signal, ...rest },
     ...(mean && std && { normalization: { mean, std } }),
-    ...(fc3BatchNorm && { trainingForm: "fc3BatchNorm" }),
+    ...((fc3BatchNorm || replaceConvs) && { trainingForm: replaceConvs ?? "fc3BatchNorm" }),
     onEvent: (event, task) => showTraining(event, io, progress, "", task),
     onUnreadable: (error) => io.warn(error.message),
     onStart: (plan) => showPlan(plan, options.init, io),

@@ -1,6 +1,7 @@
 import { must, RepmlpError } from "../../errors.ts";
 import { floatAttr, intAttr, intsAttr, type OnnxNode, stringAttr } from "../../onnx/index.ts";
 import { type DType, isFloating, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
+import type { ConvAttrs } from "../ops/conv-options.ts";
 import { cast } from "../ops/elementwise.ts";
 import { currentPath } from "../path.ts";
 import { asConstant, constant, type Value } from "../value.ts";
@@ -19,6 +20,14 @@ export interface BatchNormNode {
   readonly eps: number;
   /** Share of a new batch in the running statistics, as in PyTorch: ONNX states what is left of the old ones. */
   readonly momentum: number;
+}
+
+/** A convolution of the file, of pictures `[N, C, H, W]` padded alike on both sides. */
+export interface ConvNode extends ConvAttrs {
+  readonly x: Value;
+  /** Names of the initializers that are its weight and bias. */
+  readonly weight: string;
+  readonly bias: string | undefined;
 }
 
 /** The tensors of the model being read. */
@@ -41,6 +50,8 @@ export class NodeContext {
     private readonly usedOutputs: ReadonlySet<string>,
     /** Another reading of batch norms; `undefined` leaves one as it is. */
     readonly batchNorm?: (node: BatchNormNode) => Value | undefined,
+    /** Another reading of convolutions; `undefined` leaves one as it is. */
+    readonly conv?: (node: ConvNode) => Value | undefined,
   ) {}
 
   /** Throws, naming the node. */

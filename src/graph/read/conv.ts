@@ -27,6 +27,12 @@ function readConv(node: NodeContext): Value {
   const { stride, dilation, before, after } = window;
   const groups = node.int("group", 1);
   const even = isSymmetric(window);
+  const [, weight, bias] = node.node.inputs;
+  const other =
+    even && node.input(0).shape.length === 4
+      ? node.conv?.({ x, weight, bias: bias || undefined, stride, dilation, groups, padding: before })
+      : undefined;
+  if (other) return other;
   const padded = even ? x : pad(x, [0, 0, ...before], [0, 0, ...after]);
   const y = conv2d(padded, w, { stride, dilation, groups, padding: even ? before : 0 });
   return likeInput(withBias(y, node.optional(2)), node.input(0));

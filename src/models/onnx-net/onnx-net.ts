@@ -1,16 +1,29 @@
+import { type ConvBranches, type MakeBranches, withBranches } from "../../blocks/index.ts";
 import { fmt, listed, must, RepmlpError } from "../../errors.ts";
 import {
+  add,
+  asChannelShape,
   asParameter,
   type BatchNormNode,
   batchNormTrain,
+  type ConvNode,
+  conv2d,
   type OnnxGraph,
+  type Pair,
   readOnnx,
   reshape,
   type Value,
 } from "../../graph/index.ts";
-import { Buffer, type Initializer, Module, Parameter, tracked } from "../../nn/index.ts";
+import { Buffer, cloneWith, type Initializer, Module, Parameter, tracked } from "../../nn/index.ts";
 import type { OnnxDim, OnnxModel } from "../../onnx/index.ts";
-import { type DType, derived, isFloating, type Shape, sizeOf, type TensorSource } from "../../tensor/index.ts";
+import {
+  HostAlgebra,
+  type KernelAlgebra,
+  type Merge,
+  type NamedTensors,
+  type Reparameterizable,
+} from "../../reparam/index.ts";
+import { type DType, derived, isFloating, type Shape, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
 import { findHead, type OnnxHead, type ShapeOf, withClasses } from "./head.ts";
 import { logitsOf, mustBeLogits } from "./logits.ts";
 import { openedFirstAxis, untied, type WithWeights, withWeights } from "./prepare.ts";
@@ -37,6 +50,9 @@ export interface OnnxNetOptions {
   readonly trainable?: (name: string, shape: Shape) => boolean;
 }
 
+/** A convolution of the file; without the picture that it gets. */
+type Conv = Omit<ConvNode, "x">;
+
 /** What the weights of a net belong to: data that all copies of it share. */
 class Template {
   constructor(
@@ -48,6 +64,7 @@ class Template {
     readonly output: string,
     /** Names of the weights, in the order of the file. */
     readonly names: readonly string[],
+    readonly convs: readonly Conv[],
   ) {}
 }
 
@@ -69,10 +86,12 @@ const where = "onnx-net";
  * await new Trainer(net, { data, epochs: 3, lr: 0.01 }).run();
  * await saveOnnx("tuned.onnx", net.toOnnx());
  */
-export class OnnxNet extends Module {
+export class OnnxNet extends Module implements Reparameterizable {
   /** Weights in the order of {@link Template.names}. */
   private readonly weights: readonly Parameter[];
   private readonly template: Template;
+  /** What stands beside convolutions, by the names of their weights; see {@link replaceConvs}. */
+  private readonly branches: Readonly<Record<string, ConvBranches>> = {};
   readonly batchNorm: "frozen" | "batch";
   /** Keys of the head; none where none was found and none was asked for. */
   readonly headKeys: readonly string[];
@@ -110,7 +129,7 @@ export class OnnxNet extends Module {
     const names = [...model.initializers.keys()].filter((name) => parameters.has(name));
     const statistics = statisticsOf(open);
     const fresh = after === before ? undefined : head?.tensors;
-    this.template = new Template(model, open, input, output, names);
+    this.template = new Template(model, open, input, output, names, after.convs);
     this.weights = names.map((name) => {
       const source = parameters.get(name)!.source();
       const Kind = statistics.has(name) ? Buffer : Parameter;
@@ -133,8 +152,9 @@ export class OnnxNet extends Module {
     return open.inputs.find(({ name }) => name === input)?.shape?.slice(1) ?? [];
   }
 
-  override *members(): Iterable<readonly [string, Parameter]> {
+  override *members(): ReturnType<Module["members"]> {
     for (const [i, name] of this.template.names.entries()) yield [name, this.weights[i]];
+    for (const [weight, branches] of Object.entries(this.branches)) yield [`${layerOf(weight)}.branches`, branches];
   }
 
   /** `[N, C, H, W]` → logits `[N, classes]`. */
@@ -145,24 +165,135 @@ export class OnnxNet extends Module {
       values: new Map([[input, x], ...names.map((name, i) => [name, this.weights[i].value] as const)]),
       trainable: () => false,
       ...(this.training && this.batchNorm === "batch" && { batchNorm: withBatchStatistics }),
+      conv: (node) => this.branchedConv(node),
     });
     const y = outputs.get(output)!;
     return reshape(y, y.shape.slice(0, 2));
+  }
+
+  private branchedConv({ x, weight, bias, ...options }: ConvNode): Value | undefined {
+    const branches = this.branches[weight];
+    if (!branches) return undefined;
+    const y = conv2d(x, this.weight(weight).value, options);
+    const whole = bias === undefined ? y : add(y, asChannelShape(this.weight(bias).value, 4));
+    return add(whole, branches.forward(x));
+  }
+
+  private weight(name: string): Parameter {
+    return this.weights[this.template.names.indexOf(name)];
+  }
+
+  /** A copy with branches beside its convolutions; how {@link replaceConvs} treats it. */
+  withBranches(make: MakeBranches): OnnxNet {
+    const { convs, names, model } = this.template;
+    const users = model.nodes.flatMap((node) => node.inputs);
+    const branches: Record<string, ConvBranches> = { ...this.branches };
+    for (const { weight, bias, groups, ...sizes } of convs) {
+      const reason = branches[weight]
+        ? "has branches already"
+        : [weight, bias].some((name) => name !== undefined && !names.includes(name))
+          ? "its weights are not trained"
+          : users.filter((name) => name === weight).length > 1
+            ? "other layers have the same weights"
+            : undefined;
+      const [outChannels, perGroup, ...kernel] = model.initializers.get(weight)?.shape ?? [1, 1, 1, 1];
+      const kernelSize = kernel as unknown as Pair;
+      const place = { ...sizes, groups, inChannels: perGroup * groups, outChannels, kernelSize };
+      const made = make(layerOf(weight), place, reason);
+      if (made) branches[weight] = made;
+    }
+    return Object.assign(cloneWith(this as OnnxNet, {}), { branches });
+  }
+
+  /** Weights and biases of convolutions with the branches beside them. */
+  equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
+    return Object.fromEntries(
+      this.template.convs.flatMap(({ weight, bias }) => {
+        const branches = this.branches[weight];
+        if (!branches) return [];
+        const own = {
+          weight: k.of(this.weight(weight)),
+          bias: bias === undefined ? undefined : k.of(this.weight(bias)),
+        };
+        const merged = withBranches(k, own, branches);
+        return [
+          [weight, merged.weight],
+          [bias ?? newBias(this.template.model, weight), merged.bias],
+        ];
+      }),
+    );
+  }
+
+  merge(): Merge {
+    const count = Object.keys(this.branches).length;
+    if (count === 0) return { kept: "already merged" };
+    const merged = Object.entries(this.equivalent(new HostAlgebra())).map(
+      ([name, tensor]) => [name, Parameter.from(tensor.source())] as const,
+    );
+    const { names, ...template } = this.template;
+    const values = new Map([...names.map((name, i) => [name, this.weights[i]] as const), ...merged]);
+    const whole = { ...template, names: [...values.keys()] };
+    for (const { weight, bias } of template.convs)
+      if (this.branches[weight] && bias === undefined) giveBias(whole, weight);
+    const { model, open, input, output, convs } = whole;
+    return {
+      merged: Object.assign(cloneWith(this as OnnxNet, {}), {
+        weights: [...values.values()],
+        template: new Template(model, open, input, output, whole.names, convs),
+        branches: {},
+      }),
+      note: `branches into the ${count} convolutions beside them`,
+    };
   }
 
   /**
    * The model of the file with the present weights, rounded to the file's types: its nodes, names, operator set and
    * metadata; of the weights only those that were read as parameters are others.
    *
+   * Branches beside convolutions are merged into them.
+   *
    * @param metadata  entries to be added or replaced
    */
   toOnnx(metadata: Readonly<Record<string, string>> = {}): OnnxModel {
+    const merge = this.merge();
+    if ("merged" in merge) return (merge.merged as OnnxNet).toOnnx(metadata);
     const { model } = this.template;
     const initializers = new Map(model.initializers);
     for (const [name, source] of this.stateDict()) initializers.set(name, cast(source, initializers.get(name)!.dtype));
     const all = { ...model.metadata, ...metadata };
     return { ...model, initializers, ...(Object.keys(all).length > 0 && { metadata: all }) };
   }
+}
+
+const layerOf = (weight: string): string => weight.replace(/\.weight$/, "");
+
+/** Name of the bias that a convolution gets which had none. */
+function newBias({ initializers }: OnnxModel, weight: string): string {
+  let name = `${layerOf(weight)}.bias`;
+  while (initializers.has(name)) name += "_";
+  return name;
+}
+
+/** Gives the convolution of a weight a bias. */
+function giveBias(template: { model: OnnxModel; open: OnnxModel; convs: readonly Conv[] }, weight: string): void {
+  const bias = newBias(template.model, weight);
+  const changed = (model: OnnxModel): OnnxModel => {
+    const { dtype, shape } = model.initializers.get(weight)!;
+    return {
+      ...model,
+      initializers: new Map([...model.initializers, [bias, Tensor.zeros(dtype, [shape[0]])]]),
+      nodes: model.nodes.map((node) =>
+        node.opType === "Conv" && node.inputs[1] === weight
+          ? { ...node, inputs: [node.inputs[0], weight, bias] }
+          : node,
+      ),
+    };
+  };
+  Object.assign(template, {
+    model: changed(template.model),
+    open: changed(template.open),
+    convs: template.convs.map((conv) => (conv.weight === weight ? { ...conv, bias } : conv)),
+  });
 }
 
 /** Batch size of the first look at a model: unlike 1, no size of a network. */
@@ -226,14 +357,19 @@ interface ReadModel extends Setting {
   readonly model: OnnxModel;
   readonly open: OnnxModel;
   readonly graph: OnnxGraph;
+  readonly convs: readonly Conv[];
 }
 
 const isWeight = (_: string, shape: Shape): boolean => shape.length > 0 && sizeOf(shape) > 0;
 
 function read(model: OnnxModel, { input, output, size, trainable = isWeight }: Setting): ReadModel {
   const open = openedFirstAxis({ ...model, outputs: [{ name: output, dtype: "float32" }] }, input);
-  const graph = readOnnx(open, { single: true, trainable, inputShapes: { [input]: [PROBE, ...size] } });
-  return { input, output, size, trainable, model, open, graph };
+  const convs: Conv[] = [];
+  const graph = readOnnx(open, {
+    ...{ single: true, trainable, inputShapes: { [input]: [PROBE, ...size] } },
+    conv: ({ x: _, ...conv }) => void convs.push(conv),
+  });
+  return { input, output, size, trainable, model, open, graph, convs };
 }
 
 /**

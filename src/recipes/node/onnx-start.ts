@@ -1,4 +1,5 @@
 import { basename, join } from "node:path";
+import { branchKinds, replaceConvs } from "../../blocks/index.ts";
 import { imagenetPreprocessing, type Normalization, type Preprocessing } from "../../data/index.ts";
 import { fmt, listed, must } from "../../errors.ts";
 import { readMetadata, writeMetadata } from "../../inference/index.ts";
@@ -19,8 +20,9 @@ const FILE = "model.onnx";
  *   `train/options` for those of checkpoints, `train/preprocessing`, `training/gradient`, and what opening the file and {@link OnnxNet} throw
  */
 export async function onnxStart(path: string, options: StartOptions): Promise<Start> {
+  const kind = branchKinds.find((name) => name === options.trainingForm);
   must(
-    options.trainingForm === undefined && !options.allowMismatch?.length && options.arch === undefined,
+    (kind || options.trainingForm === undefined) && !options.allowMismatch?.length && options.arch === undefined,
     "train/options",
     () =>
       "train: `arch`, `allowMismatch` and `fc3BatchNorm` are for checkpoints, an ONNX model is trained as it is. Leave them out.",
@@ -35,7 +37,8 @@ export async function onnxStart(path: string, options: StartOptions): Promise<St
     from,
     async build(classes) {
       const { numClasses, output, head, batchNorm } = options;
-      const net = new OnnxNet(model, { numClasses, output, head, batchNorm, imageShape: preprocessing.inputSize });
+      const plain = new OnnxNet(model, { numClasses, output, head, batchNorm, imageShape: preprocessing.inputSize });
+      const net = kind ? replaceConvs(plain, kind) : plain;
       must(
         net.classes === classes.length,
         "train/classes",
