@@ -48,3 +48,10 @@ export function shortened(text: string, max: number): string {
 
 /** A name out of a file or a folder, as it may be printed: {@link visible}, and {@link shortened} to 160 characters. */
 export const shown = (name: string): string => visible(shortened(name, 160));
+
+/** Whether a name fits a pattern in which `*` stands for anything. */
+export const fitsPattern = (name: string, pattern: string): boolean =>
+  new RegExp(`^${pattern.split("*").map(escapeRegExp).join(".*")}$`).test(name);
+
+/** A text as a regular expression that only fits itself. */
+export const escapeRegExp = (text: string): string => text.replace(/[.+?^${}()|[\]\\]/g, "\\$&");

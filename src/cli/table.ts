@@ -49,6 +49,10 @@ export const commands = {
       ".pth, .safetensors and .onnx are read by content and written by file name. Architecture, form and number of " +
       "classes of a checkpoint are found from its keys and shapes; of an ONNX model, whoever made it, parallel branches, " +
       "batch norms and other linear layers become one with the convolutions around them.",
+      "weights above 100 MB are compared with --verify only. " +
+      ".pth and .safetensors are read by content and written by file name. Architecture, form and number of " +
+      "classes are found from the keys and shapes. With --blocks the network may be any: blocks of known kinds, and " +
+      "convolutions with a batch norm, are merged by their keys, everything else stays; what keys do not tell is asked for.",
     examples: [
       ["repmlp convert light_train.pth light_deploy.safetensors", "merge, compare both forms, write"],
       ["repmlp convert train.pth deploy.pth -a RepMLP-Res50-light-224", "name the architecture"],
@@ -57,6 +61,7 @@ export const commands = {
         "repmlp convert detector.onnx merged.onnx --report merged.html",
         "merge any ONNX model; draw what became of what",
       ],
+      ["repmlp convert --blocks yolov6s.pt merged.pth --eps 1e-3 --explain", "a network that is not known here"],
     ],
     args: {
       load: required("training checkpoint, .pth or .safetensors, or model, .onnx"),
@@ -84,6 +89,20 @@ export const commands = {
         { min: 0 },
       ),
       force: flag("--force", "write an ONNX model even where outputs differ by more"),
+      blocks: flag("--blocks", "merge the blocks that are known by their keys, in a checkpoint of any network"),
+      eps: repeated("--eps <x>", "with --blocks: eps of the batch norms, for some <path>=<x>"),
+      identity: repeated(
+        "--identity <yes|no>",
+        "with --blocks: whether blocks add their input, where keys do not tell",
+      ),
+      partition: repeated("--partition <HxW>", "with --blocks: size of RepMLP's partitions"),
+      kind: repeated("--kind <name>", "with --blocks: kind of blocks whose keys are those of several, or none"),
+      transposed: repeated("--transposed <yes|no>", "with --blocks: whether layers are transposed convolutions"),
+      skip: repeated("--skip <path>", "with --blocks: leave blocks as they are; * stands for anything"),
+      keepPairs: flag(
+        "--keep-pairs",
+        "with --blocks: leave convolutions with only a batch norm after them as they are",
+      ),
     },
   }),
   verify: command({

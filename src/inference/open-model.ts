@@ -150,7 +150,8 @@ function preprocessingOf(
 
 type Taken = ReturnType<typeof identifyState>["taken"];
 
-function remarksOn(
+/** What was taken of a checkpoint and what was not, as sentences. */
+export function remarksOn(
   { wrapper, alternatives, strippedPrefix }: Checkpoint,
   optimizer: number,
   { prefix, wrappers, naming, leftOut = [] }: Taken,

@@ -98,7 +98,8 @@ export function entriesFor<T extends { readonly shape: Shape }>(
 const severalPrefixes = (prefixes: readonly string[]): string =>
   `holds a network under each of ${prefixes.map((p) => `"${p}"`).join(", ")}. Say which: --prefix ${prefixes[0]} on the command line.`;
 
-function mustHavePrefix(keys: readonly string[], prefix: string | undefined, where: string): void {
+/** Throws `detect/prefix` unless some key begins with the prefix that is asked for. */
+export function mustHavePrefix(keys: readonly string[], prefix: string | undefined, where: string): void {
   must(
     !prefix || keys.some((key) => key.startsWith(prefix)),
     "detect/prefix",
@@ -410,7 +411,7 @@ function strangeMessage(where: string, keys: readonly string[]): string {
   const of = families.map(({ name, namings }) => `${name} (${namings[0].signature[0][0]})`);
   return (
     `${where}: holds no network that is known here: its keys are ${listed(keys, 3) || "none"}. ` +
-    `Looked for a key of ${listed(of, 9)}. \`repmlp models\` lists what there is; other networks can be used as ONNX models.`
+    `Looked for a key of ${listed(of, 9)}. \`repmlp models\` lists what there is; of other networks \`repmlp convert --blocks\` merges the blocks that it knows, and they can be used as ONNX models.`
   );
 }
 

@@ -11,6 +11,7 @@ import {
   randomResizedCrop,
 } from "../data/index.ts";
 import { listed, must, nearest, RepmlpError } from "../errors.ts";
+import { fitsPattern } from "../text.ts";
 import { adamW, type Optimizer, type ScheduleSpec, sgd } from "../training/index.ts";
 
 const positive = v.pipe(v.number(), v.finite(), v.gtValue(0));
@@ -218,12 +219,6 @@ export function parseRecipe(text: string, where: string): Recipe {
     "file",
   );
 }
-
-/** Whether a key fits a pattern in which `*` stands for anything. */
-export const fitsPattern = (key: string, pattern: string): boolean =>
-  new RegExp(`^${pattern.split("*").map(escapeRegExp).join(".*")}$`).test(key);
-
-const escapeRegExp = (text: string): string => text.replace(/[.+?^${}()|[\]\\]/g, "\\$&");
 
 /** Throws `recipe/pattern` for a pattern that fits none of the keys: most often a typing error. */
 export function mustFitSome(patterns: Iterable<string>, keys: readonly string[], what: string): void {

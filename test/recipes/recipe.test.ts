@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { RepMLPCifar } from "../../src/models/index.ts";
 import { readRecipe, recipeNames, trainerOptions } from "../../src/recipes/node/train.ts";
-import { fitsPattern, mustFitSome, parseRecipe } from "../../src/recipes/recipe.ts";
+import { mustFitSome, parseRecipe } from "../../src/recipes/recipe.ts";
+import { fitsPattern } from "../../src/text.ts";
 import { tinyRecipe } from "./support.ts";
 
 const parsed = (changes: object): ReturnType<typeof parseRecipe> =>

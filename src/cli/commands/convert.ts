@@ -39,6 +39,15 @@ function mustApply(what: string, others: Readonly<Record<string, unknown>>): voi
 }
 
 const convertCheckpoint: Run<"convert"> = async ({ args: { load, save }, options, io }) => {
+/** Merges a checkpoint file and says what was merged. */
+export const run: Run<"convert"> = async (call) => {
+  const {
+    args: { load, save },
+    options,
+    io,
+  } = call;
+  if (options.blocks) return await (await import("./convert-blocks.ts")).convertBlocks(call);
+  mustBeForBlocks(options);
   const start = performance.now();
   let verification: Verification | undefined;
   const progress = io.progress();
@@ -63,6 +72,19 @@ const convertCheckpoint: Run<"convert"> = async ({ args: { load, save }, options
   );
   return undefined;
 };
+
+/** Throws for an option that means nothing where the architecture is known. */
+function mustBeForBlocks(options: Call<"convert">["options"]): void {
+  const { eps, identity, partition, kind, transposed, skip, keepPairs } = options;
+  const given = Object.entries({ eps, identity, partition, kind, transposed, skip }).find(([, list]) => list.length);
+  const flag = keepPairs ? "keep-pairs" : given?.[0];
+  must(
+    flag === undefined,
+    "cli/blocks",
+    () => `--${flag}: goes with --blocks. Add it, or leave this one out.`,
+    "usage",
+  );
+}
 
 function text(
   save: string,

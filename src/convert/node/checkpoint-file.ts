@@ -93,6 +93,7 @@ export async function convertCheckpointFile(
 
 /** Resolves links; a file that does not exist yet is no other one. */
 export function mustDiffer(load: string, save: string, what = "training checkpoint"): void {
+export function mustDiffer(load: string, save: string): void {
   const real = (path: string): string | undefined => {
     try {
       return realpathSync(path);
@@ -156,7 +157,7 @@ function bindTraining(where: string, { found, options, entries }: StoredModel, d
 const cast = (source: TensorSource, dtype: DType): TensorSource =>
   dtype === source.dtype ? source : derived(dtype, source.shape, [source], (t) => t.cast(dtype));
 
-const valuesOf = (sources: Iterable<TensorSource>): number => {
+export const valuesOf = (sources: Iterable<TensorSource>): number => {
   let sum = 0;
   for (const { shape } of sources) sum += sizeOf(shape);
   return sum;

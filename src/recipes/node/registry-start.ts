@@ -13,7 +13,7 @@ import {
 import type { LoadReport, Net } from "../../nn/index.ts";
 import { deployForm } from "../../reparam/index.ts";
 import type { TensorSource } from "../../tensor/index.ts";
-import { fitsPattern } from "../recipe.ts";
+import { fitsPattern } from "../../text.ts";
 import type { Start, StartOptions } from "../start.ts";
 
 /**

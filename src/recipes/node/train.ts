@@ -9,6 +9,7 @@ import { checkpointMetadata, coefficientMetadata } from "../../inference/index.t
 import type { Net, Parameter } from "../../nn/index.ts";
 import { chartsSvg, learningCurves } from "../../report/node/curves.ts";
 import { classification } from "../../tasks/index.ts";
+import { fitsPattern } from "../../text.ts";
 import {
   noDecayOnNormAndBias,
   type ParameterGroup,
@@ -20,7 +21,7 @@ import {
 import { folderStore } from "../../training/node/checkpoint-store.ts";
 import { eventsFile, fileLogs, loggedLosses, tensorBoardLog } from "../../training/node/logs.ts";
 import { claimRunFolder, type RunFolder } from "../../training/node/run-folder.ts";
-import { fitsPattern, mustFitSome, parseRecipe, type Recipe } from "../recipe.ts";
+import { mustFitSome, parseRecipe, type Recipe } from "../recipe.ts";
 import type { StartedNet, StartOptions } from "../start.ts";
 import { onnxStart } from "./onnx-start.ts";
 import { registryStart } from "./registry-start.ts";

@@ -4,8 +4,9 @@ import { openOnnx } from "../../inference/node/index.ts";
 import { OnnxNet, type OnnxNetOptions } from "../../models/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import { type Shape, sizeOf } from "../../tensor/index.ts";
+import { fitsPattern } from "../../text.ts";
 import { type GradientReport, gradientReport } from "../../training/index.ts";
-import { fitsPattern, mustFitSome } from "../recipe.ts";
+import { mustFitSome } from "../recipe.ts";
 
 export interface TrainableOptions extends Pick<OnnxNetOptions, "output" | "head" | "numClasses" | "imageShape"> {
   /** Keys that are to be trained, as patterns. Default all. */

@@ -1,0 +1,257 @@
+import { ECB, MBRConv, RepMLP, RepVGGBlock, RVSRRepConv } from "../blocks/index.ts";
+import type { Module } from "../nn/index.ts";
+import type { Reparameterizable } from "../reparam/index.ts";
+import type { Shape } from "../tensor/index.ts";
+
+/** The members of one block in a state dict, by the keys that the block has here. */
+export interface BlockGroup {
+  /** Whether a layer is there. */
+  has(layer: string): boolean;
+  /** Shape of a member that is there. */
+  shape(key: string): Shape;
+  /** Numbers that stand for `#` in a layer's name, ascending. */
+  numbers(layer: string): readonly number[];
+}
+
+/** What a user says where the keys do not tell; see {@link BlockKind}. */
+export interface BlockAnswers {
+  readonly identity?: boolean | undefined;
+  readonly partition?: readonly [height: number, width: number] | undefined;
+}
+
+/** What has to be asked before a block can be merged. */
+export interface BlockQuestion {
+  readonly option: keyof BlockAnswers;
+  /** What the keys do not tell, and why it matters. */
+  readonly why: string;
+}
+
+export type BlockModule = Module & Reparameterizable;
+
+/** Parameters of a layer; its counter may be there or not. */
+export interface LayerKeys {
+  readonly names: readonly string[];
+  /** Whether a block may be without it. */
+  readonly optional: boolean;
+}
+
+/**
+ * A kind of block that is recognised by its keys alone, whatever the network. Layers are the block's own names, as its
+ * class has them; `#` stands for a number.
+ */
+export interface BlockKind {
+  readonly name: string;
+  /** Where it comes from. */
+  readonly source: string;
+  readonly layers: Readonly<Record<string, LayerKeys>>;
+  /** What the layer is called that is left after the merge; empty where that is the block itself. */
+  readonly merged: string;
+  /** Whether the names are this kind's own, so that a part of them is a damaged block and no other thing. */
+  readonly telling: boolean;
+  /** Other names of layers, by those here; the merged one's, too. */
+  readonly namings?: readonly Readonly<Record<string, string>>[];
+  /** Why a group with these keys may be something else: then the kind is asked for. */
+  readonly doubt?: (group: BlockGroup) => string | undefined;
+  /** The block, without values. Strides and paddings do not matter to a merge, and so may be any. */
+  readonly build: (group: BlockGroup, answers: BlockAnswers) => BlockModule | BlockQuestion;
+}
+
+const layer = (...names: string[]): LayerKeys => ({ names, optional: false });
+const conv = layer("weight");
+const biased = layer("weight", "bias");
+const norm = layer("weight", "bias", "running_mean", "running_var");
+const optional = ({ names }: LayerKeys): LayerKeys => ({ names, optional: true });
+
+/** Convolutions with batch norms under two names each: `branch.conv`, `branch.bn`. */
+const convBn = (...branches: string[]): Record<string, LayerKeys> =>
+  Object.fromEntries(
+    branches.flatMap((branch) => [
+      [`${branch}.conv`, conv],
+      [`${branch}.bn`, norm],
+    ]),
+  );
+
+/** Channels and groups, where a layer of C channels shows them. */
+const repvggOptions = (group: BlockGroup) => {
+  const [outChannels, perGroup, kernelSize] = group.shape("rbr_dense.conv.weight");
+  // With an identity there are as many inputs as outputs. Without one, groups change nothing about the merge.
+  return group.has("rbr_identity")
+    ? { inChannels: outChannels, outChannels, kernelSize, groups: outChannels / perGroup }
+    : { inChannels: perGroup, outChannels, kernelSize, stride: 2 };
+};
+
+const repvggLayers = { ...convBn("rbr_dense", "rbr_1x1"), rbr_identity: optional(norm) };
+const buildRepVGG = (group: BlockGroup): BlockModule => new RepVGGBlock(repvggOptions(group));
+
+const mbrBranches = ["conv1", "conv2", "conv_crossh", "conv_crossv"];
+
+/** All kinds; one that takes in what another would is listed before it. */
+export const blockKinds: readonly BlockKind[] = [
+  {
+    name: "RepVGGBlock",
+    source: "RepVGG, YOLOv6; RepConv of YOLOv7; timm",
+    layers: repvggLayers,
+    merged: "rbr_reparam",
+    telling: true,
+    namings: [
+      {
+        "rbr_dense.conv": "rbr_dense.0",
+        "rbr_dense.bn": "rbr_dense.1",
+        "rbr_1x1.conv": "rbr_1x1.0",
+        "rbr_1x1.bn": "rbr_1x1.1",
+      },
+      {
+        "rbr_dense.conv": "conv_kxk.conv",
+        "rbr_dense.bn": "conv_kxk.bn",
+        "rbr_1x1.conv": "conv_1x1.conv",
+        "rbr_1x1.bn": "conv_1x1.bn",
+        rbr_identity: "identity",
+        rbr_reparam: "reparam_conv",
+      },
+    ],
+    build: buildRepVGG,
+  },
+  {
+    name: "RepVggBlock",
+    source: "RT-DETR; RepConv of Ultralytics",
+    layers: repvggLayers,
+    merged: "rbr_reparam",
+    telling: false,
+    namings: [
+      {
+        "rbr_dense.conv": "conv1.conv",
+        "rbr_dense.bn": "conv1.bn",
+        "rbr_1x1.conv": "conv2.conv",
+        "rbr_1x1.bn": "conv2.bn",
+        rbr_identity: "bn",
+        rbr_reparam: "conv",
+      },
+    ],
+    doubt: (group) => {
+      const [o, c, kernel] = group.shape("rbr_dense.conv.weight");
+      const [o2, c2, pointwise] = group.shape("rbr_1x1.conv.weight");
+      if (o !== o2 || c !== c2 || kernel !== 3 || pointwise !== 1 || group.has("rbr_identity")) return undefined;
+      // In a sequence the second layer would take the outputs of the first.
+      return c2 === o || c2 === 1
+        ? "conv1 (3x3) and conv2 (1x1) may be branches that are added up, or layers one after the other"
+        : undefined;
+    },
+    build: buildRepVGG,
+  },
+  {
+    name: "RVSRRepConv",
+    source: "RVSR",
+    layers: Object.fromEntries(
+      ["expand", "fea", "reduce", "expand1", "fea1", "reduce1"]
+        .map((name) => `${name}_conv`)
+        .concat("res_conv3x3", "res_conv1x1")
+        .map((name) => [name, biased]),
+    ),
+    merged: "rep_conv",
+    telling: false,
+    build: (group) => {
+      const [wide, channels] = group.shape("expand_conv.weight");
+      return new RVSRRepConv({ channels, expansion: wide / channels });
+    },
+  },
+  {
+    name: "ECB",
+    source: "ECBSR",
+    layers: {
+      conv3x3: biased,
+      conv1x1_3x3: layer("k0", "b0", "k1", "b1"),
+      ...Object.fromEntries(
+        ["sbx", "sby", "lpl"].map((name) => [`conv1x1_${name}`, layer("k0", "b0", "scale", "bias", "mask")]),
+      ),
+    },
+    merged: "conv3x3",
+    telling: false,
+    build: (group, { identity }) => {
+      const [outChannels, inChannels] = group.shape("conv3x3.weight");
+      const [width] = group.shape("conv1x1_3x3.k0");
+      if (inChannels === outChannels && identity === undefined)
+        return { option: "identity", why: "whether the input itself is added: that branch has no parameters" };
+      return new ECB({
+        ...{ inChannels, outChannels, depthMultiplier: width / outChannels },
+        ...{ identity: inChannels === outChannels && identity === true, activation: "none" },
+      });
+    },
+  },
+  {
+    name: "MBRConv",
+    source: "MobileIE",
+    layers: {
+      conv: biased,
+      "conv_bn.0": norm,
+      ...Object.fromEntries(
+        mbrBranches.flatMap((name) => [
+          [name, optional(biased)],
+          [`${name}_bn.0`, optional(norm)],
+        ]),
+      ),
+      conv_out: biased,
+    },
+    merged: "",
+    telling: false,
+    build: (group) => {
+      const [width, inChannels, kernelSize] = group.shape("conv.weight");
+      const [outChannels] = group.shape("conv_out.weight");
+      return new MBRConv({
+        ...{ inChannels, outChannels, expansion: width / outChannels },
+        kernelSize: odd(kernelSize),
+      });
+    },
+  },
+  {
+    name: "MBRConv (EC)",
+    source: "MobileIE, the compact form",
+    layers: { conv: biased, bn: norm, conv_out: biased },
+    merged: "",
+    telling: false,
+    build: (group) => {
+      const [width, inChannels, kernelSize] = group.shape("conv.weight");
+      const [outChannels] = group.shape("conv_out.weight");
+      const expansion = width / outChannels;
+      return new MBRConv({ inChannels, outChannels, expansion, kernelSize: odd(kernelSize), compact: true });
+    },
+  },
+  {
+    name: "RepMLP",
+    source: "RepMLP",
+    layers: {
+      "fc1_fc2.fc1": optional(biased),
+      "fc1_fc2.fc2": optional(biased),
+      "avg.bn": optional(norm),
+      fc3: conv,
+      fc3_bn: norm,
+      "repconv#.conv": optional(conv),
+      "repconv#.bn": optional(norm),
+    },
+    merged: "fc3",
+    telling: false,
+    build: (group, { partition }) => {
+      const [rows, columns] = group.shape("fc3.weight");
+      const kernels = group.numbers("repconv#.conv");
+      const outChannels = kernels.length ? group.shape(`repconv${kernels[0]}.conv.weight`)[0] : rows;
+      const area = rows / outChannels;
+      if (area > 1 && partition === undefined)
+        return {
+          option: "partition",
+          why: `height and width of a partition of ${area} pixels, by which kernels become a part of FC3`,
+        };
+      const [h, w] = partition ?? [1, 1];
+      const channels = group.has("avg.bn") ? group.shape("avg.bn.weight")[0] : columns / (h * w);
+      const partitions = group.has("fc1_fc2.fc1") ? group.shape("fc1_fc2.fc1.weight")[1] / channels : 1;
+      return new RepMLP({
+        ...{ inChannels: channels, outChannels, partition: [h, w], reparamConvKernels: kernels },
+        ...{ height: h * partitions, width: w, groups: (channels * h * w) / columns },
+        ...(partitions > 1 && {
+          fc1Fc2Reduction: (channels * partitions) / group.shape("fc1_fc2.fc1.weight")[0],
+        }),
+      });
+    },
+  },
+];
+
+/** Kernel sizes that the block has; it refuses others itself. */
+const odd = (kernelSize: number): 1 | 3 | 5 => kernelSize as 1 | 3 | 5;
