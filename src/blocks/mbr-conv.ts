@@ -92,9 +92,10 @@ export class MBRConv extends Module implements Reparameterizable {
   merge(): Merge {
     const { inChannels, outChannels, kernelSize } = this.options;
     const padding = (kernelSize - 1) / 2;
+    const kernels = Object.keys(this.branches);
     return {
       merged: mergedForm(new Conv2d(inChannels, outChannels, { kernelSize, padding }), this),
-      note: `${Object.keys(this.branches).length} kernels with and without batch norm and the 1x1 after them into one convolution`,
+      note: `${kernels.length > 1 ? `${kernels.length} kernels` : "the kernel"} with and without batch norm and the 1x1 after into one convolution`,
     };
   }
 }

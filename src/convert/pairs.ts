@@ -76,35 +76,28 @@ export function findPairs(
   const lone: LoneNorm[] = [];
   const questions: PairQuestion[] = [];
   const found: NormPair[] = [];
-  // A network whose norms come first is seen by those pairs that fit no other way.
-  const normFirst = norms.filter((norm) => {
-    const match = candidateOf(norm, entries, taken);
-    return match && sizesOf(match[0], norm, entries).fitsOnly === "before";
+  const matches = norms.map((norm) => {
+    const [layer, rule] = candidateOf(norm, entries, taken) ?? [];
+    const told = layer === undefined ? undefined : isTransposed(layer);
+    return { norm, layer, rule, told, fit: layer === undefined ? undefined : fitOf(layer, norm, entries, told) };
   });
-  for (const norm of norms) {
+  // A network whose norms come first is seen by those that fit no other way.
+  const first = matches.filter(({ fit }) => fit === "before");
+  for (const { norm, layer, rule, told, fit } of matches) {
     const keep = (reason: string): void => void lone.push({ norm, reason });
-    if (!entries.has(`${norm}.running_mean`)) {
-      keep(`${norm}.running_mean is missing`);
-      continue;
-    }
-    const match = candidateOf(norm, entries, taken);
-    if (!match) {
-      keep(whyAlone(norm, entries));
-      continue;
-    }
-    const [layer, rule] = match;
-    const { outputs, size, square, fitsOnly, even } = sizesOf(layer, norm, entries);
-    const told = isTransposed(layer);
-    if (fitsOnly === "none" || (fitsOnly === "transposed" && told === false))
-      keep(`${layer} has ${outputs} outputs and ${norm} ${size} channels`);
-    else if (fitsOnly === "before" && told !== true) keep(`${norm} has the size of ${layer}'s inputs: it comes before`);
+    const [outputs, inputs] = entries.get(`${layer}.weight`)?.shape ?? [];
+    const alike = first.find((other) => inputs === outputs && styleOf(other.norm) === styleOf(norm));
+    if (!entries.has(`${norm}.running_mean`)) keep(`${norm}.running_mean is missing`);
+    else if (layer === undefined || rule === undefined) keep(whyAlone(norm, entries));
+    else if (fit === "none") keep(`its size is not the number of outputs of ${layer}, ${outputs}`);
+    else if (fit === "before")
+      keep(`it has the size of ${layer}'s inputs: it comes before that, or ${layer} is transposed (--transposed)`);
     else if (ordered && (places.get(`${norm}.running_var`) ?? 0) < (places.get(`${layer}.weight`) ?? 0))
-      keep(`${norm} stands before ${layer} in the file: it may come first in the network, too`);
-    else if (square && normFirst.some((other) => styleOf(other) === styleOf(norm)))
-      keep(`it may come before ${layer}, as ${normFirst[0]} does by its size`);
-    else if (square && even && told === undefined)
-      questions.push({ layer, why: `whether ${layer}, with an even kernel, is a transposed convolution` });
-    else found.push({ layer, norm, rule, transposed: told ?? fitsOnly === "transposed" });
+      keep(`it stands before ${layer} in the file: it may come first in the network, too`);
+    else if (alike && told === undefined) keep(`it may come before ${layer}, as ${alike.norm} does by its size`);
+    else if (fit === "ask")
+      questions.push({ layer, why: "whether layers with an even kernel are transposed convolutions" });
+    else found.push({ layer, norm, rule, transposed: fit === "transposed" });
   }
   const times = new Map<string, number>();
   for (const { layer } of found) times.set(layer, (times.get(layer) ?? 0) + 1);
@@ -125,25 +118,24 @@ function candidateOf(norm: string, entries: Shapes, taken: ReadonlySet<string>):
   return undefined;
 }
 
-/** How a norm's size goes with the axes of a layer's weight. */
-function sizesOf(layer: string, norm: string, entries: Shapes) {
-  const shape = entries.get(`${layer}.weight`)?.shape ?? [];
+/**
+ * How a norm goes with a layer by its size: after it, as after a transposed convolution (whose outputs are the second
+ * axis), before it, not at all; or it has to be asked.
+ */
+function fitOf(
+  layer: string,
+  norm: string,
+  entries: Shapes,
+  told: boolean | undefined,
+): "after" | "transposed" | "before" | "none" | "ask" {
+  const [outputs, inputs, ...kernel] = entries.get(`${layer}.weight`)?.shape ?? [];
   const size = entries.get(`${norm}.running_var`)?.shape[0] ?? 0;
-  const [outputs, inputs, ...kernel] = shape;
-  const fits = outputs === size;
-  const square = fits && inputs === size;
-  const others = inputs === size ? (kernel.length && kernel.every((d) => d > 1) ? "transposed" : "before") : "none";
-  return {
-    ...{ outputs, size, square },
-    fitsOnly: fits
-      ? undefined
-      : kernel.length && kernel.every((d) => d % 2 === 0)
-        ? others
-        : inputs === size
-          ? "before"
-          : "none",
-    even: kernel.length > 0 && kernel.every((d) => d % 2 === 0),
-  } as const;
+  // Hardly any convolution but a transposed one has an even kernel and as many outputs as inputs.
+  const isEven = kernel.length > 0 && kernel.every((d) => d % 2 === 0);
+  if (told === true) return size % inputs === 0 ? "transposed" : "none";
+  if (outputs === size) return told === undefined && isEven && inputs === size ? "ask" : "after";
+  if (inputs !== size) return "none";
+  return told === undefined && isEven ? "transposed" : "before";
 }
 
 function whyAlone(norm: string, entries: Shapes): string {
