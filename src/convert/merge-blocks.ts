@@ -93,13 +93,17 @@ export async function mergeBlocks(
   const taken = new Set<string>();
 
   const { blocks, broken } = findBlocks(entries);
-  for (const found of broken.filter((b) => !isSkipped(pathOf(b))))
-    problems.push(`${pathOf(found)} (${found.kind.name}): ${listed(found.missing, 2)} is missing`);
+  for (const found of broken) {
+    const path = pathOf(found);
+    for (const key of found.keys.values()) taken.add(key);
+    if (isSkipped(path)) kept.push({ path, block: found.kind.name, merged: false, note: SKIPPED });
+    else problems.push(`${path} (${found.kind.name}): ${listed(found.missing, 2)} is missing`);
+  }
   const merging = blocks.filter((found) => {
     const path = pathOf(found);
     if (isSkipped(path)) {
       for (const key of found.keys.values()) taken.add(key);
-      kept.push({ path, block: found.kind.name, merged: false, note: "left out (--skip)" });
+      kept.push({ path, block: found.kind.name, merged: false, note: SKIPPED });
       return false;
     }
     const answer = answerFor(options.kind, path);
@@ -130,7 +134,7 @@ export async function mergeBlocks(
       if (!isSkipped(layer)) questions.add("transposed", why, "yes or no", layer);
   const pairs: NormPair[] = [];
   for (const pair of found.pairs) {
-    const note = keepPairs ? "left out (--keep-pairs)" : isSkipped(pair.layer) ? "left out (--skip)" : undefined;
+    const note = keepPairs ? "left out (--keep-pairs)" : isSkipped(pair.layer) ? SKIPPED : undefined;
     if (note) kept.push({ path: pair.layer, block: pairName(pair), merged: false, note });
     else pairs.push(pair);
   }
@@ -195,6 +199,8 @@ function inOrder(blocks: readonly ConversionEntry[], keys: readonly string[]): C
   return [...blocks].sort((a, b) => (places.get(a.path) ?? 0) - (places.get(b.path) ?? 0));
 }
 
+const SKIPPED = "left out (--skip)";
+
 const answerFor = <T>(answers: readonly Answer<T>[] | undefined, path: string): T | undefined =>
   answers?.findLast(({ pattern }) => fitsPattern(path, pattern))?.value;
 
@@ -252,13 +258,13 @@ function groupFrom(
       identity: answerFor(options.identity, path),
       partition: answerFor(options.partition, path),
     };
+    const hasNorm = [...keys.keys()].some((key) => key.endsWith("running_var"));
+    const eps = hasNorm ? epsFor(path, options, questions) : 1;
     const built = kind.build(groupOf(entries, found), answers);
     if ("option" in built) {
       questions.add(built.option, built.why, VALUES[built.option], path);
       return undefined;
     }
-    const hasNorm = [...keys.keys()].some((key) => key.endsWith("running_var"));
-    const eps = hasNorm ? epsFor(path, options, questions) : 1;
     const members = new Map([...keys].map(([own, key]) => [own, entries.get(key)!]));
     const why = misfit(built, members, keys);
     if (why) return why;
