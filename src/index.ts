@@ -117,6 +117,7 @@ export {
   type TensorEntry,
   writeCheckpoint,
 } from "./checkpoint/index.ts";
+export { type Answer, type MergeBlocksOptions, type MergedBlocks, mergeBlocks } from "./convert/merge-blocks.ts";
 export {
   type LinearRule,
   type MergedOnnx,

@@ -11,6 +11,8 @@ export interface FoundBlock {
   readonly naming: Readonly<Record<string, string>>;
   /** Keys of the file by the block's own. */
   readonly keys: ReadonlyMap<string, string>;
+  /** Other kinds that have just these keys. */
+  readonly rivals: readonly FoundBlock[];
 }
 
 /** A block of which a part is there. */
@@ -32,17 +34,26 @@ const COUNTER = "num_batches_tracked";
 
 /**
  * The blocks of known kinds in a state dict: those whose layers all stand under one path, by their own names or those of
- * other authors. Keys belong to one block at most; what stands earlier in the table of kinds goes first.
+ * other authors. Keys belong to one block at most, that which takes in the most.
  */
 export function findBlocks(entries: ReadonlyMap<string, TensorSource>): FoundBlocks {
-  const candidates = blockKinds.flatMap((kind) =>
-    [{}, ...(kind.namings ?? [])].flatMap((naming) => candidatesOf(entries, kind, naming)),
-  );
+  const candidates = blockKinds
+    .flatMap((kind) => [{}, ...(kind.namings ?? [])].flatMap((naming) => candidatesOf(entries, kind, naming)))
+    .filter((found) => found.missing.length || (found.kind.fits?.(groupOf(entries, found)) ?? true))
+    .sort((a, b) => b.keys.size - a.keys.size);
   const taken = new Set<string>();
   const blocks: FoundBlock[] = [];
   for (const found of candidates) {
     if (found.missing.length || [...found.keys.values()].some((key) => taken.has(key))) continue;
-    blocks.push(found);
+    const own = new Set(found.keys.values());
+    const rivals = candidates.filter(
+      (other) =>
+        other.kind !== found.kind &&
+        !other.missing.length &&
+        other.keys.size === own.size &&
+        [...other.keys.values()].every((key) => own.has(key)),
+    );
+    blocks.push({ ...found, rivals });
     for (const key of found.keys.values()) taken.add(key);
   }
   const broken = new Map<string, BrokenBlock>();
@@ -95,7 +106,7 @@ function candidatesOf(
             .map((name) => `${prefix}${theirs.replace("#", number)}.${name}`),
         ),
       );
-      return { kind, prefix, naming, keys, missing };
+      return { kind, prefix, naming, keys, missing, rivals: [] };
     });
 }
 

@@ -99,22 +99,25 @@ export async function mergeBlocks(
     if (isSkipped(path)) kept.push({ path, block: found.kind.name, merged: false, note: SKIPPED });
     else problems.push(`${path} (${found.kind.name}): ${listed(found.missing, 2)} is missing`);
   }
-  const merging = blocks.filter((found) => {
+  const merging = blocks.flatMap((found): FoundBlock[] => {
     const path = pathOf(found);
     if (isSkipped(path)) {
       for (const key of found.keys.values()) taken.add(key);
       kept.push({ path, block: found.kind.name, merged: false, note: SKIPPED });
-      return false;
+      return [];
     }
     const answer = answerFor(options.kind, path);
-    if (answer === "none") return false;
+    if (answer === "none") return [];
+    const kinds = [found, ...found.rivals];
+    const chosen = kinds.find(({ kind }) => kind.name === answer);
+    if (chosen) return [chosen];
     const doubt = found.kind.doubt?.(groupOf(entries, found));
-    if (doubt !== undefined && answer !== found.kind.name) {
-      questions.add("kind", `which kind of block it is: ${doubt}`, [found.kind.name, "none"].join(" or "), path);
-      for (const key of found.keys.values()) taken.add(key);
-      return false;
-    }
-    return true;
+    if (doubt === undefined && kinds.length === 1) return [found];
+    const names = kinds.map(({ kind }) => kind.name);
+    const why = doubt ?? `${names.join(" and ")} have the same keys`;
+    questions.add("kind", `which kind of block it is: ${why}`, [...names, "none"].join(", "), path);
+    for (const key of found.keys.values()) taken.add(key);
+    return [];
   });
   for (const found of merging) {
     for (const key of found.keys.values()) taken.add(key);
@@ -266,13 +269,19 @@ function groupFrom(
       return undefined;
     }
     const members = new Map([...keys].map(([own, key]) => [own, entries.get(key)!]));
-    const why = misfit(built, members, keys);
+    const why = misfit(built, members, keys) ?? strayOf(found, entries);
     if (why) return why;
     const bound = bind(built, weightsOf(options, keys, members), eps);
     const merge = bound.merge();
     if ("kept" in merge) return merge.kept;
     const theirs = (own: string): string => prefix + renamed(own, naming);
-    const results = new Map([...merge.merged.state()].map(([own, p]) => [theirs(own), p.source()]));
+    // Counters are nothing to compute with: those of norms that stay come from the file, if it has them.
+    const results = new Map(
+      [...merge.merged.state()].flatMap(([own, p]) => {
+        const source = isCounter(own) ? members.get(own) : p.source();
+        return source ? [[theirs(own), source] as const] : [];
+      }),
+    );
     return { path, kind: kind.name, note: merge.note, keys: [...keys.values()], results };
   } catch (error) {
     // A block says itself which options it cannot be built with; here they come from the shapes of the keys.
@@ -282,7 +291,7 @@ function groupFrom(
   }
 }
 
-/** A key of the block's under the names of the file. */
+/** A key of the merged form under the names of the file. */
 function renamed(own: string, naming: Readonly<Record<string, string>>): string {
   const layer = Object.keys(naming).find((name) => own.startsWith(`${name}.`));
   return layer === undefined ? own : naming[layer] + own.slice(layer.length);
@@ -324,6 +333,16 @@ function misfit(
   }
   const absent = [...own.keys()].find((key) => !members.has(key) && !isCounter(key));
   return absent && `${absent} is missing`;
+}
+
+/** What a batch norm has in the file beyond what the block takes of it. */
+function strayOf({ keys }: FoundBlock, entries: ReadonlyMap<string, TensorSource>): string | undefined {
+  const own = new Set(keys.values());
+  const stray = [...own]
+    .filter((key) => key.endsWith(".running_var"))
+    .flatMap((key) => ["weight", "bias"].map((name) => key.replace(/running_var$/, name)))
+    .find((key) => entries.has(key) && !own.has(key));
+  return stray && `${stray} has no place beside the others`;
 }
 
 /** The block in evaluation mode with values behind its parameters. */

@@ -1,6 +1,21 @@
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { ECB, MBRConv, RepMLP, RepVGGBlock, RVSRRepConv } from "../../src/blocks/index.ts";
+import {
+  ACB,
+  BnLinear,
+  DBB,
+  ECB,
+  MBRConv,
+  MobileOneBlock,
+  ReparamLargeKernelConv,
+  RepMLP,
+  RepVGGBlock,
+  RepVGGDW,
+  RVSRRepConv,
+  YoloQARepVGGBlock,
+  YoloRepConv,
+  YoloRepVGGDW,
+} from "../../src/blocks/index.ts";
 import { type MergeBlocksOptions, mergeBlocks } from "../../src/convert/merge-blocks.ts";
 import { convertBlocksFile } from "../../src/convert/node/blocks-file.ts";
 import { BatchNorm, type Module } from "../../src/nn/index.ts";
@@ -74,12 +89,14 @@ const timm = [
   ["rbr_identity", "identity"],
   ["rbr_reparam", "reparam_conv"],
 ] as const;
-const ultralytics = [
-  ["rbr_dense", "conv1"],
-  ["rbr_1x1", "conv2"],
-  ["rbr_identity", "bn"],
-  ["rbr_reparam", "conv"],
-] as const;
+const mobileOneNames = (scale: string) =>
+  [
+    ["rbr_conv", "conv_kxk"],
+    ["rbr_scale", scale],
+    ["rbr_skip", "identity"],
+  ] as const;
+const mobileone = (options: object = {}) =>
+  new MobileOneBlock({ inChannels: 6, outChannels: 6, numConvBranches: 3, ...options });
 
 const kinds: readonly KindCase[] = [
   { name: "RepVGG's", block: repvgg },
@@ -87,13 +104,52 @@ const kinds: readonly KindCase[] = [
   { name: "RepVGG's with stride", block: () => repvgg({ stride: 2, kernelSize: 5 }) },
   { name: "RepVGG's in timm", block: repvgg, names: timm },
   { name: "RepConv of YOLOv7", block: repvgg, names: yolov7 },
-  { name: "RepConv of Ultralytics, with identity", block: repvgg, names: ultralytics },
+  {
+    name: "RepConv of Ultralytics, with identity",
+    block: () => new YoloRepConv({ inChannels: 8, outChannels: 8, groups: 2, identity: true }),
+  },
+  { name: "RepConv, where channels change", block: () => new YoloRepConv({ inChannels: 4, outChannels: 6 }) },
   {
     name: "RepVggBlock of RT-DETR, told which",
-    block: () => repvgg({ stride: 2, groups: 1 }),
-    names: ultralytics,
-    options: { kind: forAll("RepVggBlock") },
+    block: () => new YoloRepConv({ inChannels: 4, outChannels: 4 }),
+    options: { kind: forAll("RepConv") },
   },
+  { name: "RepVGGDW of YOLOv10", block: () => new YoloRepVGGDW({ channels: 4 }) },
+  ...[false, true].map((average) => ({
+    name: `QARepVGG's of YOLOv6${average ? " with an average" : ""}`,
+    block: () => new YoloQARepVGGBlock({ inChannels: 4, outChannels: 4, groups: 2, average }),
+    options: { kind: forAll(average ? "QARepVGGBlockV2" : "QARepVGGBlock"), identity: forAll(true) },
+  })),
+  {
+    name: "QARepVGG's without identity",
+    block: () => new YoloQARepVGGBlock({ inChannels: 4, outChannels: 4, stride: 2 }),
+    options: { kind: forAll("QARepVGGBlock"), identity: forAll(false) },
+  },
+  { name: "RepVGGDW of RepViT", block: () => new RepVGGDW(4) },
+  { name: "a batch norm and then a linear layer", block: () => new BnLinear(4, 3) },
+  { name: "MobileOne's", block: mobileone },
+  { name: "MobileOne's, depthwise", block: () => mobileone({ groups: 6, kernelSize: 5 }) },
+  { name: "MobileOne's, 1 x 1 and without identity", block: () => mobileone({ kernelSize: 1, outChannels: 4 }) },
+  { name: "MobileOne's in timm", block: mobileone, names: mobileOneNames("conv_scale") },
+  { name: "PP-OCR's LearnableRepLayer", block: mobileone, names: mobileOneNames("conv_1x1") },
+  {
+    name: "RepLKNet's large kernel",
+    block: () =>
+      new ReparamLargeKernelConv({ inChannels: 4, outChannels: 4, groups: 4, kernelSize: 9, smallKernel: 3 }),
+  },
+  {
+    name: "the large kernel in timm",
+    block: () => new ReparamLargeKernelConv({ inChannels: 4, outChannels: 8, groups: 4, kernelSize: 7 }),
+    names: [
+      ["lkb_origin", "large_conv"],
+      ["lkb_reparam", "reparam_conv"],
+    ],
+  },
+  { name: "ACNet's", block: () => new ACB({ inChannels: 4, outChannels: 6, kernelSize: 5, groups: 2 }) },
+  { name: "ACNet's with bare norms", block: () => new ACB({ inChannels: 4, outChannels: 6, useAffine: false }) },
+  { name: "DBB", block: () => new DBB({ inChannels: 4, outChannels: 6, groups: 2 }) },
+  { name: "DBB, depthwise", block: () => new DBB({ inChannels: 4, outChannels: 4, groups: 4, kernelSize: 5 }) },
+  { name: "DBB, wider inside", block: () => new DBB({ inChannels: 4, outChannels: 6, internalChannels: 8 }) },
   { name: "RVSR's", block: () => new RVSRRepConv({ channels: 4, expansion: 3 }) },
   {
     name: "ECBSR's, where channels change",
@@ -181,7 +237,12 @@ describe("what keys do not tell is asked for, all at once", () => {
           ...weights("a.conv2.conv", [4, 4, 1, 1]),
           ...norm("a.conv2.bn", 4),
         ]),
-      /may be branches that are added up.*Say --kind RepVggBlock or none/,
+      /may be branches that are added up.*Say --kind RepConv, none/,
+    ],
+    [
+      "which of two kinds with the same keys",
+      () => inNetwork(withRandomState(new YoloQARepVGGBlock({ inChannels: 4, outChannels: 4 })), (k) => k),
+      /QARepVGGBlock and QARepVGGBlockV2 have the same keys.*neck\.blocks\.3/,
     ],
     [
       "whether a convolution is transposed",
@@ -199,6 +260,16 @@ describe("what keys do not tell is asked for, all at once", () => {
   test("layers that follow one another are merged as such when that was said", async () => {
     const { blocks } = await merged(asked[3][1](), { kind: forAll("none") });
     expect(blocks.map((b) => b.path)).toEqual(["a.conv1.conv", "a.conv2.conv"]);
+  });
+
+  test("layers whose shapes say that they follow one another are not taken for branches", async () => {
+    const entries: Entries = new Map([
+      ...weights("a.conv1.conv", [2, 4, 1, 1]),
+      ...norm("a.conv1.bn", 2),
+      ...weights("a.conv2.conv", [4, 2, 3, 3]),
+      ...norm("a.conv2.bn", 4),
+    ]);
+    expect((await merged(entries)).blocks.map((b) => b.path)).toEqual(["a.conv1.conv", "a.conv2.conv"]);
   });
 
   test("a transposed convolution has its outputs on the second axis, in groups, too", async () => {
@@ -316,6 +387,17 @@ describe("refused by name and reason", () => {
       /a \(RepVGGBlock\): a\.rbr_dense\.conv\.weight, a\.rbr_dense\.bn\.weight/,
     ],
     [
+      "norms of which only some have weights",
+      changed(
+        inNetwork(withRandomState(new ACB({ inChannels: 2, outChannels: 2 })), (k) => k, "a."),
+        (e) => {
+          for (const name of ["weight", "bias"]) e.delete(`a.square_bn.${name}`);
+        },
+      ),
+      "blocks/broken",
+      /a \(ACB.*(ver|hor)_bn\.(weight|bias) has no place/,
+    ],
+    [
       "branches do not fit: a stride or channels",
       changed(block("a."), (e) => {
         for (const [key, t] of norm("a.rbr_identity", 4)) e.set(key, t);
@@ -350,7 +432,7 @@ describe("refused by name and reason", () => {
   });
 
   test("and left out when that is wanted", async () => {
-    const entries = new Map([...refusals[0][1], ...block("b.")]);
+    const entries: Entries = new Map([...refusals[0][1], ...block("b.")]);
     const { entries: actual, blocks } = await merged(entries, { skip: ["a"] });
     expect(blocks.filter((b) => b.merged).map((b) => b.path)).toEqual(["b"]);
     expect(actual.get("a.rbr_dense.conv.weight")).toBe(entries.get("a.rbr_dense.conv.weight"));
