@@ -48,6 +48,8 @@ export interface LayerKeys {
   readonly names: readonly string[];
   /** Whether a block may be without it. */
   readonly optional: boolean;
+  /** Whether many other things have a layer of this name, so that it alone says nothing. */
+  readonly common?: boolean;
 }
 
 /**
@@ -179,7 +181,7 @@ export const blockKinds: readonly BlockKind[] = [
     (average): BlockKind => ({
       name: average ? "QARepVGGBlockV2" : "QARepVGGBlock",
       source: average ? "YOLOv6, with an average of the input as one more branch" : "YOLOv6",
-      layers: { ...convBn("rbr_dense"), rbr_1x1: conv, bn: norm },
+      layers: { ...convBn("rbr_dense"), rbr_1x1: conv, bn: { ...norm, common: true } },
       merged: "rbr_reparam",
       telling: true,
       build: (group, { identity }) => {

@@ -79,22 +79,30 @@ function candidatesOf(
   kind: BlockKind,
   naming: Readonly<Record<string, string>>,
 ): BrokenBlock[] {
-  const layers = Object.entries(kind.layers).map(([own, { names, optional }]) => {
+  const layers = Object.entries(kind.layers).map(([own, { names, optional, common }]) => {
     const theirs = naming[own] ?? own;
     const text = theirs.split("#").map(escapeRegExp).join("(\\d+)");
     const plain = theirs.split("#")[0];
-    return { own, theirs, names, optional, plain, pattern: new RegExp(`^(|.*\\.)${text}\\.([a-z0-9_]+)$`) };
+    return {
+      own,
+      theirs,
+      names,
+      optional,
+      telling: !optional && !common,
+      plain,
+      pattern: new RegExp(`^(|.*\\.)${text}\\.([a-z0-9_]+)$`),
+    };
   });
   const byPrefix = new Map<string, { keys: Map<string, string>; anchored: boolean }>();
   for (const key of entries.keys())
-    for (const { own, names, optional, plain, pattern } of layers) {
+    for (const { own, names, telling, plain, pattern } of layers) {
       const match = key.includes(plain) ? pattern.exec(key) : null;
       const name = match?.at(-1) ?? "";
       if (!match || !(names.includes(name) || (name === COUNTER && names.includes("running_var")))) continue;
       const found = byPrefix.get(match[1]) ?? { keys: new Map<string, string>(), anchored: false };
       byPrefix.set(match[1], found);
       found.keys.set(`${own.replace("#", match.length > 3 ? match[2] : "")}.${name}`, key);
-      found.anchored ||= !optional;
+      found.anchored ||= telling;
     }
   return [...byPrefix]
     .filter(([, { anchored }]) => anchored)

@@ -188,7 +188,8 @@ describe("a block in an unknown network becomes what it is when it is merged", (
     const made = withRandomState(block(), 7).eval();
     const rename = (key: string): string =>
       names.reduce((k, [own, theirs]) => (k.startsWith(`${own}.`) ? theirs + k.slice(own.length) : k), key);
-    const result = await merged(inNetwork(made, rename), options);
+    const norms = [...made.modules()].map(([, m]) => m).filter((m) => m instanceof BatchNorm);
+    const result = await merged(inNetwork(made, rename), { eps: forAll(norms[0]?.eps ?? 0), ...options });
     const expected = convertToDeploy(made).stateDict();
     const at = (key: string): string => `neck.blocks.3.${rename(key)}`;
     expect([...result.entries.keys()].sort()).toEqual(
@@ -347,9 +348,12 @@ describe("convolutions and the batch norms after them, by their names", () => {
     ],
   ];
   test.for(kept)("stay where they may not be merged: %s", async ([, entries, reason]) => {
-    const result = await merged(new Map([...entries, ...weights("sure.0", [2, 2, 1, 1]), ...norm("sure.1", 2)]), {
-      ordered: true,
-    });
+    const result = await merged(
+      new Map<string, TensorSource>([...entries, ...weights("sure.0", [2, 2, 1, 1]), ...norm("sure.1", 2)]),
+      {
+        ordered: true,
+      },
+    );
     expect(result.blocks.filter((b) => b.merged).map((b) => b.path)).toEqual(["sure.0"]);
     expect(result.blocks.map((b) => b.note).join("\n")).toMatch(reason);
     for (const [key, t] of entries) expect(result.entries.get(key)).toBe(t);
