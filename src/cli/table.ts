@@ -48,20 +48,18 @@ export const commands = {
       "checkpoints with weights above 100 MB are compared with --verify only. " +
       ".pth, .safetensors and .onnx are read by content and written by file name. Architecture, form and number of " +
       "classes of a checkpoint are found from its keys and shapes; of an ONNX model, whoever made it, parallel branches, " +
-      "batch norms and other linear layers become one with the convolutions around them.",
-      "weights above 100 MB are compared with --verify only. " +
-      ".pth and .safetensors are read by content and written by file name. Architecture, form and number of " +
-      "classes are found from the keys and shapes. With --blocks the network may be any: blocks of known kinds, and " +
-      "convolutions with a batch norm, are merged by their keys, everything else stays; what keys do not tell is asked for.",
+      "batch norms and other linear layers become one with the convolutions around them. With --blocks a checkpoint may be " +
+      "of any network: blocks of known kinds, and convolutions with a batch norm, are merged by their keys, everything else " +
+      "stays; what keys do not tell is asked for.",
     examples: [
       ["repmlp convert light_train.pth light_deploy.safetensors", "merge, compare both forms, write"],
       ["repmlp convert train.pth deploy.pth -a RepMLP-Res50-light-224", "name the architecture"],
       ["repmlp convert train.pth deploy.pth --explain --verify", "say what becomes of each block; compare any size"],
+      ["repmlp convert --blocks yolov6s.pt merged.pth --eps 1e-3 --explain", "a network that is not known here"],
       [
         "repmlp convert detector.onnx merged.onnx --report merged.html",
         "merge any ONNX model; draw what became of what",
       ],
-      ["repmlp convert --blocks yolov6s.pt merged.pth --eps 1e-3 --explain", "a network that is not known here"],
     ],
     args: {
       load: required("training checkpoint, .pth or .safetensors, or model, .onnx"),

@@ -7,7 +7,6 @@ import { noteRemarks } from "../weights.ts";
 
 /** Merges the blocks of a checkpoint of any network by their keys. */
 export async function convertBlocks({ args: { load, save }, options, io }: Call<"convert">): Promise<undefined> {
-  mustFit(options);
   const start = performance.now();
   const progress = io.progress();
   const { key, prefix, dtype, skip, keepPairs } = options;
@@ -38,21 +37,6 @@ export async function convertBlocks({ args: { load, save }, options, io }: Call<
     ].join("\n");
   });
   return undefined;
-}
-
-/** Options that go with a network whose architecture is known do not go with one that is not. */
-function mustFit(options: Call<"convert">["options"]): void {
-  const { arch, numClasses, imageSize, modelOption, verify } = options;
-  const other = Object.entries({ arch, numClasses, imageSize, modelOption: modelOption[0], verify }).find(
-    ([, value]) => value !== undefined && value !== false,
-  )?.[0];
-  const flag = other?.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
-  must(
-    other === undefined,
-    "cli/blocks",
-    () => `--${flag}: goes with a network that is known; --blocks merges by keys alone. Leave one of the two out.`,
-    "usage",
-  );
 }
 
 const within = (x: number, fits: (x: number) => boolean): number | undefined => (fits(x) ? x : undefined);

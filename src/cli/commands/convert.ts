@@ -14,6 +14,13 @@ export const run: Run<"convert"> = async (call) => {
   const { args, options } = call;
   const isOnnx = args.load.toLowerCase().endsWith(".onnx");
   mustApply(isOnnx ? "an ONNX file" : "a checkpoint", isOnnx ? ofCheckpoints(options) : ofOnnx(options));
+  if (isOnnx || !options.blocks)
+    mustApply(isOnnx ? "an ONNX file" : "a checkpoint without --blocks", ofBlocks(options));
+  if (options.blocks) {
+    mustApply("a checkpoint with --blocks", ofNetworks(options));
+    const { convertBlocks } = await import("./convert-blocks.ts");
+    return convertBlocks(call);
+  }
   if (!isOnnx) return convertCheckpoint(call);
   const { convertOnnx } = await import("./convert-onnx.ts");
   return convertOnnx(call);
@@ -33,21 +40,29 @@ const ofCheckpoints = ({ arch, numClasses, imageSize, key, prefix, modelOption, 
 });
 const ofOnnx = ({ tolerance, force }: Options) => ({ "--tolerance": tolerance, "--force": force || undefined });
 
+/** Options that say something about single blocks, and those that do about a network that is known. */
+const ofBlocks = (options: Options) => {
+  const lists = ["eps", "identity", "partition", "kind", "transposed", "skip"] as const;
+  return {
+    "--blocks": options.blocks || undefined,
+    ...Object.fromEntries(lists.map((name) => [`--${name}`, options[name].length ? options[name] : undefined])),
+    "--keep-pairs": options.keepPairs || undefined,
+  };
+};
+const ofNetworks = ({ arch, numClasses, imageSize, modelOption, verify }: Options) => ({
+  "--arch": arch,
+  "--num-classes": numClasses,
+  "--image-size": imageSize,
+  "--model-option": modelOption.length ? modelOption : undefined,
+  "--verify": verify || undefined,
+});
+
 function mustApply(what: string, others: Readonly<Record<string, unknown>>): void {
   const given = Object.keys(others).find((name) => others[name] !== undefined);
   must(given === undefined, "cli/option", () => `convert: ${given} does not apply to ${what}. Leave it out.`, "usage");
 }
 
 const convertCheckpoint: Run<"convert"> = async ({ args: { load, save }, options, io }) => {
-/** Merges a checkpoint file and says what was merged. */
-export const run: Run<"convert"> = async (call) => {
-  const {
-    args: { load, save },
-    options,
-    io,
-  } = call;
-  if (options.blocks) return await (await import("./convert-blocks.ts")).convertBlocks(call);
-  mustBeForBlocks(options);
   const start = performance.now();
   let verification: Verification | undefined;
   const progress = io.progress();
@@ -72,19 +87,6 @@ export const run: Run<"convert"> = async (call) => {
   );
   return undefined;
 };
-
-/** Throws for an option that means nothing where the architecture is known. */
-function mustBeForBlocks(options: Call<"convert">["options"]): void {
-  const { eps, identity, partition, kind, transposed, skip, keepPairs } = options;
-  const given = Object.entries({ eps, identity, partition, kind, transposed, skip }).find(([, list]) => list.length);
-  const flag = keepPairs ? "keep-pairs" : given?.[0];
-  must(
-    flag === undefined,
-    "cli/blocks",
-    () => `--${flag}: goes with --blocks. Add it, or leave this one out.`,
-    "usage",
-  );
-}
 
 function text(
   save: string,

@@ -93,7 +93,6 @@ export async function convertCheckpointFile(
 
 /** Resolves links; a file that does not exist yet is no other one. */
 export function mustDiffer(load: string, save: string, what = "training checkpoint"): void {
-export function mustDiffer(load: string, save: string): void {
   const real = (path: string): string | undefined => {
     try {
       return realpathSync(path);
