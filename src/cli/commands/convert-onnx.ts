@@ -68,7 +68,9 @@ function summary(
     ...(proof ? [row("one run", ...(proof.milliseconds.map((ms) => `${ms.toFixed(2)} ms`) as [string, string]))] : []),
   ];
   const outputs = (proof?.outputs ?? []).map(
-    ({ name, maxAbs, maxRel }) => `  ${name}: ${scientific(maxAbs)} (${scientific(maxRel)} of its largest value)`,
+    ({ name, maxAbs, maxRel, rounding }) =>
+      `  ${name}: ${scientific(maxAbs)} (${scientific(maxRel)} of its largest value)` +
+      (rounding === undefined ? "" : `; the model's own rounding is ${scientific(rounding)}`),
   );
   const sizes = new Set(
     proof?.sizes.map((s) =>

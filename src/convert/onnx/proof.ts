@@ -16,6 +16,12 @@ export interface OutputDifference {
   readonly maxAbs: number;
   /** `maxAbs` divided by the largest absolute value of the output. */
   readonly maxRel: number;
+  /**
+   * Where that is more than allowed: by how much the output of the model itself differs when it is computed node by node,
+   * without the runtime's optimizations. What is not far above is rounding.
+   */
+  readonly rounding?: number;
+  readonly passed: boolean;
 }
 
 /** What came of running a model and what it was made into on the same inputs. */
@@ -23,6 +29,7 @@ export interface OnnxProof {
   /** The largest difference of each output. */
   readonly outputs: readonly OutputDifference[];
   readonly maxRel: number;
+  readonly passed: boolean;
   /** Sizes of the inputs of each run. */
   readonly sizes: readonly Readonly<Record<string, Shape>>[];
   /** Of one run with the inputs of the first size: the median of several. */
@@ -34,7 +41,14 @@ export interface ProofOptions {
   readonly inputs?: readonly Feeds[] | undefined;
   /** Seed of the random inputs. Default 0. */
   readonly seed?: number;
+  /** Largest difference that is allowed, as a share of an output's largest value. Default 1e-4. */
+  readonly tolerance?: number;
+  /** Opens the model without the runtime's optimizations, to tell rounding from differences. */
+  readonly plain?: () => Promise<OnnxRunner>;
 }
+
+/** Several times a model's own rounding is no difference of two models. */
+const ROUNDINGS = 4;
 
 /** Sizes of open axes that are tried: pictures (batch, pixels), then others; the first pair that the model takes counts. */
 const trials = [
@@ -55,7 +69,7 @@ export async function proveOnnx(
   model: Pick<OnnxModel, "inputs" | "kept">,
   before: () => Promise<OnnxRunner>,
   after: () => Promise<OnnxRunner>,
-  { inputs, seed = 0 }: ProofOptions = {},
+  { inputs, seed = 0, tolerance = 1e-4, plain }: ProofOptions = {},
 ): Promise<OnnxProof> {
   const first = await withRunner(before, async (runner) => {
     const feeds = inputs ?? (await acceptedFeeds(model, runner, seed));
@@ -63,32 +77,47 @@ export async function proveOnnx(
     for (const feed of feeds) outputs.push(await runner.run(feed));
     return { feeds, outputs, milliseconds: await timed(runner, feeds[0]) };
   });
-  const names = Object.keys(first.outputs[0] ?? {});
-  const found = new Map(names.map((name) => [name, new Comparison(name)]));
-  const milliseconds = await withRunner(after, async (runner) => {
-    for (const [i, feed] of first.feeds.entries()) {
-      const outputs = await runner.run(feed);
-      for (const name of names) {
-        const [a, b] = [first.outputs[i][name], outputs[name]];
-        // Of another size: nothing of one is to be compared with anything of the other.
-        if (a.size !== b?.size) found.get(name)!.add([0], [Number.NaN]);
-        else found.get(name)!.add(a.toFloat64(), b.toFloat64());
-      }
-    }
-    return timed(runner, first.feeds[0]);
-  });
-  const outputs = names.map((name) => {
-    const { maxAbs, maxRel } = found.get(name)!;
-    return { name, maxAbs, maxRel };
+  const second = await withRunner(after, async (runner) => ({
+    found: await compared(first, runner),
+    milliseconds: await timed(runner, first.feeds[0]),
+  }));
+  const { found } = second;
+  const isFar = found.some(({ maxRel }) => !(maxRel <= tolerance));
+  const own = isFar && plain ? await withRunner(plain, (runner) => compared(first, runner)) : undefined;
+  const outputs = found.map(({ path: name, maxAbs, maxRel }, i) => {
+    const rounding = maxRel <= tolerance ? undefined : own?.[i].maxAbs;
+    const passed = maxRel <= tolerance || (rounding !== undefined && maxAbs <= ROUNDINGS * rounding);
+    return { name, maxAbs, maxRel, ...(rounding !== undefined && { rounding }), passed };
   });
   const worst = outputs.map((o) => o.maxRel);
   return {
     outputs,
     // Not a number, where one is none.
     maxRel: worst.some(Number.isNaN) ? Number.NaN : Math.max(0, ...worst),
+    passed: outputs.every((o) => o.passed),
     sizes: first.feeds.map((feed) => Object.fromEntries(Object.entries(feed).map(([name, t]) => [name, t.shape]))),
-    milliseconds: [first.milliseconds, milliseconds],
+    milliseconds: [first.milliseconds, second.milliseconds],
   };
+}
+
+interface Runs {
+  readonly feeds: readonly Feeds[];
+  readonly outputs: readonly Readonly<Record<string, Tensor>>[];
+}
+
+/** Compares what another model makes of the same inputs, output by output. */
+async function compared({ feeds, outputs }: Runs, runner: OnnxRunner): Promise<Comparison[]> {
+  const found = new Map(Object.keys(outputs[0] ?? {}).map((name) => [name, new Comparison(name)]));
+  for (const [i, feed] of feeds.entries()) {
+    const made = await runner.run(feed);
+    for (const [name, comparison] of found) {
+      const [a, b] = [outputs[i][name], made[name]];
+      // Of another size: nothing of one is to be compared with anything of the other.
+      if (a.size !== b?.size) comparison.add([0], [Number.NaN]);
+      else comparison.add(a.toFloat64(), b.toFloat64());
+    }
+  }
+  return [...found.values()];
 }
 
 async function withRunner<T>(open: () => Promise<OnnxRunner>, use: (runner: OnnxRunner) => Promise<T>): Promise<T> {

@@ -1,9 +1,9 @@
 import type { OnnxNode } from "../../onnx/index.ts";
 import { HostAlgebra, type HostTensor } from "../../reparam/host.ts";
-import { sizeOf } from "../../tensor/index.ts";
+import { sizeOf, Tensor } from "../../tensor/index.ts";
 import { affine, after, type Form, identity } from "./form.ts";
-import type { GraphView } from "./graph.ts";
-import { regrouped, viewed, widened } from "./kernels.ts";
+import { type GraphView, nameOf } from "./graph.ts";
+import { regrouped, valuesOf, viewed, widened } from "./kernels.ts";
 import type { Named } from "./rules.ts";
 import { type Written, written } from "./write.ts";
 
@@ -72,6 +72,12 @@ function formOf(sight: Sight, node: OnnxNode | undefined): Form | undefined {
   return typeof form === "string" ? undefined : form;
 }
 
+/** The form of a node with weights of its own, into which others can be merged. */
+function layerOf(sight: Sight, node: OnnxNode | undefined): Form | undefined {
+  const step = node && sight.step(node);
+  return typeof step === "object" && step.anchor ? formOf(sight, node) : undefined;
+}
+
 const isScale = (form: Form | undefined): form is Form =>
   form !== undefined &&
   !form.weight &&
@@ -109,7 +115,7 @@ function ahead(sight: Sight, node: OnnxNode, form: Form): Rewrite | undefined {
       path.push(reader);
       continue;
     }
-    const own = formOf(sight, reader);
+    const own = layerOf(sight, reader);
     if (!path.length || !own?.weight) return undefined;
     const joined = after(repeated(form, repeat), own);
     if (typeof joined === "string") return undefined;
@@ -135,7 +141,7 @@ function behind(graph: GraphView, sight: Sight, node: OnnxNode, form: Form): Rew
       path.push(maker!);
       continue;
     }
-    const own = formOf(sight, maker);
+    const own = layerOf(sight, maker);
     if (!path.length || !own?.weight) return undefined;
     const joined = after(own, repeated(form, 1));
     if (typeof joined === "string") return undefined;
@@ -177,7 +183,7 @@ function branchOf(sight: Sight, value: string): Branch | undefined {
   const { graph } = sight;
   const { source, path: up } = unviewed(graph, value, true);
   const node = graph.producer(source);
-  const form = formOf(sight, node);
+  const form = layerOf(sight, node);
   if (!node || !form?.weight || !isPrivate(graph, source)) return undefined;
   const { source: root, path: down } = unviewed(graph, node.inputs[0], false);
   return { node, form, up, down, root };
@@ -242,4 +248,52 @@ export const convToFc: RewriteRule = {
   },
 };
 
-export const rewriteRules: readonly RewriteRule[] = [throughViews, convToFc];
+/**
+ * Several scales and shifts before a convolution with padding, whose shift cannot go into it: y = W ∗ (s · x + t) is
+ * (W · s) ∗ (x + t / s), with one shift left.
+ */
+export const scaleApart: RewriteRule = {
+  name: "scale before padding",
+  rewrite(sight, node) {
+    const { graph } = sight;
+    const own = layerOf(sight, node);
+    if (!own?.weight || own.fixed) return undefined;
+    const path: OnnxNode[] = [];
+    let form: Form = identity;
+    let [value] = node.inputs;
+    while (path.length < 8 && isPrivate(graph, value)) {
+      const maker = graph.producer(value);
+      const part = formOf(sight, maker);
+      if (!isScale(part)) break;
+      const joined = after(part, form);
+      if (typeof joined === "string") return joined;
+      form = joined;
+      path.push(maker!);
+      [value] = (sight.step(maker!) as Named).inputs;
+    }
+    const { scale, bias } = form;
+    const dims = graph.shapeOf(value);
+    if (path.length < 2 || !scale || !bias || !dims) return undefined;
+    const [s, t] = [valuesOf(scale), valuesOf(bias)];
+    const shift = Float64Array.from(
+      { length: Math.max(s.length, t.length) },
+      (_, i) => t[i % t.length] / s[i % s.length],
+    );
+    if (!shift.every(Number.isFinite)) return "it is scaled by zero before it is padded";
+    const joined = after({ ...form, bias: undefined }, own);
+    if (typeof joined === "string") return joined;
+    const made = written(graph, joined, node, path[0].outputs[0], node.outputs[0]);
+    const name = graph.uniqueName(`${path[0].outputs[0]}.shift`);
+    const { dtype } = graph.constant(node.inputs[1])!;
+    const shape = shift.length === 1 ? [] : [shift.length, ...dims.slice(2).map(() => 1)];
+    const added = { opType: "Add", name: nameOf(path[0]), inputs: [value, name], outputs: path[0].outputs, attrs: {} };
+    return {
+      removed: [...path, node].map((n) => ({ node: n, rule: scaleApart.name })),
+      nodes: [...made.nodes, added],
+      constants: new Map([...made.constants, [name, Tensor.of(dtype, shape, shift)]]),
+      input: path[0].outputs[0],
+    };
+  },
+};
+
+export const rewriteRules: readonly RewriteRule[] = [throughViews, convToFc, scaleApart];

@@ -271,20 +271,9 @@ const arithmetic: LinearRule = {
   },
 };
 
-/** Values that have the same sizes, for all that is known; a sum may also repeat a smaller one. */
-function sameSizes(graph: GraphView, names: readonly string[]): boolean {
-  const shapes = names.map((name) => graph.shapeOf(name));
-  return shapes.every(
-    (s) =>
-      s &&
-      s.length === shapes[0]!.length &&
-      s.every((d, i) => d === shapes[0]![i] || d === undefined || shapes[0]![i] === undefined),
-  );
-}
-
-function added(graph: GraphView, node: OnnxNode): Step | string {
+/** Branches of one value that come out in one size, which {@link sum} sees to: a sum could also repeat a smaller one. */
+function added(graph: GraphView, node: OnnxNode): Step {
   const { opType, inputs } = node;
-  if (!sameSizes(graph, inputs)) return "its inputs are not known to be of one size";
   const channels = graph.shapeOf(inputs[0])?.[1] ?? 1;
   return {
     inputs,

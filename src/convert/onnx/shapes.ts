@@ -93,11 +93,15 @@ const rules: Readonly<Record<string, Rule>> = {
   Conv: (c) => {
     const [o, , ...kernel] = c.dims[1] ?? [];
     const size = c.dims[1] && known(kernel);
-    return size ? moved(c, o, size) : undefined;
+    return (size && moved(c, o, size)) ?? c.dims[1]?.map((_, i) => (i === 1 ? o : undefined));
   },
   ConvTranspose: ({ node, dims: [x, w] }) => {
     const channels = w?.[1] === undefined ? undefined : w[1] * intAttr(node, "group", 1);
-    return x && [x[0], channels, ...x.slice(2).map(() => undefined)];
+    return (w ?? x)?.map((_, i) => (i === 0 ? x?.[0] : i === 1 ? channels : undefined));
+  },
+  Resize: ({ dims: [x], numbers }) => {
+    const scales = numbers(2);
+    return x?.map((d, i) => (d !== undefined && scales?.[i] !== undefined ? Math.floor(d * scales[i]) : undefined));
   },
   MaxPool: (c) => moved(c, c.dims[0]?.[1], intsAttr(c.node, "kernel_shape")),
   AveragePool: (c) => moved(c, c.dims[0]?.[1], intsAttr(c.node, "kernel_shape")),
