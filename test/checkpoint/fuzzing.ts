@@ -119,18 +119,27 @@ const mutations: Readonly<Record<string, Mutation>> = {
     concat(bytes.subarray(0, random.below(bytes.length)), other.subarray(random.below(other.length))),
 };
 
+/** A content with one to four mutations, some of which take parts of another. */
+export function mutated(
+  content: Uint8Array<ArrayBuffer>,
+  random: Rng,
+  other: () => Uint8Array<ArrayBuffer>,
+): Uint8Array<ArrayBuffer> {
+  const names = Object.keys(mutations);
+  let made = content;
+  for (let n = Math.max(1, random.below(5) - 1); n > 0 && made.length > 0; n--)
+    made = mutations[names[random.below(names.length)]](made, random, other());
+  return made;
+}
+
 /** Mutates, opens and reads everything; `count` files, the same for the same seed number. */
 export async function* fuzz(count: number, seed: number): AsyncGenerator<Outcome, void, void> {
   const all = await seeds();
   const random = rng(seed, "fuzz-checkpoints");
-  const names = Object.keys(mutations);
   const pick = <T>(list: readonly T[]): T => list[random.below(list.length)];
   for (let i = 0; i < count; i++) {
     const origin = pick(all);
-    let content = origin.content;
-    for (let n = Math.max(1, random.below(5) - 1); n > 0 && content.length > 0; n--)
-      content = mutations[pick(names)](content, random, pick(all).content);
-    const bytes = await origin.pack(content);
+    const bytes = await origin.pack(mutated(origin.content, random, () => pick(all).content));
     yield { seed: origin.name, bytes, ...(await outcome(bytes, origin.name)) };
   }
 }

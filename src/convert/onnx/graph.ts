@@ -354,6 +354,8 @@ function orUnknown<T>(read: () => T): T | undefined {
 /** Nodes in an order in which each comes after those that it reads, otherwise as they are. */
 function arranged(nodes: readonly OnnxNode[], { kept }: OnnxModel): OnnxNode[] {
   const makers = new Map(nodes.flatMap((node) => node.outputs.map((name) => [name, node] as const)));
+  // Stands for inputs and outputs that are left out.
+  makers.delete("");
   const placed = new Set<OnnxNode>();
   const sorted: OnnxNode[] = [];
   for (const root of nodes) {

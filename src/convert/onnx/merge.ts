@@ -43,8 +43,14 @@ export interface MergeOnnxOptions {
   readonly rules?: readonly OnnxRule[];
 }
 
-/** Nodes of one merge at most. */
+/** Nodes of one merge at most, values that it may come from while it is looked for, and how often it may fail. */
 const REGION_LIMIT = 128;
+const FRONTIER_LIMIT = 256;
+const FAILURES = 12;
+
+/** Weights of a merge, as a multiple of those that went into it: a few bytes of a file can ask for any kernel. */
+const GROWTH = 16;
+const SMALL = 1 << 16;
 
 /** Share of the file's weights that copies of shared ones may add. */
 const COPIES = 0.05;
@@ -145,7 +151,7 @@ class Merging implements Sight {
     const region = new Set<OnnxNode>(first.nodes);
     const frontier = new Set(first.inputs);
     let reason: string | undefined;
-    for (;;) {
+    for (let failures = 0; failures < FAILURES; ) {
       const stay = this.used(region, sink);
       if (stay !== undefined) {
         reason ??= stay;
@@ -161,6 +167,7 @@ class Merging implements Sight {
           if (against === undefined) return plan;
           reason = against;
         }
+        failures++;
       }
       const deepest = [...frontier].sort((a, b) => graph.level(b) - graph.level(a) || byCodePoint(a, b))[0];
       const node = graph.producer(deepest);
@@ -171,7 +178,7 @@ class Merging implements Sight {
           : undefined;
         break;
       }
-      if (region.size + step.nodes.length > REGION_LIMIT) {
+      if (region.size + step.nodes.length > REGION_LIMIT || frontier.size > FRONTIER_LIMIT) {
         reason ??= `more than ${REGION_LIMIT} nodes would have to become one`;
         break;
       }
@@ -230,12 +237,19 @@ class Merging implements Sight {
     const now = costOf(form) / strideOf(form);
     if (now > before * (1 + 1e-9))
       return `it would take ${Math.round(now)} multiply-adds per position of the input instead of ${Math.round(before)}`;
+    const stored = [...region].reduce((n, node) => n + this.weightsOf(node), 0);
+    const needed = sizeOf(form.weight.shape);
+    if (!(needed <= SMALL + GROWTH * stored)) return `it would need ${needed} weights in place of ${stored}`;
     if (form.windows.some((w) => w.begin < 0 || w.end < 0))
       return "a convolution cannot cut off the border of its input";
     if (form.layout === undefined) return "the number of axes is not known";
     const nodes = form.layout === "last" && form.bias ? 2 : 1;
     if (region.size <= nodes) return "it would stay as many nodes";
     return this.copies(region);
+  }
+
+  private weightsOf(node: OnnxNode): number {
+    return node.inputs.reduce((n, name) => n + sizeOf(this.graph.constant(name)?.shape ?? [0]), 0);
   }
 
   /** Weights that other nodes read, too, would be stored once more. */

@@ -116,7 +116,7 @@ function ahead(sight: Sight, node: OnnxNode, form: Form): Rewrite | undefined {
       continue;
     }
     const own = layerOf(sight, reader);
-    if (!path.length || !own?.weight) return undefined;
+    if (!path.length || !own?.weight || own.inputs !== form.inputs! * repeat) return undefined;
     const joined = after(repeated(form, repeat), own);
     if (typeof joined === "string") return undefined;
     const [first, ...rest] = path;

@@ -365,7 +365,7 @@ function padsOf(graph: GraphView, node: OnnxNode): (readonly [number, number])[]
   if (!rank || !list?.every((d) => d !== undefined)) return undefined;
   const axes = graph.opset >= 18 && node.inputs[3] ? graph.listOf(node.inputs[3]) : undefined;
   const at = (axes ?? Array.from({ length: rank }, (_, i) => i)).map((a) => (a! < 0 ? a! + rank : a!));
-  if (list.length !== 2 * at.length) return undefined;
+  if (list.length !== 2 * at.length || at.some((axis) => !(axis >= 0 && axis < rank))) return undefined;
   const sides = Array.from({ length: rank }, () => [0, 0] as readonly [number, number]);
   for (const [i, axis] of at.entries()) sides[axis] = [list[i]!, list[i + at.length]!];
   return sides;
@@ -435,6 +435,7 @@ const crop: LinearRule = {
     const sides = dims.map(() => [0, 0] as readonly [number, number]);
     for (const [i, axis] of axes.entries()) {
       const at = axis < 0 ? axis + dims.length : axis;
+      if (!(at >= 0 && at < dims.length)) return undefined;
       const size = dims[at];
       // Counted from the ends an open size does not matter; otherwise it has to be known.
       const open = starts[i] >= 0 && (ends[i] < 0 || ends[i] >= 2 ** 31 - 1);

@@ -1,0 +1,176 @@
+import type { Builder } from "./onnx-models.ts";
+
+/** The output of a small network whose input is `x`, six channels of 9 × 8 pixels. */
+export type Network = (b: Builder) => string;
+
+export const same = { pads: [1, 1, 1, 1] };
+
+/** Networks that become one node: by name, what is built, and what is left. */
+export const merging: readonly [string, Network, Record<string, number>][] = [
+  ["a norm after a convolution", (b) => b.norm(b.conv("x", [6, 4], [3, 3], same), 4), { Conv: 1 }],
+  ["a norm before one without padding", (b) => b.conv(b.norm("x", 6), [6, 4], [3, 3]), { Conv: 1 }],
+  [
+    "a scale before one with padding",
+    (b) => b.conv(b.node("Mul", ["x", b.constant([6, 1, 1])]), [6, 4], [3, 3], same),
+    { Conv: 1 },
+  ],
+  [
+    "numbers after a convolution",
+    (b) => {
+      const scaled = b.node("Mul", [b.conv("x", [6, 4], [3, 3], { ...same, bias: true }), b.constant([])]);
+      const shifted = b.node("Sub", [b.constant([4, 1, 1]), scaled]);
+      return b.node("Div", [shifted, b.constant([1, 4, 1, 1], () => 2)]);
+    },
+    { Conv: 1 },
+  ],
+  [
+    "RepVGG",
+    (b) => {
+      const sum = b.node("Add", [b.norm(b.conv("x", [6, 6], [3, 3], same), 6), b.norm(b.conv("x", [6, 6], [1, 1]), 6)]);
+      return b.node("Add", [sum, b.norm("x", 6)]);
+    },
+    { Conv: 1 },
+  ],
+  [
+    "kernels of other sizes, with a stride",
+    (b) =>
+      b.node("Sum", [
+        b.conv("x", [6, 4], [5, 5], { pads: [2, 2, 2, 2], strides: [2, 2] }),
+        b.conv("x", [6, 4], [1, 3], { pads: [0, 1, 0, 1], strides: [2, 2], bias: true }),
+        b.conv("x", [6, 4], [3, 1], { pads: [1, 0, 1, 0], strides: [2, 2] }),
+        b.conv("x", [6, 4], [3, 3], { pads: [2, 2, 2, 2], strides: [2, 2], dilations: [2, 2] }),
+      ]),
+    { Conv: 1 },
+  ],
+  [
+    "even kernels, whose padding differs",
+    (b) => b.node("Add", [b.conv("x", [6, 4], [2, 2], { pads: [1, 0, 0, 1] }), b.conv("x", [6, 4], [3, 3], same)]),
+    { Conv: 1 },
+  ],
+  [
+    "groups",
+    (b) =>
+      b.node("Add", [
+        b.conv("x", [6, 6], [3, 3], { ...same, group: 2 }),
+        b.conv("x", [6, 6], [3, 3], { ...same, group: 6, bias: true }),
+      ]),
+    { Conv: 1 },
+  ],
+  [
+    "a residual around a depthwise convolution",
+    (b) => b.node("Add", ["x", b.conv("x", [6, 6], [3, 3], { ...same, group: 6 })]),
+    { Conv: 1 },
+  ],
+  ["a difference", (b) => b.node("Sub", ["x", b.conv("x", [6, 6], [3, 3], same)]), { Conv: 1 }],
+  ["1 × 1 and then k × k", (b) => b.conv(b.conv("x", [6, 12], [1, 1]), [12, 4], [3, 3], same), { Conv: 1 }],
+  [
+    "k × k and then 1 × 1",
+    (b) => b.conv(b.conv("x", [6, 12], [3, 3], { ...same, bias: true }), [12, 4], [1, 1], { bias: true }),
+    { Conv: 1 },
+  ],
+  [
+    "a bottleneck without activations",
+    (b) => {
+      const wide = b.conv(b.conv("x", [6, 24], [1, 1], { bias: true }), [24, 24], [3, 3]);
+      return b.conv(wide, [24, 6], [1, 1], { bias: true });
+    },
+    { Conv: 1 },
+  ],
+  [
+    "padding with what zeros become",
+    (b) => {
+      const one = b.node("Conv", ["x", b.constant([4, 6, 1, 1]), b.constant([4], () => 0.25)]);
+      const padded = b.node("Pad", [one, b.ints([0, 0, 1, 1, 0, 0, 1, 1]), b.constant([], () => 0.25)]);
+      return b.node("Add", [b.conv(padded, [4, 5], [3, 3]), b.conv("x", [6, 5], [3, 3], same)]);
+    },
+    { Conv: 1 },
+  ],
+  [
+    "padding of the input",
+    (b) => b.conv(b.node("Pad", ["x", b.ints([0, 0, 1, 0, 0, 0, 1, 2])]), [6, 4], [3, 3]),
+    { Conv: 1 },
+  ],
+  [
+    "average pooling beside a convolution",
+    (b) => {
+      const pooled = b.node("AveragePool", ["x"], { kernel_shape: [3, 3], pads: [1, 1, 1, 1], count_include_pad: 1 });
+      return b.node("Add", [b.norm(pooled, 6), b.conv("x", [6, 6], [3, 3], same)]);
+    },
+    { Conv: 1 },
+  ],
+  [
+    "outputs side by side, and 1 × 1 behind them",
+    (b) => {
+      const branch = b.conv("x", [6, 6], [3, 3], same);
+      const cat = b.node("Concat", [branch, b.norm(branch, 6), b.conv("x", [6, 6], [1, 1])], { axis: 1 });
+      return b.conv(cat, [18, 6], [1, 1], { bias: true });
+    },
+    { Conv: 1 },
+  ],
+  [
+    "outputs side by side",
+    (b) => {
+      const branches = [b.conv("x", [6, 4], [3, 3], same), b.conv("x", [6, 2], [3, 3], { ...same, bias: true })];
+      return b.node("Concat", branches, { axis: -3 });
+    },
+    { Conv: 1 },
+  ],
+  [
+    "a crop before a branch",
+    (b) => {
+      const cut = b.node("Slice", ["x", b.ints([1]), b.ints([-1]), b.ints([3])]);
+      return b.node("Add", [b.conv("x", [6, 4], [3, 3]), b.conv(cut, [6, 4], [3, 1])]);
+    },
+    { Conv: 1 },
+  ],
+  [
+    "a norm after a transposed convolution",
+    (b) => b.norm(b.node("ConvTranspose", ["x", b.constant([6, 2, 3, 3])], { group: 2, strides: [2, 2] }), 4),
+    { ConvTranspose: 1 },
+  ],
+  [
+    "a norm after automatic padding",
+    (b) => b.norm(b.node("Conv", ["x", b.constant([4, 6, 3, 3])], { auto_pad: "SAME_UPPER", strides: [2, 2] }), 4),
+    { Conv: 1 },
+  ],
+  [
+    "a layer scale on the last axis",
+    (b) => {
+      const layer = b.node("Add", [b.node("MatMul", ["x", b.constant([8, 5])]), b.constant([5])]);
+      return b.node("Mul", [layer, b.constant([5])]);
+    },
+    { MatMul: 1, Add: 1 },
+  ],
+  [
+    "a product in two steps beside one in one",
+    (b) => {
+      const low = b.node("MatMul", [b.node("MatMul", ["x", b.constant([8, 2])]), b.constant([2, 8])]);
+      return b.node("Add", [b.node("MatMul", ["x", b.constant([8, 8])]), low]);
+    },
+    { MatMul: 1 },
+  ],
+  [
+    "a norm through global pooling and flattening",
+    (b) => {
+      const flat = b.node("Flatten", [b.node("GlobalAveragePool", [b.norm("x", 6)])]);
+      return b.node("Gemm", [flat, b.constant([6, 5]), b.constant([5])], { alpha: { float: 0.5 } });
+    },
+    { GlobalAveragePool: 1, Flatten: 1, Gemm: 1 },
+  ],
+  [
+    "a norm before all pixels are connected",
+    (b) => b.node("Gemm", [b.node("Flatten", [b.norm("x", 6)]), b.constant([5, 6 * 72])], { transB: 1 }),
+    { Flatten: 1, Gemm: 1 },
+  ],
+  [
+    "a convolution beside a layer over all pixels",
+    (b) => {
+      const flat = b.node("Reshape", ["x", b.ints([-1, 432, 1, 1])]);
+      const layer = b.node("Conv", [flat, b.constant([432, 216, 1, 1])], { group: 2 });
+      const norm = b.norm(b.node("Reshape", [layer, b.ints([-1, 432])]), 432);
+      const conv = b.norm(b.conv("x", [6, 6], [3, 3], { ...same, group: 2 }), 6);
+      return b.node("Add", [b.node("Reshape", [norm, b.ints([2, 6, 9, 8])]), conv]);
+    },
+    { Conv: 1, Reshape: 3 },
+  ],
+];
