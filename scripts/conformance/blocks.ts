@@ -1,5 +1,6 @@
 import {
   ACB,
+  AttentionBlock,
   BaseBlock,
   BnLinear,
   BottleneckBlock,
@@ -7,16 +8,21 @@ import {
   ConvBn,
   ConvBnRelu,
   ConvFFN,
+  convolutionalStem,
   DBB,
   DilatedReparamBlock,
   DistilledClassifier,
   type GammaInit,
   LightBlock,
   MobileOneBlock,
+  PatchEmbed,
   QARepVGGBlock,
   QARepVGGBlockV1,
   ReparamLargeKernelConv,
+  RepCPE,
   RepLKBlock,
+  RepMixer,
+  RepMixerBlock,
   RepMLP,
   RepMLPBlock,
   RepMLPNetFFN,
@@ -28,9 +34,10 @@ import {
   UniRepLKNetBlock,
 } from "../../src/blocks/index.ts";
 import { must } from "../../src/errors.ts";
-import { add, constant, grad, input, reshape, type Value } from "../../src/graph/index.ts";
+import { add, constant, grad, input, type Pair, reshape, type Value } from "../../src/graph/index.ts";
 import {
   createModel,
+  FastViT,
   MobileNet,
   MobileOne,
   RepLKNet,
@@ -124,6 +131,34 @@ const unireplkBlocks: Readonly<Record<string, (a: Args) => Net>> = {
     }),
 };
 
+const fastvitBlocks: Readonly<Record<string, (a: Args) => Net>> = {
+  RepMixer: (a) => new RepMixer({ channels: a.dim, kernelSize: a.kernel_size, useLayerScale: a.use_layer_scale }),
+  ReparamLargeKernelConv: replkBlocks.ReparamLargeKernelConv,
+  RepCPE: (a) =>
+    new RepCPE({ channels: equalSizes(a.in_channels, a.embed_dim ?? a.in_channels), kernelSize: a.spatial_shape }),
+  convolutional_stem: (a) => convolutionalStem(a.in_channels, a.out_channels),
+  PatchEmbed: (a) =>
+    new PatchEmbed({
+      ...{ inChannels: a.in_channels, outChannels: a.embed_dim, patchSize: a.patch_size, stride: a.stride },
+    }),
+  RepMixerBlock: (a) =>
+    new RepMixerBlock({
+      ...{ channels: a.dim, kernelSize: a.kernel_size, mlpRatio: a.mlp_ratio },
+      ...{ useLayerScale: a.use_layer_scale, dropPath: a.drop_path },
+    }),
+  AttentionBlock: (a) =>
+    new AttentionBlock({
+      ...{ channels: a.dim, mlpRatio: a.mlp_ratio, useLayerScale: a.use_layer_scale, dropPath: a.drop_path },
+    }),
+  MobileOneBlock: (a) =>
+    new MobileOneBlock({ ...mobileOneOptions(a), activation: a.use_act === false ? "none" : "gelu" }),
+};
+
+/** One size of two that must be the same. */
+function equalSizes(a: number, b: number): number {
+  if (a !== b) throw new Error(`sizes ${a} and ${b} differ`);
+  return a;
+}
 /** Takes note of arguments that change nothing here: the class of a family with one, how batch norms are synchronised. */
 const noted = (..._: readonly unknown[]): object => ({});
 type Build = (args: Args) => Net;
@@ -245,6 +280,15 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
       ...noted(a.class),
       ...{ depths: a.depths, dims: a.dims, kernelSizes: a.kernel_sizes, numClasses: a.num_classes },
       ...{ layerScaleInitValue: a.layer_scale_init_value ?? 0, dropPathRate: a.drop_path_rate ?? 0 },
+    }),
+  fastvit: (a) => fastvitBlocks[a.class as string](a),
+  fastvit_net: (a) =>
+    new FastViT({
+      ...noted(a.class),
+      ...{ layers: a.layers, tokenMixers: a.token_mixers, embedDims: a.embed_dims, mlpRatios: a.mlp_ratios },
+      positionKernels: (a.pos_embs as readonly (Pair | null)[] | undefined)?.map((k) => (k ? equalSizes(...k) : 0)),
+      downsamples: a.downsamples,
+      ...{ dropPathRate: a.drop_path_rate, numClasses: a.num_classes },
     }),
   repmlp_resnet: (a) =>
     new RepMLPResNet({

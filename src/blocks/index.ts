@@ -3,6 +3,7 @@ export * from "./conv-bn.ts";
 export * from "./conv-unit.ts";
 export * from "./dbb.ts";
 export { ECB, type ECBOptions } from "./ecb.ts";
+export * from "./fastvit.ts";
 export { MBRConv, type MBRConvOptions } from "./mbr-conv.ts";
 export * from "./mobileone.ts";
 export * from "./qarepvgg.ts";

@@ -19,6 +19,7 @@ export type {
   TrainingForm,
   Variant,
 } from "./family.ts";
+export { FastViT, type FastViTOptions, type FastViTTokenMixer } from "./fastvit.ts";
 export * from "./layer-table.ts";
 export { MobileNet, type MobileNetOptions } from "./mobilenet.ts";
 export { MobileOne, type MobileOneOptions } from "./mobileone.ts";

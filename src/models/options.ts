@@ -67,6 +67,14 @@ const kernelSize = v.pipe(
   v.check((k) => k % 2 === 1, "an odd number"),
 );
 
+/** Odd size of a square kernel, or 0. */
+export const kernelSizeOrNone = v.pipe(
+  v.number("an odd number, or 0"),
+  v.safeInteger("an odd number, or 0"),
+  v.check((k) => k === 0 || (k > 0 && k % 2 === 1), "an odd number, or 0"),
+  v.maxValue(LIMITS.size, `at most ${LIMITS.size}`),
+);
+
 /** Odd sizes of square kernels; none is a list, too. */
 export const kernelSizes = v.pipe(
   v.array(kernelSize, "a list of odd numbers"),

@@ -2,6 +2,7 @@ import { listed, must, nearest } from "../errors.ts";
 import type { Net } from "../nn/index.ts";
 import { acnetCifar } from "./acnet-cifar.ts";
 import type { Family, ModelOptions, PreprocessingConfig, Variant } from "./family.ts";
+import { fastvit } from "./fastvit.ts";
 import { mobilenet } from "./mobilenet.ts";
 import { mobileone } from "./mobileone.ts";
 import { qarepvgg } from "./qarepvgg.ts";
@@ -36,6 +37,7 @@ export const families: readonly Family[] = [
   mobileone,
   repghost,
   vanillanet,
+  fastvit,
 ];
 
 /** A network by name. */

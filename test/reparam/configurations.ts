@@ -21,6 +21,10 @@ import {
   QARepVGGBlock,
   QARepVGGBlockV1,
   ReparamLargeKernelConv,
+  RepCPE,
+  type RepCPEOptions,
+  RepMixer,
+  type RepMixerOptions,
   RepMLP,
   RepMLPBlock,
   RepMLPConv,
@@ -430,6 +434,38 @@ const bnLinear = fc.record({ inFeatures: channels, outFeatures: channels, seed: 
   }),
 );
 
+const repMixer = fc
+  .record({
+    channels: size(6),
+    kernelSize: fc.constantFrom(1, 3, 3, 5, 7),
+    useLayerScale: fc.boolean(),
+    seed: fc.nat(1000),
+  })
+  .map(({ seed, ...options }): Config => {
+    const build = (): Net => {
+      const mixer = withAnyNorms(new RepMixer(options satisfies RepMixerOptions), seed).eval();
+      // The initial one is so small that a mistake would not show.
+      mixer.layerScale?.set(randomTensor(mixer.layerScale.shape, `${seed}/scale`));
+      return mixer;
+    };
+    return { block: "RepMixer", options, shape: [2, options.channels, 5, 7], build };
+  });
+
+const repCPE = fc
+  .record({
+    channels: size(6),
+    kernelSize: fc.tuple(fc.constantFrom(1, 3, 5, 7), fc.constantFrom(1, 3, 7)),
+    seed: fc.nat(1000),
+  })
+  .map(
+    ({ seed, ...options }): Config => ({
+      block: "RepCPE",
+      options,
+      shape: [2, options.channels, 5, 7],
+      build: () => withRandomState(new RepCPE(options satisfies RepCPEOptions), seed).eval(),
+    }),
+  );
+
 const sample = <T>(from: fc.Arbitrary<T>, numRuns: number): T[] => fc.sample(from, { numRuns, seed: SEED });
 
 export const repmlpConfigs = sample(repmlp, 240);
@@ -461,6 +497,8 @@ const indexedConfigs = sample(convBn, 200).map(({ options, shape }): Config => {
     build: () => withAnyNorms(new IndexedConvBn(inChannels, outChannels, { ...rest, bias: true }), inChannels).eval(),
   };
 });
+export const repMixerConfigs = sample(repMixer, 200);
+export const repCPEConfigs = sample(repCPE, 200);
 
 const dilatedReparam = fc
   .record({ channels: size(5), kernelSize: fc.constantFrom(5, 7, 9, 11, 13, 15, 17), seed: fc.nat(1000) })
@@ -508,6 +546,8 @@ export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   ConvBn: convBnConfigs.filter(({ block }) => block === "ConvBn"),
   ConvBnRelu: convBnConfigs.filter(({ block }) => block === "ConvBnRelu"),
   MobileOneBlock: mobileoneConfigs,
+  RepCPE: repCPEConfigs,
+  RepMixer: repMixerConfigs,
   ReparamLargeKernelConv: largeKernelConfigs,
   DilatedReparamBlock: dilatedReparamConfigs,
   UniRepLKNetBlock: unireplkConfigs,
