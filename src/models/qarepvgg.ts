@@ -29,6 +29,7 @@ export const qarepvgg = defineFamily<RepVGGOptions>({
       figures: [{ top1: 74.78, imageSize: 224, source: "QARepVGG, arXiv 2212.01593" }],
       sizes: [{ form: "train", parameters: "15,808,616", source: "the authors' code, counted" }],
     }),
+    "QARepVGG-B1g4": variant("RepVGG-B1g4"),
   },
   options: repvggSchema,
   create: (options) => new QARepVGG(options),

@@ -79,8 +79,8 @@ describe("QARepVGG", () => {
     expect(modelInfo("QARepVGG-B0").figures).toMatchObject([{ top1: 74.78 }]);
   });
 
-  test("merged equals unmerged, on pictures that are not square", async () => {
-    const model = withRandomState(new QARepVGG(small), 4).eval();
+  test("merged equals unmerged, with groups, on pictures that are not square", async () => {
+    const model = withRandomState(new QARepVGG({ ...small, groups: 2 }), 4).eval();
     const { maxRel, top1 } = await verifyEquivalence(model, convertToDeploy(model), {
       ...{ inputShape: [3, 64, 40], samples: 4 },
     });
