@@ -204,7 +204,7 @@ describe("train", () => {
     const model = {
       ...tinyRecipe,
       arch: "RepVGG-A0",
-      model: { widthMultiplier: [0.1, 0.1, 0.1, 0.1], numBlocks: [1, 1, 1, 1] },
+      model: { imageSize: 32, widthMultiplier: [0.1, 0.1, 0.1, 0.1], numBlocks: [1, 1, 1, 1] },
     };
     writeFileSync(at("vgg.json"), JSON.stringify(model));
     const merged = convertToDeploy(
@@ -219,7 +219,7 @@ describe("train", () => {
     expect(code).toBe(0);
     using file = await openCheckpointFile(at("branched/train.pth"));
     expect([...file.entries.keys()]).toContain("stage1.0.rbr_reparam.branches.dbb_avg.conv.weight");
-    const again = await train(...args, "--epochs", "2", "--resume", "--overwrite");
+    const again = await train(...args, "--epochs", "2", "--resume");
     expect(again.code, again.stderr).toBe(0);
     const converted = await repmlp(["convert", at("branched/train.pth"), at("branched/plain.pth")]);
     expect(converted.code, converted.stderr).toBe(0);
@@ -314,11 +314,15 @@ describe("an ONNX model", () => {
   });
 
   test("--replace-convs: branches are trained beside its convolutions, and are in them in the model that is written", async () => {
-    const { code, stderr } = await onnx("--num-classes", "10", "--replace-convs", "acb", "--out", "branched-onnx");
+    const sizes = { imageSize: 32, widthMultiplier: [0.1, 0.1, 0.1, 0.1], numBlocks: [1, 1, 1, 1], numClasses: 4 };
+    const net = createModel("RepVGG-A0", sizes).initialize(3).eval();
+    await saveOnnx(at("convs.onnx"), (await exportOnnx(net, { inputShape: [3, 32, 32], check: false })).model);
+    const args = ["--init", "convs.onnx", "--num-classes", "10", "--replace-convs", "acb", "--out", "branched-onnx"];
+    const { code, stderr } = await train(...args);
     expect(code, stderr).toBe(0);
     using file = await openCheckpointFile(at("branched-onnx/train.pth"));
     expect([...file.entries.keys()].some((key) => key.includes(".branches.ver_conv."))).toBe(true);
-    const [before, after] = [await openOnnx(at("start.onnx")), await openOnnx(at("branched-onnx/model.onnx"))];
+    const [before, after] = [await openOnnx(at("convs.onnx")), await openOnnx(at("branched-onnx/model.onnx"))];
     expect(after.nodes.map(({ opType }) => opType)).toEqual(before.nodes.map(({ opType }) => opType));
   });
 
