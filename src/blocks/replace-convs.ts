@@ -227,7 +227,10 @@ export function replaceConvs<M extends Module>(
     const conv = main instanceof ConvBn ? main.conv : main;
     const shared = (users.get(conv.weight) ?? 1) > 1 ? "other layers have the same weights" : undefined;
     const branches = make(path, placeOf(conv), shared);
-    return branches ? new BranchedConv(main, branches) : main;
+    if (!branches) return main;
+    // In the mode of the layer that they stand beside.
+    const { training } = main;
+    return Object.assign(new BranchedConv(main, branches.train(training)), { training });
   };
   const visit = (m: Module, path: string): Module | undefined => {
     if (branchesItself(m)) return m.withBranches(make);

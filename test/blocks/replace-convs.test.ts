@@ -112,6 +112,7 @@ test.for(cases)(
     const plain = withRandomState(make()).eval();
     const before = [...convertToDeploy(plain).stateDict().keys()];
     const replaced = replaceConvs(plain, kind);
+    expect([...replaced.modules()].filter(([, m]) => m.training)).toEqual([]);
     expect([...replaced.stateDict().keys()].filter((key) => key.includes(".branches."))).not.toEqual([]);
     const [expected, actual] = await outputs([plain, replaced], shape);
     expect(relativeError(actual, expected)).toBeLessThanOrEqual(1e-6);

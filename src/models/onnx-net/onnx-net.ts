@@ -200,7 +200,7 @@ export class OnnxNet extends Module implements Reparameterizable {
       const kernelSize = kernel as unknown as Pair;
       const place = { ...sizes, groups, inChannels: perGroup * groups, outChannels, kernelSize };
       const made = make(layerOf(weight), place, reason);
-      if (made) branches[weight] = made;
+      if (made) branches[weight] = made.train(this.training);
     }
     return Object.assign(cloneWith(this as OnnxNet, {}), { branches });
   }
