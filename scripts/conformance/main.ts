@@ -14,6 +14,7 @@ import { type BlockCase, checkBlock } from "./blocks.ts";
 import { type CheckpointCase, checkCheckpoint } from "./checkpoints.ts";
 import { checkFullsize, type FullsizeModel } from "./fullsize.ts";
 import { checkOnnx, type OnnxCase } from "./onnx.ts";
+import { checkQuantization, type QuantizationCase } from "./quantization.ts";
 import { checkRepOptimizer, type RepOptimizerCase } from "./repoptimizer.ts";
 import { type CaseResult, messageOf, readCase, runCase } from "./report.ts";
 import { checkTraining, type TrainingCase } from "./training.ts";
@@ -44,11 +45,12 @@ interface Cases {
   readonly blocks?: readonly BlockCase[];
   readonly training?: readonly TrainingCase[];
   readonly repoptimizer?: readonly RepOptimizerCase[];
+  readonly quantization?: readonly QuantizationCase[];
   readonly onnx?: readonly OnnxCase[];
 }
 
 /** Lists of cases.json that are run; the cases of all others are skipped and counted. */
-const understood = ["blocks", "training", "repoptimizer", "onnx"];
+const understood = ["blocks", "training", "repoptimizer", "quantization", "onnx"];
 
 async function* results(): AsyncGenerator<CaseResult> {
   const cases = readJson<Cases>("cases.json") ?? {};
@@ -75,6 +77,13 @@ async function* results(): AsyncGenerator<CaseResult> {
         c.id,
         () => open(c.file),
         (tensors) => checkRepOptimizer(c, tensors),
+      );
+  for (const c of cases.quantization ?? [])
+    if (wanted(c.id))
+      yield await readCase(
+        c.id,
+        () => open(c.file),
+        (tensors) => checkQuantization(c, tensors),
       );
   for (const c of cases.onnx ?? [])
     if (wanted(c.id))

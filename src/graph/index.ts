@@ -9,6 +9,12 @@ export * from "./ops/conv.ts";
 export * from "./ops/conv-norm.ts";
 export { type ConvAttrs, type ConvOptions, type Pair, pair } from "./ops/conv-options.ts";
 export * from "./ops/elementwise.ts";
+export {
+  type FakeQuantizeOptions,
+  fakeQuantize,
+  type IntegerRange,
+  lsqGradientFactor,
+} from "./ops/fake-quantize.ts";
 export * from "./ops/matmul.ts";
 export * from "./ops/norm.ts";
 export * from "./ops/partition.ts";

@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { type BlockCase, checkBlock } from "../../scripts/conformance/blocks.ts";
+import { checkQuantization, type QuantizationCase } from "../../scripts/conformance/quantization.ts";
 import { checkRepOptimizer, type RepOptimizerCase } from "../../scripts/conformance/repoptimizer.ts";
 import { type CaseResult, readCase } from "../../scripts/conformance/report.ts";
 import { checkTraining, type TrainingCase } from "../../scripts/conformance/training.ts";
@@ -9,10 +10,13 @@ import { openCheckpointFile } from "../../src/node.ts";
 import { Tensor, type TensorSource } from "../../src/tensor/index.ts";
 
 const folder = join(import.meta.dirname, "../fixtures/golden");
-const { blocks, training, repoptimizer } = JSON.parse(readFileSync(join(folder, "cases.json"), "utf8")) as {
+const { blocks, training, repoptimizer, quantization } = JSON.parse(
+  readFileSync(join(folder, "cases.json"), "utf8"),
+) as {
   readonly blocks: readonly BlockCase[];
   readonly training: readonly TrainingCase[];
   readonly repoptimizer: readonly RepOptimizerCase[];
+  readonly quantization: readonly QuantizationCase[];
 };
 const open = async (file: string): Promise<ReadonlyMap<string, TensorSource>> =>
   (await openCheckpointFile(join(folder, file))).entries;
@@ -33,6 +37,10 @@ describe("training repeats the original's losses, updates and final logits of bo
 
 describe("a plain network under RepOptimizer repeats the original's losses, gradients and updates", () => {
   test.for(repoptimizer)("$id", async (c) => expectPassed(await checkRepOptimizer(c, await open(c.file))));
+});
+
+describe("fake quantization, learned steps and parameters of ranges equal PyTorch's", () => {
+  test.for(quantization)("$id", async (c) => expectPassed(await checkQuantization(c, await open(c.file))));
 });
 
 describe("the checks themselves", () => {

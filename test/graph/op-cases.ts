@@ -23,6 +23,7 @@ import {
   erf,
   exp,
   expand,
+  fakeQuantize,
   flip,
   floor,
   gather,
@@ -173,6 +174,36 @@ const elementwise: OpCase[] = [
       differentiatedAs: ({ x }) => x,
     }),
   ),
+  {
+    op: "fakeQuantize",
+    name: "one scale, values beyond the range",
+    inputs: { x: { shape: image, range: [-3, 3] } },
+    build: ({ x }) => fakeQuantize(x, constant(Tensor.full(x.dtype, [1], 0.25)), { qmin: -8, qmax: 7 }),
+    differentiatedAs: ({ x }) => clip(x, -8.5 * 0.25, 7.5 * 0.25),
+  },
+  {
+    op: "fakeQuantize",
+    name: "a scale and a zero point per channel",
+    inputs: { x: { shape: image, range: [-3, 3] } },
+    build: ({ x }) => {
+      const perChannel = (f: (i: number) => number): Value =>
+        constant(
+          Tensor.of(
+            x.dtype,
+            [image[1]],
+            Array.from({ length: image[1] }, (_, i) => f(i)),
+          ),
+        );
+      const options = { qmin: 0, qmax: 255, axis: 1 };
+      return fakeQuantize(
+        x,
+        perChannel((i) => 0.05 * (i + 1)),
+        options,
+        perChannel((i) => 100 + i),
+      );
+    },
+    differentiatedAs: ({ x }) => x,
+  },
   {
     op: "stopGradient",
     name: "beside what has a gradient",

@@ -23,7 +23,7 @@ function readOperand(lowering: Lowering, value: Value, rank: number, layout: Lay
 }
 
 /** Lowers an elementwise op: operands in one common layout, then `write`. */
-function lowerElementwise(
+export function lowerElementwise(
   lowering: Lowering,
   inputs: readonly Value[],
   rank: number,
