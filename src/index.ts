@@ -40,6 +40,8 @@ export {
   GlobalResponseNorm,
   IndexedConvBn,
   type InnerRepMLPOptions,
+  LearnableRepLayer,
+  type LearnableRepLayerOptions,
   LightBlock,
   MBRConv,
   type MBRConvOptions,

@@ -4,6 +4,7 @@ export * from "./conv-unit.ts";
 export * from "./dbb.ts";
 export { ECB, type ECBOptions } from "./ecb.ts";
 export * from "./fastvit.ts";
+export { LearnableRepLayer, type LearnableRepLayerOptions } from "./learnable-rep.ts";
 export { MBRConv, type MBRConvOptions } from "./mbr-conv.ts";
 export * from "./mobileone.ts";
 export * from "./qarepvgg.ts";

@@ -79,6 +79,7 @@ async function createSessionNow(
   if (threads) host.shareThreads?.(threads);
   const weightBytes = [...model.initializers.values()].reduce((n, t) => n + sizeOf(t.shape) * dtypes[t.dtype].bytes, 0);
   const own = host.providers(device);
+  const extra = { ...own.extra, ...session.extra };
   const options: Ort.InferenceSession.SessionOptions = {
     executionMode: "sequential",
     graphOptimizationLevel: "all",
@@ -86,7 +87,7 @@ async function createSessionNow(
     logSeverityLevel: 3,
     ...own,
     ...session,
-    extra: { ...own.extra, ...session.extra },
+    extra: isDouble(model) ? withoutQuickGelu(extra) : extra,
   };
   try {
     if (weightBytes < EXTERNAL_THRESHOLD)
@@ -102,6 +103,16 @@ async function createSessionNow(
   } catch (cause) {
     throw translateError("create the session", cause, weightBytes);
   }
+}
+
+const isDouble = ({ inputs, initializers }: OnnxModel): boolean =>
+  [...inputs, ...initializers.values()].some(({ dtype }) => dtype === "float64");
+
+/** ONNX Runtime makes one node of a SiLU whatever its type, and then has that node in float32 only. */
+function withoutQuickGelu(extra: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const { optimization = {} } = extra as { readonly optimization?: { readonly disable_specified_optimizers?: string } };
+  const disabled = [optimization.disable_specified_optimizers, "QuickGeluFusion"].filter(Boolean).join(";");
+  return { ...extra, optimization: { ...optimization, disable_specified_optimizers: disabled } };
 }
 
 /** Throws `runtime/feeds`, `runtime/feed-shape` unless every input is there with its dtype and shape. */

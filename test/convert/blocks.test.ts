@@ -5,6 +5,7 @@ import {
   BnLinear,
   DBB,
   ECB,
+  LearnableRepLayer,
   MBRConv,
   MobileOneBlock,
   ReparamLargeKernelConv,
@@ -131,7 +132,16 @@ const kinds: readonly KindCase[] = [
   { name: "MobileOne's, depthwise", block: () => mobileone({ groups: 6, kernelSize: 5 }) },
   { name: "MobileOne's, 1 x 1 and without identity", block: () => mobileone({ kernelSize: 1, outChannels: 4 }) },
   { name: "MobileOne's in timm", block: mobileone, names: mobileOneNames("conv_scale") },
-  { name: "PP-OCR's LearnableRepLayer", block: mobileone, names: mobileOneNames("conv_1x1") },
+  {
+    name: "PP-OCR's LearnableRepLayer",
+    block: () => new LearnableRepLayer({ inChannels: 6, outChannels: 6, groups: 2 }),
+    untouched: ["lab.scale", "lab.bias", "act.lab.scale", "act.lab.bias"],
+  },
+  {
+    name: "PP-OCR's LearnableRepLayer with stride",
+    block: () => new LearnableRepLayer({ inChannels: 4, outChannels: 6, stride: 2, numConvBranches: 1 }),
+    untouched: ["act.lab.scale"],
+  },
   {
     name: "RepLKNet's large kernel",
     block: () =>

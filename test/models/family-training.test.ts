@@ -40,7 +40,7 @@ const narrow: readonly Narrow[] = [
   { arch: "QARepVGG-A0", options: { numBlocks: [1, 1, 2, 1], widthMultiplier: [0.25, 0.25, 0.125, 0.125] } },
   { arch: "MobileOne-s0", options: { numBlocks: [1, 1, 2, 1], widthMultiplier: [0.25, 0.25, 0.25, 0.125] } },
   { arch: "RepViT-M0.9", options: { widths: [16, 24, 32, 48], depths: [1, 1, 1, 1] } },
-  { arch: "FastViT-T8", options: { layers: [1, 1, 1, 1], embedDims: [16, 32, 48, 96] } },
+  { arch: "FastViT-T8", options: { layers: [1, 1, 1, 1], embedDims: [16, 32, 64, 128] } },
   { arch: "RepGhostNet-050", options: { width: 0.25 } },
   { arch: "RepLKNet-31B", options: { layers: [1, 1], channels: [16, 32], largeKernelSizes: [13, 7] } },
   { arch: "UniRepLKNet-A", options: { depths: [1, 1], dims: [16, 32], kernelSizes: [[7], [13]] } },
@@ -100,7 +100,16 @@ describe("a narrow network of each family learns on real pictures, merges exactl
     const model = createModel(arch, { ...options, imageSize, numClasses: 10 });
     const losses: number[] = [];
     await new Trainer(model, {
-      ...{ data: { train }, epochs, coefficients, batchSize: 32, lr, optimizer: sgd({ momentum: 0.9 }), seed: 1, threads: 1 },
+      ...{
+        data: { train },
+        epochs,
+        coefficients,
+        batchSize: 32,
+        lr,
+        optimizer: sgd({ momentum: 0.9 }),
+        seed: 1,
+        threads: 1,
+      },
       onEvent: (event) => event.type === "step" && losses.push(event.loss),
     }).run();
     const quarter = train.length / 32 / 4;

@@ -121,8 +121,8 @@ describe("merged equals unmerged, in evaluation mode with random statistics", ()
       dtype: "float32",
       bound: 1e-5,
     },
-    { name: "blocks of RepGhost, VanillaNet and YOLO in float32", configs: mobile, dtype: "float32", bound: 1e-5 },
-    { name: "blocks of RepGhost, VanillaNet and YOLO in float64", configs: mobile, dtype: "float64", bound: 1e-10 },
+    { name: "RepGhost, VanillaNet, PP-OCR, YOLO in float32", configs: mobile, dtype: "float32", bound: 1e-5 },
+    { name: "RepGhost, VanillaNet, PP-OCR, YOLO in float64", configs: mobile, dtype: "float64", bound: 1e-10 },
     { name: "RepViT's blocks in float32", configs: repvitConfigs, dtype: "float32", bound: 1e-5 },
     { name: "RepViT's blocks in float64", configs: repvitConfigs, dtype: "float64", bound: 1e-10 },
   ] as const)("$name", async ({ configs, dtype, bound }) => {

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import {
+  LearnableRepLayer,
   RepGhostModule,
   SeriesActivation,
   VanillaBlock,
@@ -8,9 +9,9 @@ import {
   YoloRepVGGDW,
   YoloV7RepConv,
 } from "../../src/blocks/index.ts";
-import type { Net } from "../../src/nn/index.ts";
+import type { Module, Net } from "../../src/nn/index.ts";
 import type { Config } from "./configurations.ts";
-import { withAnyNorms } from "./support.ts";
+import { randomTensor, withAnyNorms } from "./support.ts";
 
 const size = (max: number): fc.Arbitrary<number> => fc.integer({ min: 1, max });
 const channels = size(8);
@@ -25,8 +26,14 @@ const configs = <O extends { readonly inChannels: number } | { readonly channels
     block: Block.name,
     options: o,
     shape: [2, "channels" in o ? o.channels : o.inChannels, 6, 7],
-    build: () => withAnyNorms(new Block(o), seed).eval(),
+    build: () => withAnyAffine(withAnyNorms(new Block(o), seed), seed).eval(),
   }));
+
+/** Single scales and biases start as 1 and 0, which would hide their part. */
+function withAnyAffine<M extends Module>(block: M, seed: number): M {
+  for (const [key, p] of block.state()) if (/(^|\.)lab\./.test(key)) p.set(randomTensor(p.shape, `${seed}.${key}`));
+  return block;
+}
 
 const repghost = fc.record({
   ...{ inChannels: channels, outChannels: channels, kernelSize: odd, stride: size(2), dwSize: odd },
@@ -52,6 +59,12 @@ const activation = fc.constantFrom("silu" as const, "relu" as const, "none" as c
 
 /** Blocks of small networks and of detectors, 200 of each, by their class. */
 export const mobileConfigs: Readonly<Record<string, readonly Config[]>> = {
+  LearnableRepLayer: configs(
+    fc
+      .tuple(grouped, size(3), fc.boolean(), fc.constantFrom("hardSwish" as const, "relu" as const))
+      .map(([o, numConvBranches, foldAffine, act]) => ({ ...o, numConvBranches, foldAffine, activation: act })),
+    LearnableRepLayer,
+  ),
   RepGhostModule: configs(repghost, RepGhostModule),
   SeriesActivation: configs(fc.record({ channels, actNum: size(3) }), SeriesActivation),
   VanillaBlock: configs(vanilla, VanillaBlock),
