@@ -49,18 +49,12 @@ import {
   ResNet,
   UniRepLKNet,
 } from "../../src/models/index.ts";
-import {
-  hasTrainingOutputs,
-  type Net,
-  type Outputs,
-  parameterNames,
-  traceModel,
-  traceNet,
-} from "../../src/nn/index.ts";
+import { hasTrainingOutputs, type Net, type Outputs, parameterNames, traceNet } from "../../src/nn/index.ts";
 import { convertToDeploy, equivalentInGraph } from "../../src/reparam/index.ts";
 import { compile, compileStep } from "../../src/runtime/index.ts";
 import { sizeOf, type Tensor, type TensorSource } from "../../src/tensor/index.ts";
 import { mobileBuilders } from "./mobile-blocks.ts";
+import { checkSegmentationLoss, PSPNetHead } from "./pspnet.ts";
 import { absMax, type CaseCheck, type CaseResult, maxDifference, reader, runCase, withPrefix } from "./report.ts";
 
 /** A case of the goldens' `cases.json`. */
@@ -235,6 +229,7 @@ export const builders: Readonly<Record<string, (args: Args, wanted: Wanted) => N
     if (!Block) throw new Error(`there is no block ${a.class}`);
     return new Block({ ...convOptions(a), useSe: a.use_se ?? false });
   },
+  pspnet_head: (a) => new PSPNetHead(a),
   repvgg_net: (a) =>
     new RepVGG({
       numBlocks: a.num_blocks,
@@ -336,6 +331,38 @@ const extras: Readonly<Record<string, (model: Net) => Value>> = {
   custom_L2: (model) => (model as RepVGGBlock | QARepVGGBlock).customL2(),
 };
 
+/** What else the cases of a family hold. */
+const furtherChecks: Readonly<
+  Record<
+    string,
+    (check: CaseCheck, model: Net, tensors: ReadonlyMap<string, TensorSource>, c: BlockCase) => Promise<void>
+  >
+> = {
+  pspnet_head: (check, model, tensors, c) => checkSegmentationLoss(check, model as PSPNetHead, tensors, c),
+};
+
+type Values = Readonly<Record<string, Value>>;
+type Tensors = Readonly<Record<string, Tensor>>;
+
+/** A model of several inputs, which are called `input`, `input2`, … */
+interface Several {
+  outputsOf(inputs: Values): Outputs;
+}
+const takesSeveral = (model: Net): model is Net & Several => "outputsOf" in model;
+
+/** All outputs of a model in the mode that it is in. */
+function outputsOf(model: Net, inputs: Values): Outputs {
+  if (takesSeveral(model)) return model.outputsOf(inputs);
+  const several = model.training && hasTrainingOutputs(model);
+  return several ? model.trainingOutputs(inputs.input) : { output: model.forward(inputs.input) };
+}
+
+const inputsOf = (tensors: ReadonlyMap<string, TensorSource>): Tensors =>
+  Object.fromEntries([...tensors].filter(([key]) => /^input\d*$/.test(key)).map(([key, t]) => [key, t.readSync()]));
+
+const asValues = (inputs: Tensors): Values =>
+  Object.fromEntries(Object.entries(inputs).map(([key, { shape }]) => [key, input(key, shape)]));
+
 /**
  * Checks one block case: both forms' outputs, merged weights, train-mode output, statistics and gradients.
  *
@@ -354,11 +381,17 @@ export function checkBlock(
     const model = made({ id: c.id, scrambles });
     const get = reader(tensors);
     const state = withPrefix(tensors, "train.");
-    state.delete("output");
+    for (const key of [...state.keys()].filter(isOutput)) state.delete(key);
     model.loadStateDict(state);
-    const x = get("input");
+    const inputs = inputsOf(tensors);
     model.eval();
-    check.near("train.output", await run(model, x), get("train.output"), c.suggested_abs_tol);
+    const checkOutputs = async (net: Net, form: string): Promise<void> => {
+      for (const [name, own] of Object.entries(await run(net, inputs))) {
+        const what = `${form}.${suffixed("output", name)}`;
+        check.near(what, own, get(what), c.suggested_abs_tol);
+      }
+    };
+    await checkOutputs(model, "train");
     for (const [name, extra] of Object.entries(extras))
       if (tensors.has(name)) {
         const golden = get(name);
@@ -367,22 +400,22 @@ export function checkBlock(
     const deploy = convertToDeploy(model);
     checkWeights(check, deploy, withPrefix(tensors, "deploy."));
     await checkInGraph(check, model, withPrefix(tensors, "deploy."));
-    check.near("deploy.output", await run(deploy, x), get("deploy.output"), c.suggested_abs_tol);
+    await checkOutputs(deploy, "deploy");
     if (scrambles) {
       const fixed = made({ id: c.id, scrambles: false });
       fixed.loadStateDict(state);
-      for (const net of [fixed.eval(), convertToDeploy(fixed)])
-        check.near("fixed.output", await run(net, x), get("fixed.output"), c.suggested_abs_tol);
+      for (const net of [fixed.eval(), convertToDeploy(fixed)]) await checkOutputs(net, "fixed");
     }
     check.equal("second conversion", [...convertToDeploy(deploy).stateDict().keys()], [...deploy.stateDict().keys()]);
     if (c.has_trainmode) await checkTrainMode(check, model.train(), tensors, c, exact);
+    await furtherChecks[c.family]?.(check, model, tensors, c);
   });
 }
 
-async function run(model: Net, x: Tensor): Promise<Tensor> {
-  const { output, names } = traceModel(model, x.shape);
-  const program = await compile({ outputs: { output } }, { names });
-  return (await program.run({ input: x })).output;
+async function run(model: Net, inputs: Tensors): Promise<Tensors> {
+  const { result, names } = traceNet(model, () => outputsOf(model, asValues(inputs)), Object.values);
+  await using program = await compile({ outputs: { ...result } }, { names });
+  return await program.run(inputs);
 }
 
 async function compute(value: Value): Promise<Tensor> {
@@ -403,7 +436,7 @@ async function checkInGraph(check: CaseCheck, model: Net, expected: ReadonlyMap<
 
 function checkWeights(check: CaseCheck, deploy: Net, expected: ReadonlyMap<string, Tensor>): void {
   const own = deploy.stateDict();
-  const wanted = [...expected.keys()].filter((k) => k !== "output");
+  const wanted = [...expected.keys()].filter((k) => !isOutput(k));
   check.equal("deploy keys", [...own.keys()].sort(), wanted.sort());
   for (const key of wanted) {
     const [actual, golden] = [own.get(key)!.readSync(), expected.get(key)!];
@@ -421,22 +454,19 @@ interface TrainModeRun {
 
 /** Of a further output `dist`: `output_dist`, `cotangent_dist`. */
 const suffixed = (what: string, name: string): string => (name === "output" ? what : `${what}_${name}`);
+const isOutput = (key: string): boolean => /^output(_|$)/.test(key);
 
 /** Runs a model once with batch statistics, with the gradients of sum(output · cotangent) over all outputs. */
 async function runTrainMode(
   model: Net,
-  x: Tensor,
+  inputs: Tensors,
   cotangents: Readonly<Record<string, Tensor>>,
   wanted: readonly string[],
 ): Promise<TrainModeRun> {
-  const images = input("input", x.shape);
-  const traced = traceNet(
-    model,
-    (): Outputs => (hasTrainingOutputs(model) ? model.trainingOutputs(images) : { output: model.forward(images) }),
-    Object.values,
-  );
+  const values = asValues(inputs);
+  const traced = traceNet(model, () => outputsOf(model, values), Object.values);
   const parameters = new Map([...model.parameters()].map(([key, p]) => [key, p.value]));
-  const wrt = wanted.map((key) => (key === "input" ? images : parameters.get(key)!));
+  const wrt = wanted.map((key) => values[key] ?? parameters.get(key)!);
   const gradients = Object.entries(cotangents).map(([name, c]) => grad(traced.result[name], wrt, constant(c)));
   const program = await compileStep({
     outputs: {
@@ -451,9 +481,9 @@ async function runTrainMode(
     next: new Map([...traced.updates].map(([ref, v]) => [ref, reshape(v, [sizeOf(ref.shape)])])),
     names: traced.names,
   });
-  const values = new Map(Object.entries(await program.step({ input: x })));
+  const results = new Map(Object.entries(await program.step(inputs)));
   const updated = [...traced.updates.keys()].map((ref) => traced.names.get(ref)!);
-  for (const [key, value] of await program.readState(updated)) values.set(`after.${key}`, value);
+  for (const [key, value] of await program.readState(updated)) results.set(`after.${key}`, value);
   await program.dispose();
   const names = parameterNames(model);
   const counted = new Map<string, number>();
@@ -461,7 +491,7 @@ async function runTrainMode(
     const key = names.get(ref as never)!;
     counted.set(key, (counted.get(key) ?? 0) + 1);
   }
-  return { values, counted };
+  return { values: results, counted };
 }
 
 /**
@@ -478,7 +508,6 @@ async function checkTrainMode(
   exact: ReadonlyMap<string, TensorSource> | undefined,
 ): Promise<void> {
   const get = reader(tensors);
-  const x = get("input");
   const gradients = withPrefix(tensors, "grad.");
   const outputs = ["output", ...[...withPrefix(tensors, "trainmode.output_").keys()]];
   const cotangents = Object.fromEntries(
@@ -488,7 +517,7 @@ async function checkTrainMode(
     }),
   );
   const wanted = Object.keys(cotangents).length ? [...gradients.keys()] : [];
-  const own = await runTrainMode(model, x, cotangents, wanted);
+  const own = await runTrainMode(model, inputsOf(tensors), cotangents, wanted);
   const compare = (what: string, golden: Tensor, stated: number): void => {
     const actual = own.values.get(what)!;
     const reference = exact?.get(what)?.readSync();

@@ -13,6 +13,8 @@ import type { TensorSource } from "../../src/tensor/index.ts";
 import { type BlockCase, checkBlock } from "./blocks.ts";
 import { type CheckpointCase, checkCheckpoint } from "./checkpoints.ts";
 import { checkFullsize, type FullsizeModel } from "./fullsize.ts";
+import { checkHead, type HeadCase } from "./heads.ts";
+import { checkMetrics, type MetricsCase } from "./metrics.ts";
 import { checkOnnx, type OnnxCase } from "./onnx.ts";
 import { checkQuantization, type QuantizationCase } from "./quantization.ts";
 import { checkRepOptimizer, type RepOptimizerCase } from "./repoptimizer.ts";
@@ -46,11 +48,13 @@ interface Cases {
   readonly training?: readonly TrainingCase[];
   readonly repoptimizer?: readonly RepOptimizerCase[];
   readonly quantization?: readonly QuantizationCase[];
+  readonly heads?: readonly HeadCase[];
+  readonly metrics?: readonly MetricsCase[];
   readonly onnx?: readonly OnnxCase[];
 }
 
 /** Lists of cases.json that are run; the cases of all others are skipped and counted. */
-const understood = ["blocks", "training", "repoptimizer", "quantization", "onnx"];
+const understood = ["blocks", "training", "repoptimizer", "heads", "metrics", "quantization", "onnx"];
 
 async function* results(): AsyncGenerator<CaseResult> {
   const cases = readJson<Cases>("cases.json") ?? {};
@@ -84,6 +88,20 @@ async function* results(): AsyncGenerator<CaseResult> {
         c.id,
         () => open(c.file),
         (tensors) => checkQuantization(c, tensors),
+      );
+  for (const c of cases.heads ?? [])
+    if (wanted(c.id))
+      yield await readCase(
+        c.id,
+        () => open(c.file),
+        (tensors) => checkHead(c, tensors),
+      );
+  for (const c of cases.metrics ?? [])
+    if (wanted(c.id))
+      yield await readCase(
+        c.id,
+        () => open(c.file),
+        (tensors) => checkMetrics(c, tensors),
       );
   for (const c of cases.onnx ?? [])
     if (wanted(c.id))

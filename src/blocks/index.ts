@@ -5,8 +5,24 @@ export * from "./dbb.ts";
 export { ECB, type ECBOptions } from "./ecb.ts";
 export * from "./fastvit.ts";
 export { LearnableRepLayer, type LearnableRepLayerOptions } from "./learnable-rep.ts";
+export {
+  IdentityWeights,
+  type MarginKind,
+  type MarginOptions,
+  marginKinds,
+  marginLogits,
+  marginOf,
+  normalizeRows,
+} from "./margin-head.ts";
 export { MBRConv, type MBRConvOptions } from "./mbr-conv.ts";
 export * from "./mobileone.ts";
+export {
+  AuxiliaryHead,
+  PyramidPooling,
+  resizeAligned,
+  SegmentationHead,
+  type SegmentationHeadOptions,
+} from "./pspnet.ts";
 export * from "./qarepvgg.ts";
 export * from "./repghost.ts";
 export * from "./replace-convs.ts";

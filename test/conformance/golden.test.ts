@@ -2,6 +2,8 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { type BlockCase, checkBlock } from "../../scripts/conformance/blocks.ts";
+import { checkHead, type HeadCase } from "../../scripts/conformance/heads.ts";
+import { checkMetrics, type MetricsCase } from "../../scripts/conformance/metrics.ts";
 import { checkQuantization, type QuantizationCase } from "../../scripts/conformance/quantization.ts";
 import { checkRepOptimizer, type RepOptimizerCase } from "../../scripts/conformance/repoptimizer.ts";
 import { type CaseResult, readCase } from "../../scripts/conformance/report.ts";
@@ -10,13 +12,15 @@ import { openCheckpointFile } from "../../src/node.ts";
 import { Tensor, type TensorSource } from "../../src/tensor/index.ts";
 
 const folder = join(import.meta.dirname, "../fixtures/golden");
-const { blocks, training, repoptimizer, quantization } = JSON.parse(
+const { blocks, training, repoptimizer, quantization, heads, metrics } = JSON.parse(
   readFileSync(join(folder, "cases.json"), "utf8"),
 ) as {
   readonly blocks: readonly BlockCase[];
   readonly training: readonly TrainingCase[];
   readonly repoptimizer: readonly RepOptimizerCase[];
   readonly quantization: readonly QuantizationCase[];
+  readonly heads: readonly HeadCase[];
+  readonly metrics: readonly MetricsCase[];
 };
 const open = async (file: string): Promise<ReadonlyMap<string, TensorSource>> =>
   (await openCheckpointFile(join(folder, file))).entries;
@@ -41,6 +45,14 @@ describe("a plain network under RepOptimizer repeats the original's losses, grad
 
 describe("fake quantization, learned steps and parameters of ranges equal PyTorch's", () => {
   test.for(quantization)("$id", async (c) => expectPassed(await checkQuantization(c, await open(c.file))));
+});
+
+describe("margin heads equal the formulas: cosines, logits, losses and gradients in both precisions", () => {
+  test.for(heads)("$id", async (c) => expectPassed(await checkHead(c, await open(c.file))));
+});
+
+describe("metrics of segmentation and verification equal those of the original codes", () => {
+  test.for(metrics)("$id", async (c) => expectPassed(await checkMetrics(c, await open(c.file))));
 });
 
 describe("the checks themselves", () => {

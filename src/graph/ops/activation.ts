@@ -56,6 +56,10 @@ export const mish = (x: Value): Value => mul(x, tanh(softplus(x)));
  */
 export const dropout = (x: Value, p: number): Value => drop(x, p, x.shape);
 
+/** {@link dropout} of whole channels: `[N, C, …]`, one draw per picture and channel. */
+export const dropout2d = (x: Value, p: number): Value =>
+  drop(x, p, [...x.shape.slice(0, 2), ...x.shape.slice(2).map(() => 1)]);
+
 /** Zeroes whole samples of a residual branch with probability `p` (stochastic depth), scaled by 1 / (1 − p). */
 export const dropPath = (x: Value, p: number): Value => drop(x, p, [x.shape[0], ...x.shape.slice(1).map(() => 1)]);
 
