@@ -37,6 +37,18 @@ const computed = (
 /** The same values under another shape with as many rows. */
 export const viewed = (t: HostTensor, shape: Shape): HostTensor => new HostTensor({ ...t.definition, shape });
 
+/** Some rows of a tensor. */
+export const someRows = (t: HostTensor, start: number, count: number): HostTensor =>
+  new HostTensor({
+    shape: [count, ...t.shape.slice(1)],
+    needs: whole(t),
+    prepare: (run) => {
+      run.ready(t);
+      const columns = product(t.shape.slice(1));
+      return (first, out) => out.set(run.rows(t, start + first, out.length / columns));
+    },
+  });
+
 /** A tensor of given numbers. */
 export const numbers = (values: readonly number[]): HostTensor =>
   hostTensor(Tensor.of("float64", [values.length], values));

@@ -1,9 +1,9 @@
-import type { OnnxNode } from "../../onnx/index.ts";
+import { intAttr, type OnnxNode } from "../../onnx/index.ts";
 import { HostAlgebra, type HostTensor } from "../../reparam/host.ts";
-import { sizeOf, Tensor } from "../../tensor/index.ts";
+import { type Shape, sizeOf, Tensor } from "../../tensor/index.ts";
 import { affine, after, type Form, identity } from "./form.ts";
 import { type GraphView, nameOf } from "./graph.ts";
-import { regrouped, valuesOf, viewed, widened } from "./kernels.ts";
+import { regrouped, someRows, valuesOf, viewed, widened } from "./kernels.ts";
 import type { Named } from "./rules.ts";
 import { type Written, written } from "./write.ts";
 
@@ -72,10 +72,85 @@ function formOf(sight: Sight, node: OnnxNode | undefined): Form | undefined {
   return typeof form === "string" ? undefined : form;
 }
 
-/** The form of a node with weights of its own, into which others can be merged. */
-function layerOf(sight: Sight, node: OnnxNode | undefined): Form | undefined {
+/** What becomes of a layer, of which `part` picks the rows that concern it out of a tensor of all outputs, or all inputs. */
+type Change = (form: Form, part: (t: HostTensor) => HostTensor) => Form | string;
+
+/** A convolution or matrix product into which others can be merged. */
+interface Layer {
+  /** Its sizes and geometry. */
+  readonly form: Omit<Form, "weight" | "bias">;
+  readonly kernel: Shape;
+  readonly input: string;
+  /** The nodes that are written anew. */
+  readonly nodes: readonly OnnxNode[];
+  write(change: Change, output: string): (Written & { readonly removed?: readonly OnnxNode[] }) | string;
+}
+
+function layerAt(sight: Sight, value: string): Layer | undefined {
+  const node = sight.graph.producer(value);
   const step = node && sight.step(node);
-  return typeof step === "object" && step.anchor ? formOf(sight, node) : undefined;
+  if (!node || typeof step !== "object") return undefined;
+  if (!step.anchor) return layerInParts(sight, node);
+  const form = formOf(sight, node);
+  if (!form?.weight) return undefined;
+  const [input] = node.inputs;
+  const write = (change: Change, output: string) => {
+    const made = change(form, (t) => t);
+    return typeof made === "string" ? made : written(sight.graph, made, node, input, output);
+  };
+  return { form, kernel: form.weight.shape, input, nodes: [node], write };
+}
+
+/** A layer of groups, of which exporters make one product each: of a part of the channels, put side by side again. */
+function layerInParts(sight: Sight, concat: OnnxNode): Layer | undefined {
+  const { graph } = sight;
+  const groups = concat.inputs.length;
+  if (concat.opType !== "Concat" || intAttr(concat, "axis", 1) !== 1 || groups < 2) return undefined;
+  const parts = concat.inputs.map((name) => {
+    const node = isPrivate(graph, name) ? graph.producer(name) : undefined;
+    const step = node && sight.step(node);
+    const form = typeof step === "object" && step.anchor ? formOf(sight, node) : undefined;
+    return node && form?.layout === 0 && form.weight ? { node, form } : undefined;
+  });
+  const inputs = parts[0]?.form.inputs;
+  const outputs = parts[0]?.form.outputs;
+  if (!inputs || !outputs || !parts.every((p) => p?.form.inputs === inputs && p.form.outputs === outputs))
+    return undefined;
+  const all = parts as readonly { node: OnnxNode; form: Form }[];
+  const from = all.map(({ node }, i) => partOf(graph, node.inputs[0], i * inputs, (i + 1) * inputs));
+  const [input] = from;
+  if (input === undefined || from.some((name) => name !== input)) return undefined;
+  if (graph.shapeOf(input)?.[1] !== inputs * groups) return undefined;
+  const write = (change: Change, output: string) => {
+    const made: Written[] = [];
+    for (const [i, { node, form }] of all.entries()) {
+      const part = (t: HostTensor): HostTensor => {
+        const count = t.shape[0] / groups;
+        return t.shape[0] === 1 ? t : someRows(t, i * count, count);
+      };
+      const own = change(form, part);
+      if (typeof own === "string") return own;
+      made.push(written(graph, own, node, node.inputs[0], node.outputs[0]));
+    }
+    const moved = output === concat.outputs[0] ? [] : [{ ...concat, outputs: [output] }];
+    return {
+      nodes: [...made.flatMap((m) => m.nodes), ...moved],
+      constants: new Map(made.flatMap((m) => [...m.constants])),
+      removed: moved.length ? [concat] : [],
+    };
+  };
+  const form = { ...all[0].form, inputs: inputs * groups, outputs: outputs * groups, groups };
+  return { form, kernel: [outputs * groups, inputs, 1, 1], input, nodes: all.map(({ node }) => node), write };
+}
+
+/** The value of which another is the channels from `start` to `end`. */
+function partOf(graph: GraphView, value: string, start: number, end: number): string | undefined {
+  const node = graph.producer(value);
+  if (node?.domain || node?.opType !== "Slice" || graph.opset < 10) return undefined;
+  const [from, to, axes, steps] = [1, 2, 3, 4].map((i) => (node.inputs[i] ? graph.listOf(node.inputs[i]) : undefined));
+  const isPart =
+    from?.length === 1 && from[0] === start && to?.[0] === end && axes?.[0] === 1 && (steps?.[0] ?? 1) === 1;
+  return isPart ? node.inputs[0] : undefined;
 }
 
 const isScale = (form: Form | undefined): form is Form =>
@@ -88,6 +163,10 @@ const repeated = ({ scale, bias, inputs = 1 }: Form, repeat: number): Form => {
   const each = (t: HostTensor | undefined) => t && k.repeatOutputs(widened(k, t, inputs), repeat);
   return affine(undefined, inputs * repeat, { scale: each(scale), shift: each(bias) });
 };
+
+/** That of some of the channels. */
+const each = ({ scale, bias }: Form, part: (t: HostTensor) => HostTensor): Form =>
+  affine(undefined, undefined, { scale: scale && part(scale), shift: bias && part(bias) });
 
 /** A scale and shift merged through what leaves channels in order: reshaping, flattening, global average pooling. */
 export const throughViews: RewriteRule = {
@@ -115,13 +194,12 @@ function ahead(sight: Sight, node: OnnxNode, form: Form): Rewrite | undefined {
       path.push(reader);
       continue;
     }
-    const own = layerOf(sight, reader);
-    if (!path.length || !own?.weight || own.inputs !== form.inputs! * repeat) return undefined;
-    const joined = after(repeated(form, repeat), own);
-    if (typeof joined === "string") return undefined;
+    const layer = path.length ? layerAt(sight, reader.outputs[0]) : undefined;
+    if (!layer || layer.input !== value || layer.form.inputs !== form.inputs! * repeat) return undefined;
     const [first, ...rest] = path;
     const moved = { ...first, inputs: [node.inputs[0], ...first.inputs.slice(1)] };
-    const made = written(graph, joined, reader, value, reader.outputs[0]);
+    const made = layer.write((own, part) => after(each(repeated(form, repeat), part), own), reader.outputs[0]);
+    if (typeof made === "string") return undefined;
     return {
       removed: [node, reader, first].map((n) => ({ node: n, rule: throughViews.name })),
       nodes: [...made.nodes, moved],
@@ -141,17 +219,16 @@ function behind(graph: GraphView, sight: Sight, node: OnnxNode, form: Form): Rew
       path.push(maker!);
       continue;
     }
-    const own = layerOf(sight, maker);
-    if (!path.length || !own?.weight) return undefined;
-    const joined = after(own, repeated(form, 1));
-    if (typeof joined === "string") return undefined;
+    const layer = path.length ? layerAt(sight, value) : undefined;
+    if (!layer) return undefined;
     const [last] = path;
-    const made = written(graph, joined, maker!, maker!.inputs[0], maker!.outputs[0]);
+    const made = layer.write((own, part) => after(own, each(repeated(form, 1), part)), value);
+    if (typeof made === "string") return undefined;
     return {
-      removed: [maker!, last, node].map((n) => ({ node: n, rule: throughViews.name })),
+      removed: [...layer.nodes, last, node].map((n) => ({ node: n, rule: throughViews.name })),
       nodes: [...made.nodes, { ...last, outputs: node.outputs }],
       constants: made.constants,
-      input: maker!.inputs[0],
+      input: layer.input,
     };
   }
   return undefined;
@@ -170,23 +247,18 @@ function unviewed(graph: GraphView, value: string, privately: boolean): { source
 }
 
 /** A branch that is reshaped, goes through one linear node, and is reshaped again. */
-interface Branch {
-  readonly node: OnnxNode;
-  readonly form: Form;
-  /** What reshapes its output, and its input. */
+interface Branch extends Layer {
+  readonly output: string;
+  /** What reshapes its output. */
   readonly up: readonly OnnxNode[];
-  readonly down: readonly OnnxNode[];
   readonly root: string;
 }
 
 function branchOf(sight: Sight, value: string): Branch | undefined {
   const { graph } = sight;
   const { source, path: up } = unviewed(graph, value, true);
-  const node = graph.producer(source);
-  const form = layerOf(sight, node);
-  if (!node || !form?.weight || !isPrivate(graph, source)) return undefined;
-  const { source: root, path: down } = unviewed(graph, node.inputs[0], false);
-  return { node, form, up, down, root };
+  const layer = isPrivate(graph, source) ? layerAt(sight, source) : undefined;
+  return layer && { ...layer, output: source, up, root: unviewed(graph, layer.input, false).source };
 }
 
 /**
@@ -199,49 +271,51 @@ export const convToFc: RewriteRule = {
     const { graph } = sight;
     if (node.domain || node.opType !== "Add" || node.inputs[0] === node.inputs[1]) return undefined;
     const [a, b] = node.inputs.map((value) => branchOf(sight, value));
-    if (!a || !b || a.root !== b.root || a.node === b.node) return undefined;
+    if (!a || !b || a.root !== b.root || a.output === b.output) return undefined;
     for (const [fc, conv] of [
       [a, b],
       [b, a],
     ]) {
-      const size = graph.shapeOf(conv.node.inputs[0])?.slice(2);
+      const size = graph.shapeOf(conv.input)?.slice(2);
       const [h, w] = size ?? [];
       if (h === undefined || w === undefined || size?.length !== 2 || h * w < 2) continue;
-      const taken = graph.shapeOf(fc.node.inputs[0]);
-      const [x, y] = [conv.form.weight!.shape, fc.form.weight!.shape];
+      const taken = graph.shapeOf(fc.input);
+      const [x, y] = [conv.kernel, fc.kernel];
       const isFc =
         y[2] * y[3] === 1 && (fc.form.layout === 0 || (taken?.[2] === 1 && taken[3] === 1)) && !fc.form.fixed;
       if (!isFc || y[0] !== x[0] * h * w || fc.form.inputs !== (conv.form.inputs ?? 0) * h * w) continue;
       const same = conv.form.windows.every(
         (v) =>
-          v.stride === 1 &&
-          v.dilation === 1 &&
-          v.kernel % 2 === 1 &&
-          v.begin === v.end &&
-          v.begin === (v.kernel - 1) / 2,
+          v.stride === 1 && v.dilation === 1 && v.kernel % 2 === 1 && v.begin === v.end && 2 * v.begin === v.kernel - 1,
       );
-      if (!same || conv.form.fixed) return "its convolution does not give as many pixels as it takes";
+      const own = formOf(sight, conv.nodes[0]);
+      if (!same || conv.form.fixed || conv.nodes.length !== 1 || !own?.weight)
+        return "its convolution does not give as many pixels as it takes";
       if (conv.form.groups % fc.form.groups) return "its layer has groups that the convolution lies across";
       const [p, q] = [graph.shapeOf(node.inputs[0]), graph.shapeOf(node.inputs[1])];
       if (!p || p.length !== q?.length || p.some((d, i) => d !== q[i]))
         return "its inputs are not known to be of one size";
-      const kernel = regrouped(conv.form.weight!, conv.form.groups, fc.form.groups);
-      const matrix = k.convToFc(kernel, [h, w]);
-      const bias = conv.form.bias && k.repeatOutputs(conv.form.bias, h * w);
-      const own = fc.form.bias;
-      const joined: Form = {
-        ...fc.form,
-        weight: k.add(viewed(fc.form.weight!, matrix.shape), matrix),
-        bias: own && bias ? k.add(own, bias) : (own ?? bias),
-      };
+      const matrix = k.convToFc(regrouped(own.weight, own.groups, fc.form.groups), [h, w]);
+      const bias = own.bias && k.repeatOutputs(own.bias, h * w);
       const [last] = fc.up;
-      const made = written(graph, joined, fc.node, fc.node.inputs[0], last ? fc.node.outputs[0] : node.outputs[0]);
-      const gone = [fc.node, conv.node, ...conv.up, node, ...(last ? [last] : [])];
+      const made = fc.write(
+        (form, part) => {
+          const [rows, shift] = [part(matrix), bias && part(bias)];
+          return {
+            ...form,
+            weight: k.add(viewed(form.weight!, rows.shape), rows),
+            bias: form.bias && shift ? k.add(form.bias, shift) : (form.bias ?? shift),
+          };
+        },
+        last ? fc.output : node.outputs[0],
+      );
+      if (typeof made === "string") return made;
+      const gone = [...fc.nodes, ...(made.removed ?? []), ...conv.nodes, ...conv.up, node, ...(last ? [last] : [])];
       return {
         removed: gone.map((n) => ({ node: n, rule: convToFc.name })),
         nodes: last ? [...made.nodes, { ...last, outputs: node.outputs }] : made.nodes,
         constants: made.constants,
-        input: fc.node.inputs[0],
+        input: fc.input,
       };
     }
     return undefined;
@@ -256,7 +330,8 @@ export const scaleApart: RewriteRule = {
   name: "scale before padding",
   rewrite(sight, node) {
     const { graph } = sight;
-    const own = layerOf(sight, node);
+    const step = sight.step(node);
+    const own = typeof step === "object" && step.anchor ? formOf(sight, node) : undefined;
     if (!own?.weight || own.fixed) return undefined;
     const path: OnnxNode[] = [];
     let form: Form = identity;
