@@ -1,9 +1,10 @@
 import { intAttr, type OnnxNode } from "../../onnx/index.ts";
 import { HostAlgebra, type HostTensor } from "../../reparam/host.ts";
 import { type Shape, sizeOf, Tensor } from "../../tensor/index.ts";
+import { FOLD_LIMIT, fold } from "./fold.ts";
 import { affine, after, type Form, identity } from "./form.ts";
 import { type GraphView, nameOf } from "./graph.ts";
-import { regrouped, someRows, valuesOf, viewed, widened } from "./kernels.ts";
+import { commonDivisor, numbers, regrouped, someRows, valuesOf, viewed, widened } from "./kernels.ts";
 import type { Named } from "./rules.ts";
 import { type Written, written } from "./write.ts";
 
@@ -36,7 +37,7 @@ const VIEWS = new Set(["Reshape", "Flatten", "Squeeze", "Unsqueeze"]);
 const product = (dims: readonly (number | undefined)[]): number | undefined =>
   dims.some((d) => d === undefined) ? undefined : sizeOf(dims as readonly number[]);
 
-const isPlain = (node: OnnxNode | undefined, operators: ReadonlySet<string>): node is OnnxNode =>
+const isPlain = (node: OnnxNode | undefined, operators: ReadonlySet<string>): boolean =>
   node !== undefined && !node.domain && operators.has(node.opType) && node.outputs.length === 1;
 
 /** Whether a value is read by one node only and is no output. */
@@ -179,26 +180,85 @@ export const throughViews: RewriteRule = {
   },
 };
 
+/** What puts values in another order or shape. */
+const MOVES = new Set([...VIEWS, "Transpose"]);
+
+/**
+ * Which channel each column of a matrix holds that some nodes make of a value by putting it in another order;
+ * `undefined` where that differs from row to row. Found by moving the numbers of channels.
+ */
+function columnsBehind(graph: GraphView, moves: readonly OnnxNode[], channels: number): readonly number[] | undefined {
+  const [, own, ...pixels] = graph.shapeOf(moves[0].inputs[0]) ?? [];
+  const area = product(pixels);
+  if (own !== channels || area === undefined) return undefined;
+  // As few samples as every reshaping can be made with: those of pictures in parts are a multiple of the parts.
+  const each = area * channels;
+  const least = moves.reduce((n, { inputs }) => {
+    const parts = (graph.listOf(inputs[1] ?? "") ?? []).reduce<number>(
+      (size, d) => size * (d !== undefined && d > 1 ? d : 1),
+      1,
+    );
+    const needed = parts / commonDivisor([parts, each]);
+    return (n * needed) / commonDivisor([n, needed]);
+  }, 1);
+  if (!(2 * least * each <= FOLD_LIMIT)) return undefined;
+  const moved = (samples: number): readonly number[] | undefined => {
+    const ids = Float64Array.from({ length: samples * channels * area }, (_, i) => Math.floor(i / area) % channels);
+    let t: Tensor | undefined = Tensor.of("float32", [samples, channels, ...(pixels as readonly number[])], ids);
+    for (const node of moves) {
+      const others = node.inputs.slice(1).map((name) => graph.constant(name)?.readSync());
+      t = t && fold({ node, opset: graph.opset, inputs: [t, ...others], dims: [] });
+    }
+    if (t?.shape.length !== 2) return undefined;
+    const values = [...t.toFloat64()];
+    const columns = values.slice(0, t.shape[1]);
+    return values.every((v, i) => v === columns[i % columns.length]) ? columns : undefined;
+  };
+  const columns = moved(least);
+  return columns && moved(2 * least)?.every((v, i) => v === columns[i]) ? columns : undefined;
+}
+
+/** A scale and shift of other channels. */
+function rearranged({ scale, bias }: Form, columns: readonly number[]): Form {
+  const pick = (t: HostTensor | undefined): HostTensor | undefined => {
+    const values = t && valuesOf(t);
+    return values && numbers(columns.map((c) => values[values.length === 1 ? 0 : c]));
+  };
+  return affine(undefined, columns.length, { scale: pick(scale), shift: pick(bias) });
+}
+
 /** Into the convolution or matrix product that comes after. */
 function ahead(sight: Sight, node: OnnxNode, form: Form): Rewrite | undefined {
   const { graph } = sight;
   const path: OnnxNode[] = [];
   let [value] = node.outputs;
   let repeat = 1;
+  /** Number of nodes before the first one that puts values in another order. */
+  let ordered: number | undefined;
   for (; path.length < 8 && isPrivate(graph, value); [value] = path.at(-1)!.outputs) {
     const [reader] = graph.consumers(value);
     if (reader.inputs[0] !== value || reader.inputs.lastIndexOf(value) !== 0) return undefined;
     const times = passes(graph, reader);
-    if (times !== undefined) {
+    if (times !== undefined && ordered === undefined) {
       repeat *= times;
       path.push(reader);
       continue;
     }
+    if (isPlain(reader, MOVES)) {
+      ordered ??= path.length;
+      path.push(reader);
+      continue;
+    }
     const layer = path.length ? layerAt(sight, reader.outputs[0]) : undefined;
-    if (!layer || layer.input !== value || layer.form.inputs !== form.inputs! * repeat) return undefined;
+    if (!layer || layer.input !== value) return undefined;
+    const moves = path.slice(ordered ?? path.length);
+    const columns = moves.length ? columnsBehind(graph, moves, form.inputs! * repeat) : undefined;
+    if ((moves.length && !columns) || layer.form.inputs !== (columns?.length ?? form.inputs! * repeat))
+      return undefined;
+    const spread = columns ? rearranged(repeated(form, repeat), columns) : repeated(form, repeat);
     const [first, ...rest] = path;
     const moved = { ...first, inputs: [node.inputs[0], ...first.inputs.slice(1)] };
-    const made = layer.write((own, part) => after(each(repeated(form, repeat), part), own), reader.outputs[0]);
+    const made = layer.write((own, part) => after(each(spread, part), own), reader.outputs[0]);
     if (typeof made === "string") return undefined;
     return {
       removed: [node, reader, first].map((n) => ({ node: n, rule: throughViews.name })),
@@ -238,8 +298,8 @@ function behind(graph: GraphView, sight: Sight, node: OnnxNode, form: Form): Rew
 function unviewed(graph: GraphView, value: string, privately: boolean): { source: string; path: OnnxNode[] } {
   const path: OnnxNode[] = [];
   let source = value;
-  for (let node = graph.producer(source); isPlain(node, VIEWS) && path.length < 8; node = graph.producer(source)) {
-    if (privately && !isPrivate(graph, source)) break;
+  for (let node = graph.producer(source); node && path.length < 8; node = graph.producer(source)) {
+    if (!isPlain(node, VIEWS) || (privately && !isPrivate(graph, source))) break;
     path.push(node);
     [source] = node.inputs;
   }
