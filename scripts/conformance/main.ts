@@ -16,6 +16,7 @@ import { checkFullsize, type FullsizeModel } from "./fullsize.ts";
 import { checkHead, type HeadCase } from "./heads.ts";
 import { checkMetrics, type MetricsCase } from "./metrics.ts";
 import { checkOnnx, type OnnxCase } from "./onnx.ts";
+import { checkPruning, type PruningCase } from "./pruning.ts";
 import { checkQuantization, type QuantizationCase } from "./quantization.ts";
 import { checkRepOptimizer, type RepOptimizerCase } from "./repoptimizer.ts";
 import { type CaseResult, messageOf, readCase, runCase } from "./report.ts";
@@ -47,6 +48,7 @@ interface Cases {
   readonly blocks?: readonly BlockCase[];
   readonly training?: readonly TrainingCase[];
   readonly repoptimizer?: readonly RepOptimizerCase[];
+  readonly pruning?: readonly PruningCase[];
   readonly quantization?: readonly QuantizationCase[];
   readonly heads?: readonly HeadCase[];
   readonly metrics?: readonly MetricsCase[];
@@ -54,7 +56,7 @@ interface Cases {
 }
 
 /** Lists of cases.json that are run; the cases of all others are skipped and counted. */
-const understood = ["blocks", "training", "repoptimizer", "heads", "metrics", "quantization", "onnx"];
+const understood = ["blocks", "training", "repoptimizer", "heads", "metrics", "quantization", "pruning", "onnx"];
 
 async function* results(): AsyncGenerator<CaseResult> {
   const cases = readJson<Cases>("cases.json") ?? {};
@@ -102,6 +104,13 @@ async function* results(): AsyncGenerator<CaseResult> {
         c.id,
         () => open(c.file),
         (tensors) => checkMetrics(c, tensors),
+      );
+  for (const c of cases.pruning ?? [])
+    if (wanted(c.id))
+      yield await readCase(
+        c.id,
+        () => open(c.file),
+        (tensors) => checkPruning(c, tensors),
       );
   for (const c of cases.onnx ?? [])
     if (wanted(c.id))

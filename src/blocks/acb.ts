@@ -1,6 +1,6 @@
 import { fmt, must } from "../errors.ts";
 import { add, type ConvOptions, type Pair, pair, slice, type Value } from "../graph/index.ts";
-import { BatchNorm, Conv2d, cloneWith, Module } from "../nn/index.ts";
+import { BatchNorm, Conv2d, cloneWith, convWidths, Module } from "../nn/index.ts";
 import {
   type BiasedMap,
   type KernelAlgebra,
@@ -84,6 +84,10 @@ export class ACB extends Module implements Reparameterizable {
     this.horConv = branch([1, width], [rows, padding[1]]);
     this.verBn = norm(others);
     this.horBn = norm(others);
+  }
+
+  override afterResize(_before: this): object {
+    return { options: { ...this.options, ...convWidths((this.fusedConv ?? this.squareConv)!) } };
   }
 
   /** The branches that are there, each with its input. */

@@ -1,5 +1,5 @@
 import { add, type ConvOptions, relu, type Value } from "../graph/index.ts";
-import { Conv2d, cloneWith, Module } from "../nn/index.ts";
+import { Conv2d, cloneWith, convWidths, Module } from "../nn/index.ts";
 import {
   type BiasedMap,
   type KernelAlgebra,
@@ -59,6 +59,11 @@ export abstract class BranchedConv extends Module implements Reparameterizable {
   protected get convOptions(): ConvOptions {
     const { stride, padding, dilation, groups } = this.options;
     return { stride, padding, dilation, groups };
+  }
+
+  override afterResize(_before: this): object {
+    const conv = [...this.modules()].map(([, m]) => m).find((m) => m instanceof Conv2d);
+    return conv ? { options: { ...this.options, ...convWidths(conv) } } : {};
   }
 
   /** What the activation gets. */

@@ -11,6 +11,7 @@ import {
   normAfter,
   type Reparameterizable,
 } from "../reparam/index.ts";
+import type { Compactor } from "./compactor.ts";
 
 /** Those of the convolution, which has no bias by default, and of the norm. */
 export interface ConvBnOptions extends Conv2dOptions {
@@ -29,11 +30,14 @@ export const gammas = (init: GammaInit): readonly [main: number, others: number]
   init === "single" ? [1, 0] : [init, init];
 
 /**
- * Convolution and batch norm. Keys `conv.weight`, `bn.*`; merged `conv.weight`, `conv.bias`.
+ * Convolution and batch norm. Keys `conv.weight`, `bn.*`; merged `conv.weight`, `conv.bias`. A network that is being pruned
+ * by ResRep also has `compactor.pwc.weight`.
  */
 export class ConvBn extends Module implements Reparameterizable {
   readonly conv: Conv2d;
   readonly bn: BatchNorm2d | undefined;
+  /** Only while ResRep trains; see `withCompactors`. */
+  readonly compactor: Compactor | undefined;
 
   constructor(inChannels: number, outChannels: number, { norm, ...options }: ConvBnOptions) {
     super();
@@ -42,14 +46,18 @@ export class ConvBn extends Module implements Reparameterizable {
   }
 
   forward(x: Value): Value {
-    return this.bn ? this.bn.afterConv(this.conv, x) : this.conv.forward(x);
+    const y = this.bn ? this.bn.afterConv(this.conv, x) : this.conv.forward(x);
+    return this.compactor ? this.compactor.forward(y) : y;
   }
 
-  /** Convolution and batch norm as one convolution with bias. */
+  /** Convolution, batch norm and compactor as one convolution with bias. */
   fused<T>(k: KernelAlgebra<T>): BiasedMap<T> {
     const own = mapOf(k, this.conv);
     // Without a norm there is a bias: the merge has put it there.
-    return this.bn ? normAfter(k, own, this.bn) : (own as BiasedMap<T>);
+    const fused = this.bn ? normAfter(k, own, this.bn) : (own as BiasedMap<T>);
+    if (!this.compactor) return fused;
+    const { weight } = mapOf(k, this.compactor.pwc);
+    return { weight: k.thenPointwise(fused.weight, weight), bias: k.shiftInputs(weight, fused.bias) };
   }
 
   /** The convolution with bias that it becomes, without values. */
@@ -64,9 +72,10 @@ export class ConvBn extends Module implements Reparameterizable {
   }
 
   merge(): Merge {
-    if (!this.bn) return { kept: "already merged" };
-    const shell = cloneWith(this as ConvBn, { bn: undefined });
-    return { merged: mergedForm(shell, this), note: "batch norm into the convolution" };
+    const taken = [...(this.bn ? ["batch norm"] : []), ...(this.compactor ? ["compactor"] : [])];
+    if (!taken.length) return { kept: "already merged" };
+    const shell = cloneWith(this as ConvBn, { bn: undefined, compactor: undefined });
+    return { merged: mergedForm(shell, this), note: `${taken.join(" and ")} into the convolution` };
   }
 }
 

@@ -14,7 +14,7 @@ import {
   stopGradient,
   type Value,
 } from "../graph/index.ts";
-import { BatchNorm2d, Conv2d, cloneWith, constantInit, Module, Parameter } from "../nn/index.ts";
+import { BatchNorm2d, Conv2d, cloneWith, constantInit, convWidths, Module, Parameter } from "../nn/index.ts";
 import {
   type BiasedMap,
   graphAlgebra,
@@ -134,6 +134,12 @@ class Average extends Module {
       this.bn = new BatchNormAndPad(outChannels, padding);
     }
     this.avgbn = new BatchNorm2d(outChannels, { initialWeight: gamma });
+  }
+
+  override afterResize(_before: this): object {
+    const [outChannels] = this.avgbn.weight.shape;
+    const depthwise = { inChannels: outChannels, outChannels, groups: outChannels };
+    return { settings: { ...this.settings, ...(this.conv ? convWidths(this.conv) : depthwise) } };
   }
 
   forward(x: Value): Value {
@@ -269,6 +275,10 @@ export class DBB extends Module implements Reparameterizable {
         norm: { initialWeight: others },
       });
     this.dbb1x1Kxk = new PointwiseThenSquare(settings, internalChannels, others);
+  }
+
+  override afterResize(_before: this): object {
+    return { settings: { ...this.settings, ...convWidths((this.dbbReparam ?? this.dbbOrigin?.conv)!) } };
   }
 
   private get branches() {

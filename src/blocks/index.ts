@@ -1,4 +1,5 @@
 export * from "./acb.ts";
+export * from "./compactor.ts";
 export * from "./conv-bn.ts";
 export * from "./conv-unit.ts";
 export * from "./dbb.ts";

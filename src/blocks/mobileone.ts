@@ -1,6 +1,6 @@
 import { must } from "../errors.ts";
 import { add, type ConvOptions, gelu, relu, type Value } from "../graph/index.ts";
-import { BatchNorm2d, Conv2d, cloneWith, Module } from "../nn/index.ts";
+import { BatchNorm2d, Conv2d, cloneWith, convWidths, Module } from "../nn/index.ts";
 import {
   type BiasedMap,
   type KernelAlgebra,
@@ -96,6 +96,11 @@ export class MobileOneBlock extends Module implements Reparameterizable {
       () => new ConvBn(inChannels, outChannels, { kernelSize, ...this.convOptions }),
     );
     this.rbrScale = hasScale ? new ConvBn(inChannels, outChannels, { kernelSize: 1, stride, groups }) : undefined;
+  }
+
+  override afterResize(_before: this): object {
+    const conv = this.reparamConv ?? (this.rbrConv[0] ?? this.rbrScale)?.conv;
+    return conv ? { options: { ...this.options, ...convWidths(conv) } } : {};
   }
 
   private get convOptions(): ConvOptions {

@@ -66,11 +66,25 @@ export class Conv2d extends Module {
     this.options = options;
   }
 
+  /** A depthwise convolution has as many groups as channels are left. */
+  override afterResize({ weight: before }: this): object {
+    const { groups = 1 } = this.options;
+    if (groups === 1 || before.shape[1] !== 1) return {};
+    return { options: { ...this.options, groups: (this.weight.shape[0] * groups) / before.shape[0] } };
+  }
+
   forward(x: Value): Value {
     const y = ops.conv2d(x, this.weight.value, this.options);
     return this.bias ? ops.add(y, ops.asChannelShape(this.bias.value, 4)) : y;
   }
 }
+
+/** What a convolution's weight says of its widths. */
+export const convWidths = ({ weight, options: { groups = 1 } }: Conv2d) => ({
+  inChannels: weight.shape[1] * groups,
+  outChannels: weight.shape[0],
+  groups,
+});
 
 export interface ConvTranspose2dOptions extends Conv2dOptions {
   readonly outputPadding?: number | Pair;

@@ -1,6 +1,6 @@
 import { fmt, listed, must } from "../errors.ts";
 import { inLayer, type Value } from "../graph/index.ts";
-import { isFloating, sameShape, type TensorSource } from "../tensor/index.ts";
+import { isFloating, type Shape, sameShape, type TensorSource } from "../tensor/index.ts";
 import { Buffer, Parameter } from "./parameter.ts";
 
 /** How the entries of a list or record of layers are named in a state dict. */
@@ -45,6 +45,9 @@ export type MultiOutputNet = Net & {
 };
 
 export const hasTrainingOutputs = (net: Net): net is MultiOutputNet => "trainingOutputs" in net;
+
+/** Shapes of values before and after, by the path of the layer that made them; of several the last. */
+export type ResizedShapes = ReadonlyMap<string, readonly [before: Shape, after: Shape]>;
 
 export interface LoadOptions {
   /** Missing and unexpected keys are errors. Default true. */
@@ -98,6 +101,17 @@ export abstract class Module {
    */
   *parameters(): Iterable<readonly [string, Parameter]> {
     for (const [p, key] of firstNames(this.state())) if (p.requiresGrad) yield [key, p];
+  }
+
+  /**
+   * Fields that must change because parameters below now have other shapes: numbers of groups and widths that a module
+   * keeps. Called of a new tree whose parameters are replaced already, layers before the blocks that hold them.
+   *
+   * @param _before  the module that it was made from
+   * @param _shapes  of what the nodes make, where that is known
+   */
+  afterResize(_before: this, _shapes: ResizedShapes): object {
+    return {};
   }
 
   /** Sets training mode (or with `false` evaluation mode) on the whole tree. */
@@ -275,6 +289,27 @@ export function withParameters<M extends Module>(root: M, changes: ReadonlyMap<s
     "model",
   );
   return changed;
+}
+
+/**
+ * A copy of a tree whose parameters have the given values, by state-dict key, which may be of other shapes: a narrower
+ * network of the same build. Other parameters keep what they are. Whether it fits together shows when it is traced.
+ */
+export function resizedModule<M extends Module>(
+  root: M,
+  values: ReadonlyMap<string, TensorSource>,
+  shapes: ResizedShapes = new Map(),
+): M {
+  const names = firstNames(root.state());
+  const made = mapModules(root, {
+    parameter: (p) => {
+      const source = values.get(names.get(p)!);
+      return source ? p.resized(source) : p.copy();
+    },
+  });
+  const [before, after] = [root, made].map((tree) => [...tree.modules()].map(([, module]) => module).reverse());
+  for (const [i, module] of after.entries()) Object.assign(module, module.afterResize(before[i], shapes));
+  return made;
 }
 
 /** A deep copy of a module tree; values are shared until one of the two gets others. */

@@ -109,6 +109,16 @@ export class Parameter implements ParameterRef {
     return made;
   }
 
+  /** One of the same kind with other values, also of another shape. */
+  resized(source: TensorSource): this {
+    const made = this.copy();
+    Object.assign(made, {
+      shape: source.shape,
+      current: source.dtype === this.dtype ? source : source.readSync().cast(this.dtype),
+    });
+    return made;
+  }
+
   /** The same parameter in another dtype. */
   to(dtype: DType): this {
     const made = this.copy();

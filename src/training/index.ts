@@ -10,4 +10,4 @@ export * from "./train-step.ts";
 export * from "./trainer.ts";
 export * from "./trainer-options.ts";
 export * from "./transforms/index.ts";
-export type { UpdateOptions } from "./update.ts";
+export { slotName, type UpdateOptions } from "./update.ts";

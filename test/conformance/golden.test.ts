@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import { type BlockCase, checkBlock } from "../../scripts/conformance/blocks.ts";
 import { checkHead, type HeadCase } from "../../scripts/conformance/heads.ts";
 import { checkMetrics, type MetricsCase } from "../../scripts/conformance/metrics.ts";
+import { checkPruning, type PruningCase } from "../../scripts/conformance/pruning.ts";
 import { checkQuantization, type QuantizationCase } from "../../scripts/conformance/quantization.ts";
 import { checkRepOptimizer, type RepOptimizerCase } from "../../scripts/conformance/repoptimizer.ts";
 import { type CaseResult, readCase } from "../../scripts/conformance/report.ts";
@@ -12,7 +13,7 @@ import { openCheckpointFile } from "../../src/node.ts";
 import { Tensor, type TensorSource } from "../../src/tensor/index.ts";
 
 const folder = join(import.meta.dirname, "../fixtures/golden");
-const { blocks, training, repoptimizer, quantization, heads, metrics } = JSON.parse(
+const { blocks, training, repoptimizer, quantization, heads, metrics, pruning } = JSON.parse(
   readFileSync(join(folder, "cases.json"), "utf8"),
 ) as {
   readonly blocks: readonly BlockCase[];
@@ -21,6 +22,7 @@ const { blocks, training, repoptimizer, quantization, heads, metrics } = JSON.pa
   readonly quantization: readonly QuantizationCase[];
   readonly heads: readonly HeadCase[];
   readonly metrics: readonly MetricsCase[];
+  readonly pruning: readonly PruningCase[];
 };
 const open = async (file: string): Promise<ReadonlyMap<string, TensorSource>> =>
   (await openCheckpointFile(join(folder, file))).entries;
@@ -53,6 +55,10 @@ describe("margin heads equal the formulas: cosines, logits, losses and gradients
 
 describe("metrics of segmentation and verification equal those of the original codes", () => {
   test.for(metrics)("$id", async (c) => expectPassed(await checkMetrics(c, await open(c.file))));
+});
+
+describe("pruning repeats the original programs' gradients, masks and merges", () => {
+  test.for(pruning)("$id", async (c) => expectPassed(await checkPruning(c, await open(c.file))));
 });
 
 describe("the checks themselves", () => {

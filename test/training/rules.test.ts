@@ -1,27 +1,8 @@
-import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import {
-  abs,
-  add,
-  concat,
-  constant,
-  div,
-  input,
-  kthLargest,
-  matmul,
-  maximum,
-  mul,
-  nonNegative,
-  type ParameterRef,
-  reduceSum,
-  reshape,
-  sqrt,
-  sub,
-  type Value,
-} from "../../src/graph/index.ts";
-import { Module, memoryStore, type Net, nn, oneHotTargets, openCheckpointFile, rng, Tensor } from "../../src/node.ts";
-import { compileStep } from "../../src/runtime/index.ts";
-import { sizeOf, type TensorSource } from "../../src/tensor/index.ts";
+import { withGradients } from "../../scripts/conformance/given-gradients.ts";
+import { add, div, maximum, mul, reduceSum, reshape, sqrt, type Value } from "../../src/graph/index.ts";
+import { Module, memoryStore, type Net, nn, oneHotTargets, rng, Tensor } from "../../src/node.ts";
+import { globalSparse } from "../../src/prune/index.ts";
 import {
   adamW,
   chain,
@@ -36,16 +17,7 @@ import {
   stateName,
   type UpdateRule,
 } from "../../src/training/index.ts";
-import { type Slots, trainedOf, update } from "../../src/training/update.ts";
 import { bytesOf, type SmallNet, toyData, train } from "./support.ts";
-
-/** Values as the pruning methods' own programs compute them. */
-async function golden(name: string): Promise<(key: string) => Tensor> {
-  const { entries } = await openCheckpointFile(
-    join(import.meta.dirname, `../fixtures/golden/pruning/${name}.safetensors`),
-  );
-  return (key) => entries.get(key)!.readSync();
-}
 
 function expectNear(found: Tensor, expected: Tensor, share = 2e-6): void {
   const [a, b] = [found.toFloat64(), expected.toFloat64()];
@@ -61,55 +33,7 @@ abstract class Layers extends Module implements Net {
   }
 }
 
-/** Applies a rule to a network with gradients of our own, step by step. */
-async function withGradients(
-  net: Net,
-  rule: UpdateRule,
-  steps: readonly Readonly<Record<string, Tensor>>[],
-  { lr = 0.1, group = (_: string): ParameterGroup => ({}), state = {} as Readonly<Record<string, Tensor>> } = {},
-) {
-  const trained = trainedOf(net, group);
-  const slots: Slots = new Map();
-  const next = new Map<ParameterRef, Value>();
-  const names = new Map<ParameterRef, string>(trained.parameters.map(([key, p]) => [p, key]));
-  const gradients = trained.parameters.map(([key, p]) => input(`gradient:${key}`, [sizeOf(p.shape)]));
-  const { outputs, scalars } = update({ rule, trained, slots, next, names }, gradients);
-  const program = await compileStep({ outputs, next, names }, { threads: 1 });
-  program.writeState(new Map(Object.entries(state)));
-  const results = [];
-  for (const [i, given] of steps.entries()) {
-    const feeds = Object.entries(given).map(([key, g]) => [`gradient:${key}`, g.reshape([g.size])] as const);
-    const numbers = scalars.map((name) => {
-      const value = rule.scalars![name]({ lr, step: i + 1 });
-      return [`scalar:${name}`, Tensor.float32([1], [value])] as const;
-    });
-    const made = await program.step(Object.fromEntries([...feeds, ...numbers]));
-    results.push({ outputs: made, state: await program.readState() });
-  }
-  await program.dispose();
-  return results;
-}
-
-/** GSM: only the gradients of the weights that matter most, over all layers together, are kept. */
-const mostImportant = (share: number): UpdateRule => ({
-  name: "mostImportant",
-  settings: { share },
-  apply({ parameters, gradients }) {
-    const isWeight = parameters.map(({ shape }) => shape.length > 1);
-    const importance = gradients.map((g, i) => abs(mul(g, parameters[i].value)));
-    const all = concat(
-      importance.filter((_, i) => isWeight[i]),
-      0,
-    );
-    const threshold = kthLargest(all, Math.floor(share * all.shape[0]));
-    return {
-      gradients: gradients.map((g, i) => (isWeight[i] ? mul(g, nonNegative(sub(importance[i], threshold))) : g)),
-      outputs: { threshold },
-    };
-  },
-});
-
-/** ResRep: rows that the host has masked get the gradient of their norm alone. */
+/** As ResRep does it: rows that the host has masked get the gradient of their norm alone. */
 const shrinkRows = (key: string, strength: number): UpdateRule => ({
   name: "shrinkRows",
   settings: { strength },
@@ -136,76 +60,6 @@ const shrinkRows = (key: string, strength: number): UpdateRule => ({
       }),
     };
   },
-});
-
-describe("rules that look at more than one value at a time equal the pruning methods' own programs", () => {
-  test("a threshold over the weights of all layers, three steps of momentum (GSM)", async () => {
-    const get = await golden("gsm");
-    class Two extends Layers {
-      readonly a = new nn.Linear(5, 6);
-      readonly b = new nn.Conv2d(6, 4, { kernelSize: 3, bias: false });
-    }
-    const net = new Two();
-    const keys = ["a.weight", "a.bias", "b.weight"];
-    net.loadStateDict(new Map(keys.map((key) => [key, get(`init.${key}`)])));
-    const gradients = [0, 1, 2].map((s) => Object.fromEntries(keys.map((key) => [key, get(`step${s}.grad.${key}`)])));
-    const rule = chain(mostImportant(0.2), sgd({ momentum: 0.98, weightDecay: 1e-4 }));
-    const results = await withGradients(net, rule, gradients, { lr: 0.05 });
-    for (const [s, { outputs, state }] of results.entries()) {
-      expectNear(outputs.threshold, get(`step${s}.threshold`));
-      for (const key of keys) expectNear(state.get(key)!, get(`step${s}.param.${key}`));
-    }
-  });
-
-  test("norms of rows, with a mask that the host sets (ResRep)", async () => {
-    const get = await golden("resrep_gradient");
-    class Compactor extends Layers {
-      readonly pwc = new nn.Conv2d(6, 6, { kernelSize: 1, bias: false });
-    }
-    const net = new Compactor();
-    net.loadStateDict(new Map([["pwc.weight", get("weight")]]));
-    const rule = chain(shrinkRows("pwc.weight", 1e-4), sgd({ momentum: 0.99 }));
-    const options = { state: { "optimizer.mask:pwc.weight": get("mask") } };
-    const [{ state }] = await withGradients(net, rule, [{ "pwc.weight": get("objective_grad") }], options);
-    expectNear(state.get("optimizer.momentum:pwc.weight")!, get("final_grad"));
-  });
-
-  test("means over clusters of rows (C-SGD)", async () => {
-    const get = await golden("csgd");
-    const clusters = [[0, 3], [1], [2, 4, 5]];
-    class Layer extends Layers {
-      readonly conv = new nn.Conv2d(4, 6, { kernelSize: 3, bias: false });
-      readonly bn = new nn.BatchNorm2d(6);
-    }
-    const net = new Layer();
-    const keys = ["conv.weight", "bn.weight", "bn.bias"];
-    net.loadStateDict(
-      new Map<string, TensorSource>([...net.stateDict(), ...keys.map((key) => [key, get(key)] as const)]),
-    );
-    const sameCluster = (i: number, j: number): number => {
-      const own = clusters.find((c) => c.includes(i))!;
-      return own.includes(j) ? 1 / own.length : 0;
-    };
-    const averaging = Tensor.float32(
-      [6, 6],
-      Float64Array.from({ length: 36 }, (_, at) => sameCluster(Math.floor(at / 6), at % 6)),
-    );
-    const mean = (rows: Value): Value => matmul(constant(averaging), rows);
-    const centripetal: UpdateRule = {
-      name: "centripetal",
-      settings: {},
-      apply: ({ parameters, gradients }) => ({
-        gradients: parameters.map(({ shape, value }, i) => {
-          const [decay, strength] = shape.length > 1 ? [1e-4, 3e-3] : [0, 3e-4];
-          const [w, g] = [value, gradients[i]].map((v) => reshape(v, [6, -1]));
-          return flat(add(add(mean(g), mul(w, decay)), mul(sub(w, mean(w)), strength)));
-        }),
-      }),
-    };
-    const gradients = Object.fromEntries(keys.map((key) => [key, get(`${key}.grad`)]));
-    const [{ state }] = await withGradients(net, chain(centripetal, sgd({ momentum: 0.9 })), [gradients]);
-    for (const key of keys) expectNear(state.get(`optimizer.momentum:${key}`)!, get(`${key}.csgd_grad`));
-  });
 });
 
 describe("groups", () => {
@@ -340,7 +194,7 @@ describe("state between steps", () => {
   });
 
   test("a rule's own outputs come with the step", async () => {
-    const learner = learnerOf({ optimizer: chain(mostImportant(0.5), sgd()), returnGradients: true });
+    const learner = learnerOf({ optimizer: chain(globalSparse({ share: 0.5 }), sgd()), returnGradients: true });
     const before = await learner.readState(["conv.weight", "linear.weight"]);
     const { outputs } = await learner.train(images, targets, 0.1);
     const importance = ["conv.weight", "linear.weight"].flatMap((key) => {
@@ -348,7 +202,7 @@ describe("state between steps", () => {
       return [...outputs[`grad:${key}`].toFloat64()].map((g, i) => Math.abs(g * w[i]));
     });
     const sorted = importance.sort((a, b) => b - a);
-    expect(outputs.threshold.toFloat64()[0]).toBeCloseTo(sorted[Math.floor(sorted.length / 2) - 1], 6);
+    expect(outputs.gsmThreshold.toFloat64()[0]).toBeCloseTo(sorted[Math.floor(sorted.length / 2) - 1], 6);
     await learner.dispose();
   });
 

@@ -14,7 +14,7 @@ import {
   reshape,
   type Value,
 } from "../../graph/index.ts";
-import { Buffer, cloneWith, type Initializer, Module, Parameter, tracked } from "../../nn/index.ts";
+import { Buffer, cloneWith, type Initializer, Module, Parameter, type ResizedShapes, tracked } from "../../nn/index.ts";
 import type { OnnxDim, OnnxModel } from "../../onnx/index.ts";
 import {
   HostAlgebra,
@@ -26,7 +26,15 @@ import {
 import { type DType, derived, isFloating, type Shape, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
 import { findHead, type OnnxHead, type ShapeOf, withClasses } from "./head.ts";
 import { logitsOf, mustBeLogits } from "./logits.ts";
-import { openedFirstAxis, untied, type WithWeights, withWeights } from "./prepare.ts";
+import {
+  groupsAfter,
+  openedFirstAxis,
+  untied,
+  type WithWeights,
+  withGroups,
+  withSizes,
+  withWeights,
+} from "./prepare.ts";
 
 export interface OnnxNetOptions {
   /**
@@ -155,6 +163,22 @@ export class OnnxNet extends Module implements Reparameterizable {
   override *members(): ReturnType<Module["members"]> {
     for (const [i, name] of this.template.names.entries()) yield [name, this.weights[i]];
     for (const [weight, branches] of Object.entries(this.branches)) yield [`${layerOf(weight)}.branches`, branches];
+  }
+
+  /** The file's nodes take over what weights of other shapes mean: groups of depthwise convolutions, targets of Reshapes. */
+  override afterResize(before: this, after: ResizedShapes): object {
+    const { model, open, input, output, names, convs } = this.template;
+    const shapes = (net: OnnxNet): ReadonlyMap<string, Shape> =>
+      new Map(names.map((name, i) => [name, net.weights[i].shape]));
+    const groupsOf = groupsAfter(shapes(before), shapes(this));
+    const change = (m: OnnxModel): OnnxModel => {
+      const initializers = new Map(m.initializers);
+      for (const [i, name] of names.entries())
+        initializers.set(name, cast(this.weights[i].source(), initializers.get(name)!.dtype));
+      return withSizes(withGroups({ ...m, initializers }, groupsOf), after);
+    };
+    const own = convs.map((conv) => ({ ...conv, groups: groupsOf(conv.weight, conv.groups) }));
+    return { template: new Template(change(model), change(open), input, output, names, own) };
   }
 
   /** `[N, C, H, W]` → logits `[N, classes]`. */

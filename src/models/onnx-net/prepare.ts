@@ -1,5 +1,6 @@
+import type { ResizedShapes } from "../../nn/index.ts";
 import type { OnnxModel, OnnxNode } from "../../onnx/index.ts";
-import { isFloating, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
+import { isFloating, type Shape, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
 
 /**
  * Gives every weight a tensor of its own: exporters write equal ones once (the biases of new batch norms, even scales and
@@ -169,3 +170,28 @@ export function openedFirstAxis(model: OnnxModel, input: string): OnnxModel {
   );
   return { ...opened, inputs };
 }
+
+/** Groups of a convolution by the name of its weight, from its shapes before and after: a depthwise one has as many as channels. */
+export const groupsAfter =
+  (before: ReadonlyMap<string, Shape>, after: ReadonlyMap<string, Shape>) =>
+  (weight: string, groups: number): number => {
+    const [then, now] = [before.get(weight), after.get(weight)];
+    return then && now && groups > 1 && then[1] === 1 ? (now[0] * groups) / then[0] : groups;
+  };
+
+/** A model whose convolutions have these groups. */
+export const withGroups = (model: OnnxModel, groupsOf: ReturnType<typeof groupsAfter>): OnnxModel => ({
+  ...model,
+  nodes: model.nodes.map((node) => {
+    const { group } = node.attrs;
+    if (node.opType !== "Conv" || typeof group !== "number") return node;
+    return { ...node, attrs: { ...node.attrs, group: groupsOf(node.inputs[1], group) } };
+  }),
+});
+
+/** A model whose Reshapes state the sizes that are left, where they state sizes that have changed. */
+export const withSizes = (model: OnnxModel, shapes: ResizedShapes): OnnxModel =>
+  withReshapes(model, model.nodes, (target, { name, outputs }) => {
+    const [before, after] = shapes.get(name || outputs[0]) ?? [];
+    return target.map((d, i) => (before && after && d === before[i] ? after[i] : d));
+  });
