@@ -49,7 +49,8 @@ export interface IdentifiedState<T> {
  *
  * @throws `detect/unknown` naming the nearest architecture and how the keys or shapes differ from it;
  *   `detect/ambiguous` when several architectures have these keys and shapes, and none of them is preferred;
- *   `detect/prefix` when the keys have prefixes and fit only in part; `detect/half-merged` naming a merged block
+ *   `detect/prefix` when the keys have prefixes and fit only in part; `detect/half-merged` naming a merged block;
+ *   `detect/statistics` when only running statistics are missing
  */
 export const detectModel = (entries: StateShapes, options: DetectOptions = {}): DetectedModel =>
   identifyState(entries, options).found;
@@ -361,9 +362,22 @@ function nearestError<T extends { readonly shape: Shape }>(
   });
   const nearest = differences.reduce((a, b) => (b.count < a.count ? b : a));
   const { name } = nearest.candidate;
+  const bare = withoutStatistics(name, nearest.state.entries, options);
+  if (bare) return new RepmlpError("detect/statistics", `${where}: ${bare}`, "model");
   const half = halfMerged(name, nearest.state.entries, options);
   if (half) return new RepmlpError("detect/half-merged", `${where}: ${half}`, "model");
   return new RepmlpError("detect/unknown", unknownMessage(nearest, nearest.state, arch, where), "model");
+}
+
+/** What to say of a file whose batch norms always took the statistics of their batch, all else being as it should be. */
+function withoutStatistics(name: string, entries: StateShapes, options: ModelOptions): string | undefined {
+  const { missing, count } = compare(candidate(name, "train", entries, options), entries);
+  if (!count || count > missing.length || missing.some((key) => !/(^|\.)running_(mean|var)$/.test(key)))
+    return undefined;
+  return (
+    `holds the training form of ${name}, but its batch norms have no running statistics (${missing[0]} and ` +
+    `${missing.length - 1} more): trained without them they take those of each batch, to which no merged form is equal.`
+  );
 }
 
 /** What to say of a file in which some blocks are merged and others are not, and all else is as it should be. */

@@ -112,6 +112,13 @@ describe("the layout of the files", () => {
     }
   });
 
+  test("in .pth with more names than one buffer of its writer holds, which ends in the middle of one", async () => {
+    const [[, tensor]] = entries;
+    const names = Array.from({ length: 40 }, (_, i) => `${i}.${"long".repeat(1500)}`);
+    const again = await open(await save(new Map(names.map((name) => [name, tensor])), { format: "pth" }));
+    expect([...again.entries.keys()]).toEqual(names);
+  });
+
   test("in .pth under a key of a dict, as training scripts write averaged weights", async () => {
     const wrapped = await open(await save(entries, { format: "pth", wrapper: "model_ema" }));
     expect(wrapped.wrapper).toBe("model_ema");

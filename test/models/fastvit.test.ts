@@ -5,6 +5,7 @@ import { createModel, FastViT, listModels, modelInfo } from "../../src/models/in
 import { convertToDeploy, deployForm } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
 import "../../src/node.ts";
+import { fastvitInTimm } from "./timm-names.ts";
 
 test("seven variants, with accuracies plain and distilled, and timm's preprocessing", () => {
   expect(listModels("FastViT-*")).toHaveLength(7);
@@ -23,34 +24,14 @@ test("lists of other lengths than the stages are refused by name", () => {
   );
 });
 
-/** Authors' names as timm has them; `downs` are the positions of the parts that reduce the map. */
-const toTimm = (key: string, downs: readonly number[]): string =>
-  key
-    .replace(/^network\.(\d+)\.(proj|pe|reparam_conv)?/, (_, i: string, part = "") => {
-      const stage = `stages.${downs.filter((at) => at <= Number(i)).length}`;
-      if (part === "proj") return `${stage}.downsample.proj`;
-      return part ? `${stage}.pos_emb.${part === "pe" ? "pos_enc" : part}` : `${stage}.blocks.`;
-    })
-    .replace("patch_embed", "stem")
-    .replace("rbr_conv", "conv_kxk")
-    .replace("rbr_scale", "conv_scale")
-    .replace("rbr_skip", "identity")
-    .replace("conv_exp", "final_conv")
-    .replace("lkb_origin", "large_conv")
-    .replace("lkb_reparam", "reparam_conv")
-    .replace("convffn", "mlp")
-    .replace("se.reduce", "se.fc1")
-    .replace("se.expand", "se.fc2")
-    .replace(/layer_scale(_\d)?$/, "$&.gamma")
-    .replace(/^head\./, "head.fc.");
-
 describe("a state dict tells the variant and the form", () => {
   for (const naming of ["fastvit", "timm"])
     for (const form of ["train", "deploy"] as const)
       test.for(["FastViT-T8", "FastViT-S12", "FastViT-SA12"])(`%s, ${form}, keys of ${naming}`, (name) => {
         const model = createModel(name, { numClasses: 12 });
         const own = new Map((form === "train" ? model : deployForm(model)).state());
-        const state = naming === "timm" ? new Map([...own].map(([k, p]) => [toTimm(k, [1, 3, 5]), p] as const)) : own;
+        const state =
+          naming === "timm" ? new Map([...own].map(([k, p]) => [fastvitInTimm(k, [1, 3, 5]), p] as const)) : own;
         const { found, entries, taken } = identifyState(state);
         expect(found).toEqual({ name, form, numClasses: 12 });
         expect([...entries.keys()]).toEqual([...own.keys()]);

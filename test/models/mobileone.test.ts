@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import { identifyState } from "../../src/models/detect.ts";
 import { createModel, detectModel, listModels, modelInfo } from "../../src/models/index.ts";
 import { deployForm } from "../../src/reparam/index.ts";
+import { mobileoneInTimm } from "./timm-names.ts";
 
 test("five variants, with both accuracies, published sizes and timm's preprocessing", () => {
   expect(listModels("MobileOne-*")).toHaveLength(5);
@@ -12,25 +13,13 @@ test("five variants, with both accuracies, published sizes and timm's preprocess
   expect(() => createModel("MobileOne-s0", { cropPct: 1.5 })).toThrow(/must be a number above 0, up to 1, got 1.5/);
 });
 
-/** Authors' names as timm has them. */
-const toTimm = (key: string): string =>
-  key
-    .replace(/^stage0/, "stem")
-    .replace(/^stage(\d)/, (_, s: string) => `stages.${Number(s) - 1}`)
-    .replace("linear.", "head.fc.")
-    .replace("rbr_conv", "conv_kxk")
-    .replace("rbr_scale", "conv_scale")
-    .replace("rbr_skip", "identity")
-    .replace("se.reduce", "attn.fc1")
-    .replace("se.expand", "attn.fc2");
-
 describe("a state dict tells the variant and the form", () => {
   for (const naming of ["mobileone", "timm"])
     for (const form of ["train", "deploy"] as const)
       test.for(["MobileOne-s0", "MobileOne-s1", "MobileOne-s4"])(`%s, ${form}, keys of ${naming}`, (name) => {
         const model = createModel(name, { numClasses: 12 });
         const own = new Map((form === "train" ? model : deployForm(model)).state());
-        const state = naming === "timm" ? new Map([...own].map(([key, p]) => [toTimm(key), p] as const)) : own;
+        const state = naming === "timm" ? new Map([...own].map(([key, p]) => [mobileoneInTimm(key), p] as const)) : own;
         const { found, entries, taken } = identifyState(state);
         expect(found).toEqual({ name, form, numClasses: 12 });
         expect([...entries.keys()]).toEqual([...own.keys()]);

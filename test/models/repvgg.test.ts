@@ -5,6 +5,7 @@ import { createModel, detectModel, listModels, modelInfo, RepVGG } from "../../s
 import { convertToDeploy, deployForm } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
 import "../../src/node.ts";
+import { repvggInTimm } from "./timm-names.ts";
 
 describe("variants", () => {
   test("all of them, with timm's accuracies and preprocessing", () => {
@@ -15,26 +16,13 @@ describe("variants", () => {
   });
 });
 
-/** Authors' names as timm has them. */
-const toTimm = (key: string): string =>
-  key
-    .replace(/^stage0/, "stem")
-    .replace(/^stage(\d)/, (_, s: string) => `stages.${Number(s) - 1}`)
-    .replace("linear.", "head.fc.")
-    .replace("rbr_dense", "conv_kxk")
-    .replace("rbr_1x1", "conv_1x1")
-    .replace("rbr_identity", "identity")
-    .replace("rbr_reparam", "reparam_conv")
-    .replace("se.down", "attn.fc1")
-    .replace("se.up", "attn.fc2");
-
 describe("a state dict tells the variant and the form", () => {
   for (const naming of ["repvgg", "timm"])
     for (const form of ["train", "deploy"] as const)
       test.for(["RepVGG-A0", "RepVGG-B1g2", "RepVGG-D2se"])(`%s, ${form}, keys of ${naming}`, (name) => {
         const model = createModel(name, { numClasses: 12 });
         const own = new Map((form === "train" ? model : deployForm(model)).state());
-        const state = naming === "timm" ? new Map([...own].map(([key, p]) => [toTimm(key), p] as const)) : own;
+        const state = naming === "timm" ? new Map([...own].map(([key, p]) => [repvggInTimm(key), p] as const)) : own;
         const { found, entries, taken } = identifyState(state);
         expect(found).toEqual({ name, form, numClasses: 12 });
         expect([...entries.keys()]).toEqual([...own.keys()]);

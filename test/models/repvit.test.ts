@@ -7,6 +7,7 @@ import { countMacs, countParameters, type Net, traceNet } from "../../src/nn/ind
 import { convertToDeploy, deployForm } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
 import "../../src/node.ts";
+import { repvitInTimm } from "./timm-names.ts";
 
 const gmacs = (net: Net): number => Math.round(countMacs(net, [1, 3, 224, 224]) / 1e7) / 1e2;
 
@@ -40,35 +41,10 @@ describe("a state dict tells the variant and the form", () => {
     });
 });
 
-/** The authors' names of a network with stages of 2, 2, 14 and 2 blocks as timm has them. */
-function toTimm(key: string): string {
-  const inside = (rest: string, down: boolean): string =>
-    (down
-      ? rest.replace("token_mixer.0.", "spatial_downsample.").replace("token_mixer.2.", "channel_downsample.")
-      : rest.replace("token_mixer.0.", "token_mixer.").replace("token_mixer.1.", "se.")
-    )
-      .replace("channel_mixer.m.0.", down ? "ffn.conv1." : "channel_mixer.conv1.")
-      .replace("channel_mixer.m.2.", down ? "ffn.conv2." : "channel_mixer.conv2.");
-  const [, index, rest] = /^features\.(\d+)\.(.*)$/.exec(key) ?? [];
-  if (index === undefined)
-    return key
-      .replace("classifier.classifier_dist.", "head.head_dist.")
-      .replace("classifier.classifier.", "head.head.")
-      .replace(/^classifier\./, "head.");
-  if (index === "0") return rest.replace(/^0\./, "stem.conv1.").replace(/^2\./, "stem.conv2.");
-  // Where the stages begin, with the block before the reduction first.
-  const starts = [1, 3, 7, 23];
-  const stage = starts.findLastIndex((start) => start <= Number(index));
-  const place = Number(index) - starts[stage];
-  if (stage === 0) return `stages.0.blocks.${place}.${inside(rest, false)}`;
-  if (place < 2) return `stages.${stage}.downsample.${place ? "" : "pre_block."}${inside(rest, place === 1)}`;
-  return `stages.${stage}.blocks.${place - 2}.${inside(rest, false)}`;
-}
-
 test.for(["train", "deploy"] as const)("timm's names and preprocessing, %s", (form) => {
   const model = createModel("RepViT-M1.0", { numClasses: 12 });
   const own = new Map((form === "train" ? model : deployForm(model)).state());
-  const state = new Map([...own].map(([key, p]) => [toTimm(key), p] as const));
+  const state = new Map([...own].map(([key, p]) => [repvitInTimm(key), p] as const));
   const { found, entries, taken } = identifyState(state);
   expect(found).toEqual({ name: "RepViT-M1.0", form, numClasses: 12 });
   expect([...entries.keys()]).toEqual([...own.keys()]);

@@ -118,7 +118,9 @@ class PickleWriter {
       const raw = utf8.encode(value);
       this.char("X");
       this.uint32(raw.length);
-      this.buffer.set(raw, this.reserve(raw.length));
+      // The buffer may be another one once there is room.
+      const at = this.reserve(raw.length);
+      this.buffer.set(raw, at);
     });
   }
 
