@@ -54,6 +54,7 @@ export {
   type TestHeader,
   type TestOptions,
 } from "./inference/node/index.ts";
+export { type QuantizedFile, type QuantizeFileOptions, quantizeFile } from "./quantize/node/quantize-file.ts";
 export {
   type DataKind,
   onnxTrainable,

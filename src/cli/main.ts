@@ -27,6 +27,7 @@ const loaders: Loaders = {
   merge: () => import("./commands/merge.ts"),
   models: () => import("./commands/models.ts"),
   predict: () => import("./commands/predict.ts"),
+  quantize: () => import("./commands/quantize.ts"),
   selfcheck: () => import("./commands/selfcheck.ts"),
   summary: () => import("./commands/summary.ts"),
   test: () => import("./commands/test.ts"),

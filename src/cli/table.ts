@@ -392,6 +392,52 @@ export const commands = {
       labels,
     },
   }),
+  quantize: command({
+    group: "Deployment",
+    summary: "write an int8 ONNX model, calibrated with pictures",
+    description:
+      "Merges a checkpoint or an ONNX model, takes the ranges of its activations from pictures, and writes a plain ONNX " +
+      "file (QDQ) with 8-bit weights, one scale per output channel. Ranges are chosen by the calibrator; auto takes for " +
+      "each tensor the one with the least error of the outputs. The target says which machines the file is exact on: " +
+      "portable (7-bit weights) on all, vnni on x86 with VNNI and on ARM, arm is fast on ARM.",
+    examples: [
+      [
+        "repmlp quantize light_train.pth light_int8.onnx --calib imagenet/val",
+        "merge, calibrate with 256 pictures, write",
+      ],
+      ["repmlp test imagenet deploy light_int8.onnx", "what is left of the accuracy"],
+      [
+        "repmlp quantize any.onnx int8.onnx --calib pictures --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+        "an ONNX model made elsewhere",
+      ],
+      ["repmlp quantize net.onnx int8.onnx --calib pictures --keep-float fc --target vnni", "the last layer in float"],
+    ],
+    args: {
+      model: required("checkpoint (.pth, .safetensors) or .onnx file"),
+      out: required("ONNX file to write"),
+    },
+    options: {
+      calib: text("--calib <folder>", "pictures like those that the model will see; folders in it count too (needed)"),
+      pictures: integer("--pictures <n>", "pictures to take, evenly over the folder", { default: 256 }),
+      batchSize: integer("-b, --batch-size <n>", "pictures per run while calibrating", { default: 8 }),
+      calibrator: choice(
+        "--calibrator <name>",
+        ["auto", "minmax", "percentile", "entropy", "mse"],
+        "how ranges of activations are chosen",
+        "auto",
+      ),
+      target: choice("--target <kind>", ["portable", "vnni", "arm"], "machines that the file is for", "portable"),
+      keepFloat: texts("--keep-float <name...>", "layers that stay in float, by node, output or weight"),
+      equalize: flag("--equalize", "even the channels of successive convolutions first"),
+      biasCorrection: flag("--no-bias-correction", "do not take what rounding weights adds on average from biases"),
+      mean: decimals("--mean <r,g,b>", "subtracted from each channel (0 to 1), where the file does not state it"),
+      std: decimals("--std <r,g,b>", "what each channel is divided by then"),
+      arch,
+      numClasses,
+      imageSize,
+      ...weights,
+    },
+  }),
   test: command({
     group: "Evaluation",
     summary: "accuracy on a folder of pictures, with the output of the original program",

@@ -24,6 +24,17 @@ export {
 } from "./calibrators.ts";
 export { StreamingHistogram } from "./histogram.ts";
 export {
+  type QuantizationTarget,
+  type QuantizationTargetName,
+  quantizationTargets,
+} from "./qdq.ts";
+export {
+  type QuantizedOnnx,
+  type QuantizedTensor,
+  type QuantizeOnnxOptions,
+  quantizeOnnx,
+} from "./quantize-onnx.ts";
+export {
   BatchNormStatistics,
   biasShift,
   equalizeLayers,

@@ -1,14 +1,11 @@
-import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { platform } from "../../runtime/index.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import { fmtBytes } from "../../tensor/index.ts";
+import { cpuFeatures, saturates } from "../cpu-features.ts";
 import { wantsReexec } from "../reexec.ts";
 import type { Run } from "../table.ts";
-
-/** Instruction sets that decide how fast matrix products are. */
-const FEATURES = ["avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile", "asimd", "sve"];
 
 /** Versions, devices and what is missing on this machine. */
 export const run: Run<"doctor"> = async ({ io }) => {
@@ -25,10 +22,7 @@ export const run: Run<"doctor"> = async ({ io }) => {
   const backends = (ort as unknown as { listSupportedBackends?(): readonly { name: string; bundled: boolean }[] })
     .listSupportedBackends?.()
     .map(({ name, bundled }) => ({ name, bundled }));
-  const flags = existsSync("/proc/cpuinfo")
-    ? /^(?:flags|Features)\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))
-    : null;
-  const features = flags ? FEATURES.filter((f) => flags[1].split(/\s+/).includes(f)) : undefined;
+  const features = cpuFeatures();
   const report = {
     node: process.versions.node,
     system: `${process.platform} ${process.arch}`,
@@ -53,9 +47,7 @@ export const run: Run<"doctor"> = async ({ io }) => {
       `instruction sets  ${features ? features.join(" ") || "none of those that matter" : "unknown on this system"}`,
       `memory            ${fmtBytes(report.memory.free)} free of ${fmtBytes(report.memory.total)}`,
       `devices           ${backends ? backends.map((b) => `${b.name}${b.bundled ? "" : " (not bundled)"}`).join(", ") : "cpu"}`,
-      ...(features && !features.includes("avx512_vnni") && !features.includes("avx_vnni") && process.arch === "x64"
-        ? ["note              without VNNI, 8-bit models can saturate and lose accuracy"]
-        : []),
+      ...(saturates(features) ? ["note              without VNNI, 8-bit models can saturate and lose accuracy"] : []),
       ...(report.sharp === "not found" ? ["missing           sharp: pictures cannot be decoded; run npm install"] : []),
     ].join("\n"),
   );

@@ -1,0 +1,218 @@
+import { readdir, stat } from "node:fs/promises";
+import { basename, extname, join } from "node:path";
+import { mustBeWritable, mustDiffer } from "../../convert/node/checkpoint-file.ts";
+import { type Preprocessing, preprocess } from "../../data/index.ts";
+import { pictureEndings } from "../../data/node/class-folders.ts";
+import { readPicture } from "../../data/node/index.ts";
+import { fmt, must, RepmlpError } from "../../errors.ts";
+import { exportOnnx } from "../../export/index.ts";
+import { readMetadata } from "../../inference/index.ts";
+import { fileSha256, type OpenModelOptions, openModelFile, openOnnx, saveOnnx } from "../../inference/node/index.ts";
+import type { OnnxModel } from "../../onnx/index.ts";
+import type { Feeds } from "../../runtime/index.ts";
+import { sizeOf, Tensor } from "../../tensor/index.ts";
+import { byCodePoint } from "../../text.ts";
+import { type QuantizedOnnx, type QuantizeOnnxOptions, quantizeOnnx } from "../quantize-onnx.ts";
+
+export interface QuantizeFileOptions extends Omit<QuantizeOnnxOptions, "name">, OpenModelOptions {
+  /** Folder of pictures like those that the model will see; folders in it are looked through. */
+  readonly calib: string;
+  /** Pictures to take, evenly over the folder in the order of their paths. Default 256. */
+  readonly pictures?: number;
+  /** Pictures per run; their activations are in memory together. Default 8. */
+  readonly batchSize?: number;
+  /** Normalization of each channel, for ONNX files that do not state theirs. */
+  readonly mean?: readonly number[] | undefined;
+  readonly std?: readonly number[] | undefined;
+  /** Is told of each picture that cannot be read and is left out. */
+  readonly onUnreadable?: (error: RepmlpError) => void;
+}
+
+export interface QuantizedFile extends Omit<QuantizedOnnx, "model"> {
+  readonly paths: readonly string[];
+  /** Sizes of both files. */
+  readonly bytes: readonly [before: number, after: number];
+  readonly preprocessing: Preprocessing;
+  /** Pictures that could not be read. */
+  readonly unreadable: readonly string[];
+  /** What of the file was taken, or left out, in words. */
+  readonly remarks: readonly string[];
+}
+
+/** So few pictures that ranges are a matter of luck. */
+const FEW = 16;
+
+/**
+ * Quantizes a checkpoint (merged first) or an ONNX file by {@link quantizeOnnx} with the pictures of a folder, and writes an
+ * ONNX file that `repmlp test` and `predict` take.
+ *
+ * @throws RepmlpError `quantize/calib` for a folder without pictures, `quantize/unreadable` where none can be read,
+ *   `quantize/input` for a model that does not take pictures, `quantize/preprocessing` for one that does not say how, and
+ *   what {@link quantizeOnnx} and opening the file throw
+ */
+export async function quantizeFile(load: string, save: string, options: QuantizeFileOptions): Promise<QuantizedFile> {
+  mustDiffer(load, save, "model");
+  mustBeWritable(save);
+  const { calib, pictures = 256, onUnreadable } = options;
+  const found = await picturesBelow(calib);
+  const { model: opened, remarks } = await openFloat(load, options);
+  const { model, preprocessing } = withPreprocessing(opened, load, options);
+  const unreadable: string[] = [];
+  const leaveOut = (path: string, error: RepmlpError): void => {
+    unreadable.push(path);
+    onUnreadable?.(error);
+  };
+  const chosen = evenly(found, pictures);
+  const { onProgress } = options;
+  const { model: quantized, ...result } = await quantizeOnnx(
+    model,
+    batches(chosen, calib, model, preprocessing, options.batchSize ?? 8, leaveOut),
+    {
+      ...options,
+      name: load,
+      onProgress: (progress) => onProgress?.({ total: chosen.length, ...progress }),
+    },
+  );
+  const { calibrator = "auto", target = "portable" } = options;
+  const { paths, bytes } = await saveOnnx(save, {
+    ...quantized,
+    metadata: {
+      ...quantized.metadata,
+      dtype: "int8",
+      preprocessing: JSON.stringify(preprocessing),
+      quantization: JSON.stringify({ target, calibrator, pictures: result.samples }),
+    },
+  });
+  const { size } = await stat(load);
+  const few =
+    result.samples < FEW ? [`${result.samples} pictures say little about ranges; some hundred are better`] : [];
+  const notes = [...few, ...result.notes];
+  return { ...result, notes, paths, bytes: [size, bytes], preprocessing, unreadable, remarks };
+}
+
+/** The float model: of a checkpoint its merged form. */
+async function openFloat(
+  path: string,
+  options: QuantizeFileOptions,
+): Promise<{ readonly model: OnnxModel; readonly remarks: readonly string[] }> {
+  if (/\.onnx$/i.test(path)) return { model: await openOnnx(path), remarks: [] };
+  const { net, arch, preprocessing, classes: labels, remarks, close } = await openModelFile(path, options);
+  try {
+    const source = { name: basename(path), sha256: await fileSha256(path) };
+    const metadata = { arch, preprocessing, source, ...(labels && { labels }) };
+    const { model } = await exportOnnx(net, { inputShape: preprocessing.inputSize, metadata });
+    return { model: await inMemory(model), remarks };
+  } finally {
+    close();
+  }
+}
+
+/** The model with its weights read, so that their file can be closed. */
+async function inMemory(model: OnnxModel): Promise<OnnxModel> {
+  const read = [...model.initializers].map(async ([name, source]) => [name, await source.read()] as const);
+  return { ...model, initializers: new Map(await Promise.all(read)) };
+}
+
+/** How pictures become the model's input: as the file states, or as is asked for. */
+function withPreprocessing(
+  model: OnnxModel,
+  path: string,
+  { mean, std, imageSize }: QuantizeFileOptions,
+): { readonly model: OnnxModel; readonly preprocessing: Preprocessing } {
+  const [input, ...others] = model.inputs;
+  must(
+    input?.shape?.length === 4 && others.length === 0 && input.dtype === "float32",
+    "quantize/input",
+    () =>
+      `${path}: must take one float32 input of pictures [batch, channels, height, width], but takes ${model.inputs.map((v) => `${v.name} ${v.dtype} ${fmt(v.shape ?? ["?"])}`).join(", ")}. For other inputs use quantizeOnnx of the library.`,
+    "model",
+  );
+  const { preprocessing: stated } = readMetadata(model, path);
+  if (stated && !mean && !std) return { model, preprocessing: stated };
+  const [, channels, ...size] = input.shape.map((d) => (typeof d === "number" ? d : undefined));
+  const [height, width] = size.map((d) => d ?? imageSize);
+  must(
+    stated || (channels && height && width),
+    "quantize/preprocessing",
+    () => `${path}: leaves the size of its input open (${fmt(input.shape!)}). Say it with \`imageSize\`.`,
+    "usage",
+  );
+  must(
+    mean && std && [mean, std].every((list) => list.length === (stated ? stated.inputSize[0] : channels)),
+    "quantize/preprocessing",
+    () =>
+      `${path}: does not say how pictures are prepared for it. Say the mean and deviation of each of its ${channels ?? "?"} channels with \`mean\` and \`std\`, such as 0.485,0.456,0.406 and 0.229,0.224,0.225.`,
+    "usage",
+  );
+  const sized: Pick<Preprocessing, "inputSize" | "resize"> = stated ?? {
+    inputSize: [channels!, height!, width!],
+    resize: height === width ? height! : [height!, width!],
+  };
+  return { model, preprocessing: { ...sized, mean, std } };
+}
+
+async function picturesBelow(folder: string): Promise<string[]> {
+  const entries = await readdir(folder, { recursive: true }).catch((cause: NodeJS.ErrnoException) => {
+    throw new RepmlpError("quantize/calib", `${folder}: cannot be listed (${cause.message})`, "file", { cause });
+  });
+  const pictures = entries
+    .filter((path) => pictureEndings.has(extname(path).toLowerCase()) && !/(^|[/\\])\./.test(path))
+    .sort(byCodePoint);
+  must(
+    pictures.length > 0,
+    "quantize/calib",
+    () =>
+      `${folder}: holds no pictures to calibrate with (${[...pictureEndings].join(", ")}). Give a folder with some hundred like those that the model will see.`,
+    "file",
+  );
+  return pictures;
+}
+
+const evenly = <T>(list: readonly T[], count: number): readonly T[] =>
+  list.length <= count ? list : Array.from({ length: count }, (_, i) => list[Math.floor((i * list.length) / count)]);
+
+/** Batches of pictures as feeds; what does not fill a fixed batch is left out. */
+async function* batches(
+  paths: readonly string[],
+  folder: string,
+  { inputs: [{ name, shape }] }: OnnxModel,
+  preprocessing: Preprocessing,
+  batchSize: number,
+  leaveOut: (path: string, error: RepmlpError) => void,
+): AsyncGenerator<Feeds> {
+  const fixed = typeof shape?.[0] === "number" ? shape[0] : undefined;
+  const size = fixed ?? batchSize;
+  let read = 0;
+  let waiting: Float32Array[] = [];
+  const batch = (): Feeds => {
+    const each = sizeOf(preprocessing.inputSize);
+    const values = new Float32Array(waiting.length * each);
+    for (const [i, v] of waiting.entries()) values.set(v, i * each);
+    const made = new Tensor("float32", [waiting.length, ...preprocessing.inputSize], values);
+    waiting = [];
+    return { [name]: made };
+  };
+  for (const path of paths) {
+    try {
+      waiting.push(preprocess(await readPicture(join(folder, path)), preprocessing));
+      read++;
+    } catch (error) {
+      if (!(error instanceof RepmlpError) || error.kind !== "file") throw error;
+      leaveOut(path, error);
+    }
+    if (waiting.length === size) yield batch();
+  }
+  must(
+    read > 0,
+    "quantize/unreadable",
+    () => `${folder}: none of ${paths.length} pictures can be read. Look at ${paths[0]}.`,
+    "file",
+  );
+  must(
+    fixed === undefined || read >= fixed,
+    "quantize/batch",
+    () => `${folder}: the model takes ${fixed} pictures at a time, and only ${read} can be read. Give more.`,
+    "file",
+  );
+  if (waiting.length && fixed === undefined) yield batch();
+}
