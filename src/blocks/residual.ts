@@ -26,10 +26,17 @@ export class BaseBlock extends Module {
   readonly conv2: ConvBnRelu;
   readonly conv3: ConvBn;
 
-  constructor({ inChannels, midChannels, outChannels, stride = 1 }: ResidualOptions & { readonly stride?: number }) {
+  /** @param options  `dilation` of the 3×3 convolution. Default 1 */
+  constructor({
+    inChannels,
+    midChannels,
+    outChannels,
+    stride = 1,
+    dilation = 1,
+  }: ResidualOptions & { readonly stride?: number; readonly dilation?: number }) {
     super();
     this.conv1 = new ConvBnRelu(inChannels, midChannels, { kernelSize: 1 });
-    this.conv2 = new ConvBnRelu(midChannels, midChannels, { kernelSize: 3, stride, padding: 1 });
+    this.conv2 = new ConvBnRelu(midChannels, midChannels, { kernelSize: 3, stride, padding: dilation, dilation });
     this.conv3 = new ConvBn(midChannels, outChannels, { kernelSize: 1 });
     this.shortcut = shortcutFor(inChannels, outChannels, stride);
   }

@@ -1,3 +1,4 @@
+export type { Backbone, BackboneOptions } from "./backbone.ts";
 export {
   createDetected,
   type DetectedModel,
@@ -8,6 +9,7 @@ export {
   mustBeForm,
   type StateShapes,
 } from "./detect.ts";
+export { FaceRecognizer, FaceResNet, type FaceResNetOptions } from "./face-resnet.ts";
 export type {
   CreateOptions,
   Family,
@@ -24,6 +26,7 @@ export * from "./layer-table.ts";
 export { MobileNet, type MobileNetOptions } from "./mobilenet.ts";
 export { MobileOne, type MobileOneOptions } from "./mobileone.ts";
 export * from "./onnx-net/index.ts";
+export { PSPNet, type PSPNetOptions } from "./pspnet.ts";
 export { QARepVGG } from "./qarepvgg.ts";
 export { createModel, familyOf, listModels, type ModelInfo, modelInfo } from "./registry.ts";
 export { RepGhostNet, type RepGhostNetOptions } from "./repghost.ts";

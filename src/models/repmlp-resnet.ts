@@ -3,6 +3,7 @@ import { imagenetNormalization } from "../data/index.ts";
 import { fmt, must } from "../errors.ts";
 import { globalAvgPool, maxPool2d, type Pair, pair, type Value } from "../graph/index.ts";
 import { Linear, Module } from "../nn/index.ts";
+import { type BackboneOptions, stageSteps } from "./backbone.ts";
 import { defineFamily, picturesOf } from "./family.ts";
 import { fc3BatchNorm } from "./fc3-batch-norm.ts";
 import { four, kernelSizes, oneOf, oneOrTwo, two, whole } from "./options.ts";
@@ -37,7 +38,7 @@ export interface RepMLPResNetOptions {
 type Block = BaseBlock | LightBlock | BottleneckBlock;
 
 /** ResNet's stem: 7×7 convolution, batch norm and ReLU, then a 3×3 max pool, each with stride 2. */
-class Stem extends Module {
+export class Stem extends Module {
   static override readonly stateNames = { conv: "0" };
   readonly conv: ConvBnRelu;
 
@@ -52,7 +53,7 @@ class Stem extends Module {
 }
 
 /** Residual blocks one after the other; keys start with their positions. */
-class Stage extends Module {
+export class Stage extends Module {
   static override readonly stateNames = { blocks: (index: string) => index };
 
   constructor(readonly blocks: readonly Block[]) {
@@ -75,10 +76,12 @@ export class RepMLPResNet extends Module {
   readonly stage3: Stage;
   readonly stage4: Stage;
   readonly linear: Linear;
+  /** Of the four stages' outputs. */
+  readonly channels: readonly number[];
   /** Height and width that the input must have; undefined where any size will do. */
   readonly imageSize: Pair | undefined;
 
-  constructor(options: RepMLPResNetOptions) {
+  constructor(options: RepMLPResNetOptions & BackboneOptions) {
     super();
     const { blockType, numClasses = 1000, numBlocks = [3, 4, 6, 3], channels = [256, 512, 1024, 2048] } = options;
     const { stemChannels = 64 } = options;
@@ -94,17 +97,25 @@ export class RepMLPResNet extends Module {
       () => `repmlp-resnet: blockType must be light, bottleneck or base, got ${blockType}`,
       "usage",
     );
+    must(
+      blockType === "base" || !options.dilation || options.dilation[0] === 1,
+      "repmlp-resnet/dilation",
+      () =>
+        `repmlp-resnet: RepMLP's blocks cannot be dilated, got ${fmt(options.dilation ?? [])}. Use dilation [1, ${options.dilation?.[1]}], which leaves stage 3 as it is, or blockType: base.`,
+      "usage",
+    );
     this.imageSize = blockType === "base" ? undefined : pair(options.imageSize ?? 224);
     this.stage0 = new Stem(stemChannels);
     const stages = channels.map((out, i) => {
       const first = i === 0 ? stemChannels : channels[i - 1];
       const blocks = Array.from({ length: numBlocks[i] }, (_, position) =>
-        makeBlock(options, i, position === 0 ? first : out, out, position === 0 && i > 0 ? 2 : 1),
+        makeBlock(options, i, position === 0 ? first : out, out, position === 0),
       );
       return new Stage(blocks);
     });
     [this.stage1, this.stage2, this.stage3, this.stage4] = stages as [Stage, Stage, Stage, Stage];
     this.linear = new Linear(channels[3], numClasses);
+    this.channels = channels;
   }
 
   /** Outputs of the four stages, at 1/4, 1/8, 1/16 and 1/32 of the input's size: the network as a backbone. */
@@ -130,20 +141,26 @@ export class RepMLPResNet extends Module {
 
 /** The block of a stage (0-based) by its stride and the network's block type. */
 function makeBlock(
-  options: RepMLPResNetOptions,
+  options: RepMLPResNetOptions & BackboneOptions,
   stage: number,
   inChannels: number,
   outChannels: number,
-  stride: number,
+  isFirst: boolean,
 ): Block {
   const { blockType } = options;
   const inner = stage - 1;
-  if (blockType === "base" || stride !== 1 || (inner !== 0 && inner !== 1))
-    return new BaseBlock({ inChannels, midChannels: outChannels / 4, outChannels, stride });
+  const steps = stageSteps(options, stage + 1);
+  if (blockType === "base" || (inner !== 0 && inner !== 1) || isFirst)
+    return new BaseBlock({
+      ...{ inChannels, midChannels: outChannels / 4, outChannels },
+      ...{ stride: isFirst ? steps.stride : 1, dilation: steps.dilation },
+    });
+  // The first two halvings are the stem's; stage 3 keeps the map of stage 2 where it is dilated.
+  const halvings = stage + 2 - (inner === 1 && options.dilation ? 1 : 0);
   const { partition = 7, reparamConvKernels = [1, 3, 5], bottleneckReduction = [2, 4], fc1Fc2Reduction = 1 } = options;
   const { groups = blockType === "light" ? 4 : 8 } = options;
   // Every halving rounds up, as strided convolutions with same padding do.
-  const [height, width] = pair(options.imageSize ?? 224).map((d) => Math.ceil(d / 2 ** (stage + 2)));
+  const [height, width] = pair(options.imageSize ?? 224).map((d) => Math.ceil(d / 2 ** halvings));
   const repmlp: InnerRepMLPOptions = {
     height,
     width,

@@ -2,6 +2,7 @@ import { RepVGGBlock, type RepVGGBlockOptions } from "../blocks/index.ts";
 import { imagenetNormalization } from "../data/index.ts";
 import { globalAvgPool, type Value } from "../graph/index.ts";
 import { Linear, Module, type Net } from "../nn/index.ts";
+import { type BackboneOptions, stageSteps } from "./backbone.ts";
 import { defineFamily, type PreprocessingConfig, picturesOf, type Variant } from "./family.ts";
 import { byNumber, four, positive, whole, yesOrNo } from "./options.ts";
 
@@ -38,7 +39,10 @@ class Stage extends Module {
 }
 
 /** What a layer of the network is built from. */
-export type RepVGGLayer = Pick<RepVGGBlockOptions, "inChannels" | "outChannels" | "stride" | "groups" | "useSe">;
+export type RepVGGLayer = Pick<
+  RepVGGBlockOptions,
+  "inChannels" | "outChannels" | "stride" | "dilation" | "groups" | "useSe"
+>;
 
 /** Layers that have groups in the variants with g2 and g4. */
 const isGrouped = (layer: number): boolean => layer % 2 === 0 && layer >= 2 && layer <= 26;
@@ -57,6 +61,8 @@ export class RepVGG extends Module {
   readonly stage3: Stage;
   readonly stage4: Stage;
   readonly linear: Linear;
+  /** Of the four stages' outputs. */
+  readonly channels: readonly number[];
 
   constructor({
     numBlocks = [2, 4, 14, 1],
@@ -65,23 +71,29 @@ export class RepVGG extends Module {
     groupsByLayer,
     useSe = false,
     numClasses = 1000,
-  }: RepVGGOptions = {}) {
+    dilation,
+  }: RepVGGOptions & BackboneOptions = {}) {
     super();
     const widths = [64, 128, 256, 512].map((c, i) => Math.floor(c * widthMultiplier[i]));
     let [layer, inChannels] = [0, 3];
-    const block = (outChannels: number, stride: number): Net => {
+    const block = (outChannels: number, stride: number, dilation = 1): Net => {
       const own = groupsByLayer ? (groupsByLayer[layer] ?? 1) : isGrouped(layer) ? groups : 1;
-      const made = this.block({ inChannels, outChannels, stride, groups: own, useSe });
+      const made = this.block({ inChannels, outChannels, stride, dilation, groups: own, useSe });
       layer++;
       inChannels = outChannels;
       return made;
     };
     this.stage0 = block(Math.min(64, widths[0]), 2);
-    const stages = widths.map(
-      (width, i) => new Stage(Array.from({ length: numBlocks[i] }, (_, j) => block(width, j === 0 ? 2 : 1))),
-    );
+    const stages = widths.map((width, i) => {
+      // Stage 1 begins with stride 2, too.
+      const own = i === 0 ? { stride: 2, dilation: 1 } : stageSteps({ dilation }, i + 1);
+      return new Stage(
+        Array.from({ length: numBlocks[i] }, (_, j) => block(width, j === 0 ? own.stride : 1, own.dilation)),
+      );
+    });
     [this.stage1, this.stage2, this.stage3, this.stage4] = stages as [Stage, Stage, Stage, Stage];
     this.linear = new Linear(widths[3], numClasses);
+    this.channels = widths;
   }
 
   /** One layer; those of relatives have other branches. */

@@ -2,6 +2,7 @@ import { type ConvFactory, type ConvUnitName, convUnit } from "../blocks/index.t
 import { imagenetNormalization } from "../data/index.ts";
 import { add, globalAvgPool, maxPool2d, relu, type Value } from "../graph/index.ts";
 import { Linear, Module, type Net, Sequential } from "../nn/index.ts";
+import { type BackboneOptions, stageSteps } from "./backbone.ts";
 import { defineFamily, type Figure, picturesOf, type Variant } from "./family.ts";
 import { four, oneOf, positive, whole } from "./options.ts";
 
@@ -43,16 +44,16 @@ class Residual extends Module {
 const blocks = {
   basic: {
     expansion: 1,
-    convs: (conv: ConvFactory, inChannels: number, channels: number, stride: number) => ({
-      conv1: conv(inChannels, channels, { kernelSize: 3, stride, padding: 1 }),
-      conv2: conv(channels, channels, { kernelSize: 3, padding: 1 }),
+    convs: (conv: ConvFactory, inChannels: number, channels: number, stride: number, dilation: number) => ({
+      conv1: conv(inChannels, channels, { kernelSize: 3, stride, padding: dilation, dilation }),
+      conv2: conv(channels, channels, { kernelSize: 3, padding: dilation, dilation }),
     }),
   },
   bottleneck: {
     expansion: 4,
-    convs: (conv: ConvFactory, inChannels: number, channels: number, stride: number) => ({
+    convs: (conv: ConvFactory, inChannels: number, channels: number, stride: number, dilation: number) => ({
       conv1: conv(inChannels, channels, { kernelSize: 1 }),
-      conv2: conv(channels, channels, { kernelSize: 3, stride, padding: 1 }),
+      conv2: conv(channels, channels, { kernelSize: 3, stride, padding: dilation, dilation }),
       conv3: conv(channels, 4 * channels, { kernelSize: 1 }),
     }),
   },
@@ -73,6 +74,8 @@ export class ResNet extends Module {
   readonly stage3: Sequential;
   readonly stage4: Sequential;
   readonly linear: Linear;
+  /** Of the four stages' outputs. */
+  readonly channels: readonly number[];
 
   constructor({
     block = "basic",
@@ -80,27 +83,30 @@ export class ResNet extends Module {
     unit = "plain",
     widthMultiplier = 1,
     numClasses = 1000,
-  }: ResNetOptions = {}) {
+    dilation,
+  }: ResNetOptions & BackboneOptions = {}) {
     super();
     const { expansion, convs } = blocks[block];
     const conv = convUnit(unit);
     const widths = [64, 128, 256, 512].map((c) => Math.floor(c * widthMultiplier));
     let inChannels = widths[0];
     this.stage0 = { conv1: conv(3, inChannels, { kernelSize: 7, stride: 2, padding: 3 }) };
-    const residual = (channels: number, stride: number): Residual => {
+    const residual = (channels: number, stride: number, dilation: number): Residual => {
       const outChannels = expansion * channels;
       const own = stride === 1 && inChannels === outChannels;
       const shortcut = own ? undefined : conv(inChannels, outChannels, { kernelSize: 1, stride });
-      const made = new Residual(shortcut, convs(conv, inChannels, channels, stride));
+      const made = new Residual(shortcut, convs(conv, inChannels, channels, stride, dilation));
       inChannels = outChannels;
       return made;
     };
-    const stages = widths.map(
-      (width, i) =>
-        new Sequential(...Array.from({ length: numBlocks[i] }, (_, j) => residual(width, i > 0 && j === 0 ? 2 : 1))),
-    );
+    const stages = widths.map((width, i) => {
+      const own = stageSteps({ dilation }, i + 1);
+      const blocks = Array.from({ length: numBlocks[i] }, (_, j) => residual(width, j ? 1 : own.stride, own.dilation));
+      return new Sequential(...blocks);
+    });
     [this.stage1, this.stage2, this.stage3, this.stage4] = stages as [Sequential, Sequential, Sequential, Sequential];
     this.linear = new Linear(inChannels, numClasses);
+    this.channels = widths.map((width) => expansion * width);
   }
 
   /** Outputs of the four stages, at 1/4, 1/8, 1/16 and 1/32 of the input's size: the network as a backbone. */

@@ -106,16 +106,6 @@ export function segmentation({
       );
       return { masks: targets };
     },
-    checkData({ imageShape: own }, { imageShape: other }) {
-      // Crops of training pictures may be of another size.
-      must(
-        own[0] === other[0],
-        "trainer/validation",
-        () =>
-          `trainer: the training data has pictures ${fmt(own)}, the validation data ${fmt(other)}. Use two parts of one data set.`,
-        "usage",
-      );
-    },
     checkOutputs({ output: [, outputs] }) {
       must(
         outputs === count,
