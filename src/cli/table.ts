@@ -81,12 +81,17 @@ export const commands = {
         "run both forms and compare them (default: checkpoints up to 100 MB of weights, every ONNX model)",
         "do not run both forms",
       ),
+      inputs: texts(
+        "--inputs <path...>",
+        "compare ONNX models on these: .npy files, one per input in the model's order, or a folder of pictures",
+      ),
       tolerance: decimal(
         "--tolerance <share>",
         "largest difference of an output of an ONNX model, by its largest value (default: 1e-4, half precision 2e-2)",
         { min: 0 },
       ),
       force: flag("--force", "write an ONNX model even where outputs differ by more"),
+      report: text("--report <file>", "of an ONNX model: a page with the changed parts before and after"),
       blocks: flag("--blocks", "merge the blocks that are known by their keys, in a checkpoint of any network"),
       eps: repeated("--eps <x>", "with --blocks: eps of the batch norms, for some <path>=<x>"),
       identity: repeated(

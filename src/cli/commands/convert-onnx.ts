@@ -1,5 +1,9 @@
+import { writeFile } from "node:fs/promises";
 import { basename } from "node:path";
+import { readInputs } from "../../convert/node/onnx-inputs.ts";
 import { convertOnnxFile, type OnnxConversion } from "../../convert/node/onnx-model.ts";
+import { onnxReport } from "../../convert/node/onnx-report.ts";
+import type { OnnxModel } from "../../onnx/index.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import { fmtBytes } from "../../tensor/index.ts";
 import type { Run } from "../table.ts";
@@ -10,7 +14,9 @@ export const convertOnnx: Run<"convert"> = async ({ args: { load, save }, option
   const start = performance.now();
   registerNode();
   const { verify = true, tolerance, force } = options;
-  const result = await convertOnnxFile(load, save, { verify, tolerance, force });
+  const inputs = options.inputs.length ? (model: OnnxModel) => readInputs(options.inputs, model) : undefined;
+  const result = await convertOnnxFile(load, save, { verify, tolerance, force, inputs });
+  if (options.report !== undefined) await writeFile(options.report, onnxReport(load, save, result));
   const seconds = (performance.now() - start) / 1000;
   const { counts, bytes, proof, kept, merges, paths } = result;
   io.result(

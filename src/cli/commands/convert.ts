@@ -38,7 +38,12 @@ const ofCheckpoints = ({ arch, numClasses, imageSize, key, prefix, modelOption, 
   "--model-option": modelOption.length ? modelOption : undefined,
   "--dtype": dtype,
 });
-const ofOnnx = ({ tolerance, force }: Options) => ({ "--tolerance": tolerance, "--force": force || undefined });
+const ofOnnx = ({ inputs, tolerance, force, report }: Options) => ({
+  "--inputs": inputs.length ? inputs : undefined,
+  "--tolerance": tolerance,
+  "--force": force || undefined,
+  "--report": report,
+});
 
 /** Options that say something about single blocks, and those that do about a network that is known. */
 const ofBlocks = (options: Options) => {

@@ -15,7 +15,7 @@ export interface ConvertOnnxOptions extends MergeOnnxOptions {
   /** Runs both models and compares them. Default true. */
   readonly verify?: boolean;
   /** Inputs to compare on. Default: random ones, of two sizes where the file leaves sizes open. */
-  readonly inputs?: readonly Feeds[] | undefined;
+  readonly inputs?: readonly Feeds[] | ((model: OnnxModel) => Promise<readonly Feeds[]>) | undefined;
   /** Largest difference of an output, as a share of its largest value. Default: 1e-4, for half precision 2e-2. */
   readonly tolerance?: number | undefined;
   /** Writes the file even where outputs differ by more. */
@@ -65,7 +65,8 @@ export async function convertOnnxFile(
     const written = await saveOnnx(made, merged, { ...(hasExternal(model) && { external: true }) });
     const plain = () => openRunner(load, "disabled");
     const both = [() => openRunner(load), () => openRunner(made)] as const;
-    const proof = verify ? await proveOnnx(model, ...both, { inputs, tolerance: allowed, plain }) : undefined;
+    const given = typeof inputs === "function" ? await inputs(model) : inputs;
+    const proof = verify ? await proveOnnx(model, ...both, { inputs: given, tolerance: allowed, plain }) : undefined;
     if (proof && !force && !proof.passed) throw differs(proof, allowed);
     // The weights first: the model must never point to what is not there.
     for (const path of written.paths.toReversed()) await rename(path, join(dirname(save), basename(path)));

@@ -192,7 +192,7 @@ async function acceptedFeeds(
 }
 
 const noInputs = (why: string): string =>
-  `convert: the model cannot be compared with what it was made into: ${why}. --no-verify writes it without.`;
+  `convert: the model cannot be compared with what it was made into: ${why}. Give --inputs, or --no-verify to do without.`;
 
 function randomFeeds(
   inputs: readonly OnnxValueInfo[],

@@ -1,6 +1,6 @@
 import { intAttr, type OnnxNode } from "../../onnx/index.ts";
 import { HostAlgebra, type HostTensor } from "../../reparam/host.ts";
-import { type Shape, sizeOf, Tensor } from "../../tensor/index.ts";
+import { type Shape, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
 import { FOLD_LIMIT, fold } from "./fold.ts";
 import { affine, after, type Form, identity } from "./form.ts";
 import { type GraphView, nameOf } from "./graph.ts";
@@ -425,7 +425,7 @@ export const scaleApart: RewriteRule = {
     return {
       removed: [...path, node].map((n) => ({ node: n, rule: scaleApart.name })),
       nodes: [...made.nodes, added],
-      constants: new Map([...made.constants, [name, Tensor.of(dtype, shape, shift)]]),
+      constants: new Map<string, TensorSource>([...made.constants, [name, Tensor.of(dtype, shape, shift)]]),
       input: path[0].outputs[0],
     };
   },

@@ -305,7 +305,7 @@ function giveBias(template: { model: OnnxModel; open: OnnxModel; convs: readonly
     const { dtype, shape } = model.initializers.get(weight)!;
     return {
       ...model,
-      initializers: new Map([...model.initializers, [bias, Tensor.zeros(dtype, [shape[0]])]]),
+      initializers: new Map<string, TensorSource>([...model.initializers, [bias, Tensor.zeros(dtype, [shape[0]])]]),
       nodes: model.nodes.map((node) =>
         node.opType === "Conv" && node.inputs[1] === weight
           ? { ...node, inputs: [node.inputs[0], weight, bias] }
