@@ -26,8 +26,19 @@ export interface Sizes {
   readonly macs: number;
 }
 
-/** Both forms' sizes, at `imageSize` or the model's own. */
-export function sizesOf(name: string, imageSize?: number): Readonly<Record<PublishedSize["form"], Sizes>> {
+type BothSizes = Readonly<Record<PublishedSize["form"], Sizes>>;
+
+const known = new Map<string, BothSizes>();
+
+/** Both forms' sizes, at `imageSize` or the model's own; counted once. */
+export function sizesOf(name: string, imageSize?: number): BothSizes {
+  const key = `${name} ${imageSize ?? ""}`;
+  const sizes = known.get(key) ?? counted(name, imageSize);
+  known.set(key, sizes);
+  return sizes;
+}
+
+function counted(name: string, imageSize?: number): BothSizes {
   const options = imageSize === undefined ? {} : { imageSize };
   const model = createModel(name, options);
   const shape = [1, ...modelInfo(name).preprocessing(options).inputSize];
@@ -115,7 +126,8 @@ export function modelsPage(): string {
     .trimEnd()}\n`;
 }
 
-const page = join(import.meta.dirname, "../docs/guides/models.md");
+/** Where it is. */
+export const page = join(import.meta.dirname, "../docs/guides/models.md");
 
 if (import.meta.filename === process.argv[1]) {
   const text = modelsPage();

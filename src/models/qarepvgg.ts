@@ -26,7 +26,7 @@ export const qarepvgg = defineFamily<RepVGGOptions>({
   variants: {
     "QARepVGG-A0": variant("RepVGG-A0"),
     "QARepVGG-B0": variant("RepVGG-B0", {
-      figures: [{ top1: 74.78, imageSize: 224, source: "QARepVGG, arXiv 2212.01593" }],
+      figures: [{ top1: 74.78, imageSize: 224, source: "QARepVGG's repository" }],
       sizes: [{ form: "train", parameters: "15,808,616", source: "the authors' code, counted" }],
     }),
     "QARepVGG-B1g4": variant("RepVGG-B1g4"),

@@ -130,7 +130,7 @@ const variant = (
   description: `ghost modules that add up and merge, ${width} times as wide as the first`,
   options: { width },
   figures: [{ top1, imageSize: 224, source: "timm, results-imagenet" }],
-  sizes: [{ form: "deploy", parameters, macs, source: "the paper" }],
+  sizes: [{ form: "deploy", parameters, macs, source: "RepGhost's README" }],
 });
 
 export const repghost = defineFamily<RepGhostNetOptions>({

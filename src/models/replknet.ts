@@ -168,7 +168,7 @@ export function largeKernelPictures(
   return { ...pictures, interpolation: "bicubic", ...(imageSize >= 384 && warped) };
 }
 
-const SOURCE = "the authors' table of models";
+const SOURCE = "RepLKNet's README";
 
 export const replknet = defineFamily<RepLKNetOptions>({
   name: "RepLKNet",
@@ -179,11 +179,19 @@ export const replknet = defineFamily<RepLKNetOptions>({
         { top1: 83.5, imageSize: 224, source: SOURCE },
         { top1: 84.8, imageSize: 384, source: SOURCE },
       ],
+      sizes: [
+        {
+          ...{ form: "deploy", parameters: "79 M", macs: "15.3 G", source: SOURCE },
+          difference: "The README cuts 15.35 G off behind the first digit.",
+        },
+        { form: "deploy", macs: "45.1 G", imageSize: 384, source: SOURCE },
+      ],
     },
     "RepLKNet-31L": {
       description: "RepLKNet-31B, half as wide again; pretrained on ImageNet-22K",
       options: { channels: [192, 384, 768, 1536], imageSize: 384 },
       figures: [{ top1: 86.6, imageSize: 384, source: SOURCE }],
+      sizes: [{ form: "deploy", parameters: "172 M", macs: "96.0 G", source: SOURCE }],
     },
     "RepLKNet-XL": {
       description: "twice as wide as RepLKNet-31B, kernels of 27 x 27 without a small one; pretrained on MegData73M",
@@ -192,6 +200,7 @@ export const replknet = defineFamily<RepLKNetOptions>({
         ...{ normalization: "inception", imageSize: 320 },
       },
       figures: [{ top1: 87.8, imageSize: 320, source: SOURCE }],
+      sizes: [{ form: "deploy", parameters: "335 M", macs: "128.7 G", source: SOURCE }],
     },
   },
   options: {

@@ -3,7 +3,7 @@ import { imagenetNormalization } from "../data/index.ts";
 import { fmt, must } from "../errors.ts";
 import { globalAvgPool, type Pair, pair, relu, type Value } from "../graph/index.ts";
 import { BatchNorm2d, Linear, Module, Sequential } from "../nn/index.ts";
-import { defineFamily, picturesOf, type Variant } from "./family.ts";
+import { defineFamily, type PublishedSize, picturesOf, type Variant } from "./family.ts";
 import { kernelSizes, oneOrTwo, perStage, whole, yesOrNo } from "./options.ts";
 
 export interface RepMLPNetOptions {
@@ -117,11 +117,21 @@ function mustDivide(size: Pair, patch: Pair, partitions: readonly Pair[]): void 
 /** ImageNet top-1 in the authors' README. */
 const SOURCE = "RepMLP's README";
 
+/** Of both forms: an fc3 with a bias for every pixel makes the merged one larger. */
+const counted = (...[parameters, macs, deployParameters, deployMacs]: readonly [string, string, string, string]) => {
+  const source = "the authors' code, counted";
+  return [
+    { form: "train", parameters, macs, source },
+    { form: "deploy", parameters: deployParameters, macs: deployMacs, source },
+  ] as const;
+};
+
 const wide = [96, 192, 384, 768];
 
 function variant(
   imageSize: 224 | 256,
   top1: number,
+  sizes: readonly PublishedSize[],
   options: Pick<RepMLPNetOptions, "channels" | "numBlocks" | "shareSets">,
 ): Variant<Omit<RepMLPNetOptions, "inChannels">> {
   const { channels, numBlocks } = options;
@@ -130,6 +140,7 @@ function variant(
     description: `fully connected layers on ${imageSize} pixels, ${channels?.[0]} to ${channels?.[3]} channels, ${numBlocks?.[2]} units in the third stage`,
     options: { ...options, partitions: [first, first / 2, first / 4, first / 8] },
     figures: [{ top1, imageSize, source: SOURCE }],
+    sizes,
   };
 }
 
@@ -151,14 +162,18 @@ const fromMMPretrain = (key: string): string =>
 export const repmlpnet = defineFamily<Omit<RepMLPNetOptions, "inChannels">>({
   name: "RepMLPNet",
   variants: {
-    "RepMLPNet-T224": variant(224, 76.62, tiny),
-    "RepMLPNet-T256": variant(256, 77.44, tiny),
-    "RepMLPNet-B224": variant(224, 80.32, base),
-    "RepMLPNet-B256": variant(256, 81.03, base),
-    "RepMLPNet-D256": variant(256, 80.83, {
+    "RepMLPNet-T224": variant(224, 76.62, counted("38,293,608", "2.808 G", "38,331,720", "2.798 G"), tiny),
+    "RepMLPNet-T256": variant(256, 77.44, counted("58,687,848", "4.258 G", "58,739,400", "4.246 G"), tiny),
+    "RepMLPNet-B224": variant(224, 80.32, counted("68,242,712", "6.676 G", "68,332,664", "6.657 G"), base),
+    "RepMLPNet-B256": variant(256, 81.03, counted("96,447,512", "9.640 G", "96,568,184", "9.616 G"), base),
+    "RepMLPNet-D256": variant(256, 80.83, counted("86,887,648", "8.636 G", "86,985,280", "8.611 G"), {
       ...{ channels: [80, 160, 320, 640], numBlocks: [2, 2, 18, 2], shareSets: [1, 4, 16, 128] },
     }),
-    "RepMLPNet-L256": variant(256, 81.68, { channels: wide, numBlocks: [2, 2, 18, 2], shareSets: [1, 4, 32, 256] }),
+    "RepMLPNet-L256": variant(256, 81.68, counted("117,641,560", "11.609 G", "117,820,600", "11.579 G"), {
+      channels: wide,
+      numBlocks: [2, 2, 18, 2],
+      shareSets: [1, 4, 32, 256],
+    }),
   },
   options: {
     numBlocks: perStage(whole),

@@ -168,22 +168,28 @@ function fromTimm(key: string, keys: ReadonlySet<string>): string {
   return `features.${at}.${withPrefix(rest, inner)}`;
 }
 
-const SOURCE = "RepViT repository, 300 epochs with distillation";
+const README = "RepViT's README";
 
-const variant = (width: number, depths: Four, top1: number): Variant<RepViTVariantOptions> => ({
+const variant = (
+  width: number,
+  depths: Four,
+  top1: number,
+  [parameters, macs]: readonly [string, string],
+): Variant<RepViTVariantOptions> => ({
   description: `depthwise 3 x 3 and 1 x 1 convolutions apart, ${width} to ${8 * width} channels, ${depths.join(", ")} blocks, a second head for distillation`,
   options: { widths: [width, 2 * width, 4 * width, 8 * width], depths },
-  figures: [{ top1, imageSize: 224, source: SOURCE }],
+  figures: [{ top1, imageSize: 224, source: `${README}, 300 epochs with distillation` }],
+  sizes: [{ form: "deploy", parameters, macs, source: README }],
 });
 
 export const repvit = defineFamily<RepViTVariantOptions>({
   name: "RepViT",
   variants: {
-    "RepViT-M0.9": variant(48, [2, 2, 14, 2], 78.7),
-    "RepViT-M1.0": variant(56, [2, 2, 14, 2], 80.0),
-    "RepViT-M1.1": variant(64, [2, 2, 12, 2], 80.7),
-    "RepViT-M1.5": variant(64, [4, 4, 24, 4], 82.3),
-    "RepViT-M2.3": variant(80, [6, 6, 34, 2], 83.3),
+    "RepViT-M0.9": variant(48, [2, 2, 14, 2], 78.7, ["5.1 M", "0.8 G"]),
+    "RepViT-M1.0": variant(56, [2, 2, 14, 2], 80.0, ["6.8 M", "1.1 G"]),
+    "RepViT-M1.1": variant(64, [2, 2, 12, 2], 80.7, ["8.2 M", "1.3 G"]),
+    "RepViT-M1.5": variant(64, [4, 4, 24, 4], 82.3, ["14.0 M", "2.3 G"]),
+    "RepViT-M2.3": variant(80, [6, 6, 34, 2], 83.3, ["22.9 M", "4.5 G"]),
   },
   options: { widths: four(whole), depths: four(whole), distillation: yesOrNo, numClasses: whole, imageSize: whole },
   create: (options) => new RepViT(options),

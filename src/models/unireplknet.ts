@@ -114,26 +114,33 @@ export class UniRepLKNet extends Module {
   }
 }
 
-const SOURCE = "the paper's table 4, arXiv 2311.15599";
+const SOURCE = "UniRepLKNet's README";
 
-function variant(width: number, depths: readonly number[], small: number, top1: number): Variant<UniRepLKNetOptions> {
+function variant(
+  width: number,
+  depths: readonly number[],
+  small: number,
+  top1: number,
+  [parameters, macs]: readonly [string, string],
+): Variant<UniRepLKNetOptions> {
   const dims = [1, 2, 4, 8].map((factor) => factor * width);
   return {
     description: `kernels of 13 x 13 with dilated ones beside them until merged, ${depths.join("-")} blocks, ${dims.join("-")} channels`,
     options: { depths, dims, kernelSizes: kernelsOf(depths, small) },
     figures: [{ top1, imageSize: 224, source: SOURCE }],
+    sizes: [{ form: "deploy", parameters, macs, source: SOURCE }],
   };
 }
 
 export const unireplknet = defineFamily<UniRepLKNetOptions>({
   name: "UniRepLKNet",
   variants: {
-    "UniRepLKNet-A": variant(40, [2, 2, 6, 2], 0, 77.0),
-    "UniRepLKNet-F": variant(48, [2, 2, 6, 2], 0, 78.6),
-    "UniRepLKNet-P": variant(64, [2, 2, 6, 2], 0, 80.2),
-    "UniRepLKNet-N": variant(80, [2, 2, 8, 2], 0, 81.6),
-    "UniRepLKNet-T": variant(80, [3, 3, 18, 3], 1, 83.2),
-    "UniRepLKNet-S": variant(96, [3, 3, 27, 3], 2, 83.9),
+    "UniRepLKNet-A": variant(40, [2, 2, 6, 2], 0, 77.0, ["4.4 M", "0.6 G"]),
+    "UniRepLKNet-F": variant(48, [2, 2, 6, 2], 0, 78.6, ["6.2 M", "0.9 G"]),
+    "UniRepLKNet-P": variant(64, [2, 2, 6, 2], 0, 80.2, ["10.7 M", "1.6 G"]),
+    "UniRepLKNet-N": variant(80, [2, 2, 8, 2], 0, 81.6, ["18.3 M", "2.8 G"]),
+    "UniRepLKNet-T": variant(80, [3, 3, 18, 3], 1, 83.2, ["31 M", "4.9 G"]),
+    "UniRepLKNet-S": variant(96, [3, 3, 27, 3], 2, 83.9, ["56 M", "9.1 G"]),
   },
   options: {
     depths: perStage(whole),

@@ -174,7 +174,7 @@ export class VanillaNet extends Module implements Reparameterizable {
   }
 }
 
-const SOURCE = "the authors' table of models";
+const SOURCE = "VanillaNet's README";
 
 const variant = (
   depth: number,

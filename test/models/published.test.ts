@@ -1,5 +1,6 @@
+import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { compareSize, isPublished } from "../../scripts/models-table.ts";
+import { compareSize, isPublished, modelsPage, page } from "../../scripts/models-table.ts";
 import { listModels, modelInfo } from "../../src/models/index.ts";
 
 test.for([
@@ -21,4 +22,8 @@ test.for(published)("%s has the size that was published, or it is said why not: 
   const equal = Object.values(compareSize(name, size)).every((e) => e);
   expect(equal || (size.difference ?? "").length > 10, JSON.stringify(compareSize(name, size))).toBe(true);
   if (equal) expect(size.difference).toBeUndefined();
+});
+
+test("docs/guides/models.md is current: npx tsx scripts/models-table.ts --write", () => {
+  expect(readFileSync(page, "utf8")).toBe(modelsPage());
 });
