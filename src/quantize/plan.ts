@@ -99,7 +99,9 @@ export function planQuantization(model: OnnxModel, keepFloat: readonly string[],
   const weighted: WeightedNode[] = [];
   const kept: { name: string; operator: string; reason: string }[] = [];
   const unused = new Set(keepFloat);
-  const candidates = nodes.filter((node) => node.inputs.length > 1 && !node.domain && node.opType in readers);
+  const candidates = nodes.filter(
+    (node) => node.inputs.length > 1 && !node.domain && Object.hasOwn(readers, node.opType),
+  );
   for (const node of candidates) {
     const names = [node.name, node.outputs[0], node.inputs[1]];
     const asked = keepFloat.filter((name) => names.includes(name));

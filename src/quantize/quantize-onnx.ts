@@ -86,7 +86,9 @@ export async function quantizeOnnx(
   const { calibrator = "auto", keepFloat = [], biasCorrection = true, name = "model" } = options;
   const target = quantizationTargets[options.target ?? "portable"];
   mustBeQuantizable(source, name);
-  const merged = mergeOnnx(source).model;
+  // What was kept of a file as it stands names outputs and types that do not hold any more.
+  const { kept: _, ...bare } = source;
+  const merged = mergeOnnx(bare).model;
   const model = options.equalize ? equalized(merged) : merged;
   const plan = planQuantization(model, keepFloat, name);
   const data = await observe(model, plan, calibration, options);

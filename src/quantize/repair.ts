@@ -46,7 +46,8 @@ export function biasShift(
  * Cross-layer equalisation of two layers with nothing or a ReLU between them (Nagel et al., arXiv 1906.04721, section 4.1):
  * channel c of the first layer is divided by s = √(r₁ · r₂) / r₂, where r₁ and r₂ are the largest absolute weights that make
  * and read it, and what reads it is multiplied by s. Both weights then have the same range in every channel, and the
- * network computes the same. Channels that nothing makes or reads stay as they are.
+ * network computes the same. Unlike there, r₁ takes in the bias: the weights of a dead channel are next to nothing beside it,
+ * and dividing by so little would blow up the channel's values. Channels that nothing makes or reads stay as they are.
  *
  * @throws RepmlpError `quantize/layers` where the second layer does not read as many channels as the first makes
  */
@@ -59,7 +60,8 @@ export function equalizeLayers(first: LinearLayer, second: LinearLayer): readonl
     "quantize/layers",
     () => `equalisation: the first layer makes ${outputs} channels, the second reads ${perGroup * groups}`,
   );
-  const made = channelMaxima(first.weight, 0);
+  const biases = first.bias?.toFloat64();
+  const made = channelMaxima(first.weight, 0).map((r, c) => Math.max(r, Math.abs(biases?.[c] ?? 0)));
   const inner = sizeOf(second.weight.shape.slice(2));
   /** Channel that a value of the second weight reads. */
   const channelOf = (i: number): number => {

@@ -254,6 +254,9 @@ describe("files", () => {
     // Four at a time, as its input says.
     expect(samples).toBe(20);
     expect(preprocessing).toEqual({ inputSize: [3, 12, 12], resize: 12, ...normalization });
+    // A model that was read with all that its file says is no other.
+    const kept = await openOnnx(at("foreign.onnx"), { keep: true });
+    expect((await quantizeOnnx(kept, feeds, { calibrator: "minmax" })).layers).toHaveLength(5);
     expect((await openOnnx(at("y.onnx"))).metadata).toMatchObject({ dtype: "int8" });
   });
 });
