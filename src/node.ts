@@ -57,6 +57,14 @@ export {
   type TestHeader,
   type TestOptions,
 } from "./inference/node/index.ts";
+export {
+  type PrunedFile,
+  type PrunedGroup,
+  type PruneFileOptions,
+  type PruningMethod,
+  pruneFile,
+  pruningMethods,
+} from "./prune/node/prune-file.ts";
 export { type QuantizedFile, type QuantizeFileOptions, quantizeFile } from "./quantize/node/quantize-file.ts";
 export {
   type DataKind,

@@ -26,6 +26,7 @@ const loaders: Loaders = {
   export: () => import("./commands/export.ts"),
   merge: () => import("./commands/merge.ts"),
   models: () => import("./commands/models.ts"),
+  prune: () => import("./commands/prune.ts"),
   predict: () => import("./commands/predict.ts"),
   quantize: () => import("./commands/quantize.ts"),
   selfcheck: () => import("./commands/selfcheck.ts"),

@@ -158,6 +158,36 @@ export const commands = {
       tolerance: decimal("--tolerance <x>", "largest absolute difference that passes", { min: 0, default: 1e-5 }),
     },
   }),
+  prune: command({
+    group: "Checkpoints",
+    summary: "cut the channels that matter least out of a network",
+    description:
+      "Finds which channels go together in the traced network (sums, concatenations, depthwise and grouped convolutions, " +
+      "squeeze-and-excitation, flattened maps) and cuts those of the smallest filters everywhere at once, until the share " +
+      "of multiply-adds is left that is asked for. The checkpoint states its widths, so that every other command opens it; " +
+      "fine-tune it with `repmlp train --init`, convert and export it like any other. An ONNX model, whoever made it, is " +
+      "written as one with the smaller shapes.",
+    examples: [
+      ["repmlp prune resnet56.pth pruned.safetensors --flops 0.5", "half of the multiply-adds, by L1 norms"],
+      ["repmlp prune model.onnx pruned.onnx --flops 0.7 --method random", "an ONNX model; the baseline"],
+    ],
+    args: {
+      load: required("checkpoint in training form, or ONNX model"),
+      save: required("file to write"),
+    },
+    options: {
+      flops: decimal("--flops <share>", "share of the multiply-adds that is left", { min: 0, default: 0.5 }),
+      method: choice("--method <how>", ["l1", "random"], "how channels are chosen", "l1"),
+      layers: texts("--layers <path...>", "layers whose channels may go, such as stage1.0.conv1.conv; by default all"),
+      atLeast: decimal("--at-least <share>", "share of its channels that each layer keeps", { min: 0, default: 0.1 }),
+      seed: integer("--seed <n>", "seed of --method random", { min: 0, default: 0 }),
+      arch,
+      numClasses,
+      imageSize,
+      ...weights,
+      output: text("--output <name>", "ONNX: the output that is looked at, where there are several"),
+    },
+  }),
   models: command({
     group: "Architectures",
     summary: "list architectures with their size in both forms",

@@ -1,8 +1,10 @@
 import * as v from "valibot";
 import { branchKinds, replaceConvs } from "../blocks/index.ts";
 import type { Preprocessing } from "../data/index.ts";
-import { must, nearest } from "../errors.ts";
-import type { Module, Net } from "../nn/index.ts";
+import { fmt, must, nearest } from "../errors.ts";
+import { type Module, type Net, resizedModule } from "../nn/index.ts";
+import type { Shape } from "../tensor/index.ts";
+import { prunedShapes as prunedSchema } from "./options.ts";
 
 /** Preprocessing that belongs to a network's weights, with timm's field names. */
 export interface PreprocessingConfig extends Preprocessing {
@@ -17,7 +19,12 @@ export interface CreateOptions {
   readonly numClasses?: number;
   /** Height and width of the input in pixels. */
   readonly imageSize?: number;
+  /** Of a pruned network: shapes of the parameters that are narrower, by key, with 0 for sizes that stay. */
+  readonly prunedShapes?: PrunedShapes;
 }
+
+/** See {@link CreateOptions.prunedShapes}. */
+export type PrunedShapes = Readonly<Record<string, Shape>>;
 
 /** {@link CreateOptions}, and those of one family. */
 export type ModelOptions = CreateOptions & Readonly<Record<string, unknown>>;
@@ -135,6 +142,10 @@ export function defineFamily<O extends object>(definition: FamilyDefinition<O>):
     options(variant, given) {
       const own = Object.entries(given).filter(([, value]) => value !== undefined);
       for (const [option, value] of own) {
+        if (option === "prunedShapes") {
+          mustFit(variant, option, prunedSchema, value);
+          continue;
+        }
         must(
           optionNames.includes(option),
           "models/option",
@@ -147,9 +158,39 @@ export function defineFamily<O extends object>(definition: FamilyDefinition<O>):
       return { ...variants[variant].options, ...Object.fromEntries(own) } as ModelOptions;
     },
     // What `options` has checked is what these take.
-    create: (options) => create(options as O),
+    create: ({ prunedShapes, ...options }) => {
+      const net = create(options as O);
+      return prunedShapes ? narrower(net, prunedShapes) : net;
+    },
     preprocessing: (options) => preprocessing(options as O),
   };
+}
+
+/** The network with narrower parameters. Throws `models/option` for shapes that are not of this network. */
+function narrower(net: Net, prunedShapes: PrunedShapes): Net {
+  const own = new Map([...net.state()].map(([key, { shape }]) => [key, shape]));
+  const shapes = Object.entries(prunedShapes).map(([key, sizes]) => {
+    const whole = own.get(key);
+    must(
+      whole && whole.length === sizes.length && sizes.every((d, i) => d <= whole[i]),
+      "models/option",
+      () =>
+        `models: option prunedShapes: ${key} is to be ${fmt(sizes)}, ${whole ? `but is ${fmt(whole)} in the whole network` : "which the network does not have"}. Take them from the file of the pruned network.`,
+      "usage",
+    );
+    return [key, sizes.map((d, i) => d || whole[i])] as const;
+  });
+  return resizedModule(net, new Map(shapes));
+}
+
+/** What of a network is narrower than of the whole one: option `prunedShapes`; `undefined` where nothing is. */
+export function prunedShapesOf(whole: Module, net: Module): PrunedShapes | undefined {
+  const now = new Map([...net.state()].map(([key, { shape }]) => [key, shape]));
+  const changed = [...whole.state()].flatMap(([key, { shape }]) => {
+    const sizes = shape.map((d, i) => (now.get(key)?.[i] === d ? 0 : (now.get(key)?.[i] ?? 0)));
+    return sizes.some((d) => d > 0) ? [[key, sizes] as const] : [];
+  });
+  return changed.length ? Object.fromEntries(changed) : undefined;
 }
 
 /** Throws `models/option` naming the place, what is expected there and what is found. */

@@ -10,16 +10,18 @@ export {
   type StateShapes,
 } from "./detect.ts";
 export { FaceRecognizer, FaceResNet, type FaceResNetOptions } from "./face-resnet.ts";
-export type {
-  CreateOptions,
-  Family,
-  Figure,
-  ModelOptions,
-  Naming,
-  PreprocessingConfig,
-  PublishedSize,
-  TrainingForm,
-  Variant,
+export {
+  type CreateOptions,
+  type Family,
+  type Figure,
+  type ModelOptions,
+  type Naming,
+  type PreprocessingConfig,
+  type PrunedShapes,
+  type PublishedSize,
+  prunedShapesOf,
+  type TrainingForm,
+  type Variant,
 } from "./family.ts";
 export { FastViT, type FastViTOptions, type FastViTTokenMixer } from "./fastvit.ts";
 export * from "./layer-table.ts";

@@ -31,6 +31,20 @@ export const fromZero = v.pipe(
   v.maxValue(LIMITS.size, `at most ${LIMITS.size}`),
 );
 
+/** Sizes of a narrower network's parameters, by key; 0 for one that stays. */
+export const prunedShapes = v.record(
+  v.string("sizes by the keys of parameters"),
+  v.array(
+    v.pipe(
+      v.number("a whole number from 0"),
+      v.safeInteger("a whole number from 0"),
+      v.minValue(0, "a whole number from 0"),
+    ),
+    "a list of sizes",
+  ),
+  "sizes by the keys of parameters",
+);
+
 /** A probability: from 0, below 1. */
 export const probability = v.pipe(
   v.number("a number from 0, below 1"),

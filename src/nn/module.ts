@@ -292,12 +292,12 @@ export function withParameters<M extends Module>(root: M, changes: ReadonlyMap<s
 }
 
 /**
- * A copy of a tree whose parameters have the given values, by state-dict key, which may be of other shapes: a narrower
+ * A copy of a tree whose parameters have the given values (or shapes), by state-dict key: a narrower
  * network of the same build. Other parameters keep what they are. Whether it fits together shows when it is traced.
  */
 export function resizedModule<M extends Module>(
   root: M,
-  values: ReadonlyMap<string, TensorSource>,
+  values: ReadonlyMap<string, TensorSource | Shape>,
   shapes: ResizedShapes = new Map(),
 ): M {
   const names = firstNames(root.state());

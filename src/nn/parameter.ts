@@ -109,14 +109,12 @@ export class Parameter implements ParameterRef {
     return made;
   }
 
-  /** One of the same kind with other values, also of another shape. */
-  resized(source: TensorSource): this {
+  /** One of the same kind and of another shape, with values or still without. */
+  resized(to: TensorSource | Shape): this {
     const made = this.copy();
-    Object.assign(made, {
-      shape: source.shape,
-      current: source.dtype === this.dtype ? source : source.readSync().cast(this.dtype),
-    });
-    return made;
+    if (!("read" in to)) return Object.assign(made, { shape: to, current: undefined });
+    const current = to.dtype === this.dtype ? to : to.readSync().cast(this.dtype);
+    return Object.assign(made, { shape: to.shape, current });
   }
 
   /** The same parameter in another dtype. */
