@@ -196,7 +196,7 @@ export function groupOf({ groups, fixed }: ChannelDependencies, layer: string): 
     !found.length,
     "prune/layer",
     () =>
-      `prune: the channels of ${layer} lie in ${found.length} groups, since they go different ways. Choose channels of \`groups\`.`,
+      `prune: the channels of ${layer} lie in ${found.length} groups, since they go different ways. Choose channels of one of its groups.`,
     "usage",
   );
   const keys = groups.flatMap(({ axes }) => axes.filter(({ role }) => role === "makes").map(({ key }) => key));
