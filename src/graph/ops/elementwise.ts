@@ -2,7 +2,7 @@ import { fmt, must } from "../../errors.ts";
 import { type DType, isFloating, type Shape, Tensor } from "../../tensor/index.ts";
 import { broadcastShapes, broadcastsTo, type Emitter, type Handle } from "../emitter.ts";
 import { type Layout, toBatchLast } from "../layout.ts";
-import type { Lowering, Physical } from "../op.ts";
+import type { Lowering, Physical, Target } from "../op.ts";
 import { asConstant, constant, defineOp, type Op, type TensorType, type Value } from "../value.ts";
 import { unbroadcast } from "./broadcast.ts";
 import { erfFloat64 } from "./erf.ts";
@@ -58,7 +58,7 @@ function mustAgree(name: string, types: readonly TensorType[]): void {
 
 interface Unary {
   /** ONNX op, or how to write it. */
-  readonly onnx: string | ((emit: Emitter, x: Handle) => Handle);
+  readonly onnx: string | ((emit: Emitter, x: Handle, target: Target) => Handle);
   /** Cotangent of x; `undefined` where the derivative is zero almost everywhere. */
   readonly vjp: (x: Value, y: Value, dy: Value) => Value | undefined;
   readonly fold?: (x: number) => number;
@@ -81,10 +81,20 @@ const defineUnary = (name: string, { onnx, vjp, fold, integers = false }: Unary)
     vjp: ({ inputs: [x], outputs: [y], dy }) => [vjp(x, y, dy)],
     lower: (lowering, { inputs }) =>
       lowerElementwise(lowering, inputs, inputs[0].shape.length, (emit, x) =>
-        typeof onnx === "string" ? emit.unary(onnx, x) : onnx(emit, x),
+        typeof onnx === "string" ? emit.unary(onnx, x) : onnx(emit, x, lowering.target),
       ),
     fold: fold && ((tensors) => mapTensors(tensors, tensors[0].dtype, fold)),
   });
+
+/**
+ * The CPU kernel of Sigmoid is a quotient of polynomials whose error is twenty times that of its Exp: good enough for a
+ * network's outputs, not for gradients that a batch norm of few samples amplifies.
+ */
+const logistic = (emit: Emitter, x: Handle, { device, parameters }: Target): Handle => {
+  if (device !== "cpu" || parameters === "initializers" || x.dtype !== "float32") return emit.unary("Sigmoid", x);
+  const exponential = emit.unary("Exp", emit.unary("Neg", x));
+  return emit.unary("Reciprocal", emit.add(exponential, emit.scalar(1, x.dtype, x.shape.length)));
+};
 
 const unaryOps = {
   neg: defineUnary("neg", { onnx: "Neg", vjp: (_, __, dy) => neg(dy), fold: (x) => -x, integers: true }),
@@ -98,7 +108,7 @@ const unaryOps = {
     vjp: (x, _, dy) => mul(dy, mul(exp(neg(mul(x, x))), 2 / Math.sqrt(Math.PI))),
   }),
   tanh: defineUnary("tanh", { onnx: "Tanh", vjp: (_, y, dy) => mul(dy, sub(1, mul(y, y))) }),
-  sigmoid: defineUnary("sigmoid", { onnx: "Sigmoid", vjp: (_, y, dy) => mul(dy, mul(y, sub(1, y))) }),
+  sigmoid: defineUnary("sigmoid", { onnx: logistic, vjp: (_, y, dy) => mul(dy, mul(y, sub(1, y))) }),
   relu: defineUnary("relu", { onnx: "Relu", vjp: (_, y, dy) => mul(dy, positive(y)) }),
   floor: defineUnary("floor", { onnx: "Floor", vjp: () => undefined, fold: Math.floor }),
   ceil: defineUnary("ceil", { onnx: "Ceil", vjp: () => undefined, fold: Math.ceil }),

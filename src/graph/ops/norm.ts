@@ -256,6 +256,9 @@ const batchNormTrainOp = defineOp<NormAttrs>({
   },
 });
 
+/** Up to so many values per channel, where a pass more costs little, a norm is computed in steps. */
+const few = 1024;
+
 /** The norm of `x` `[N, C, …]`, channels on axis 1, by its own statistics; precise where x is centred. */
 export function normalizeByBatch(
   lowering: Lowering,
@@ -265,8 +268,9 @@ export function normalizeByBatch(
   eps: number,
 ): { readonly y: Handle; readonly mean: Handle; readonly variance: Handle } {
   const { emit, target } = lowering;
-  if (target.device === "webgpu" || x.dtype === "float64") {
-    // The device has no training batch norm: means, then the inference kernel with them.
+  if (target.device === "webgpu" || x.dtype === "float64" || perChannel(x.shape) <= few) {
+    // Means, then the inference kernel with them: WebGPU has no training batch norm, and the CPU's rounds more, which
+    // shows where few samples are left.
     const { axes, column } = channelAxes(x);
     const mean = emit.reduce("ReduceMean", x, axes, false);
     const centred = emit.sub(x, emit.reshape(mean, column));
