@@ -440,7 +440,6 @@ export const commands = {
         "repmlp quantize light_train.pth light_int8.onnx --calib imagenet/val",
         "merge, calibrate with 256 pictures, write",
       ],
-      ["repmlp test imagenet deploy light_int8.onnx", "what is left of the accuracy"],
       [
         "repmlp quantize any.onnx int8.onnx --calib pictures --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
         "an ONNX model made elsewhere",

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import {
   ACB,
+  AuxiliaryHead,
   BaseBlock,
   BnLinear,
   BottleneckBlock,
@@ -15,6 +16,7 @@ import {
   ECB,
   IndexedConvBn,
   LightBlock,
+  LinearBn,
   MBRConv,
   MobileOneBlock,
   type MobileOneBlockOptions,
@@ -36,6 +38,7 @@ import {
   ResidualConv2dBn,
   RVSRRepConv,
   replaceConvs,
+  SegmentationHead,
   UniRepLKNetBlock,
 } from "../../src/blocks/index.ts";
 import type { Pair } from "../../src/graph/index.ts";
@@ -538,9 +541,31 @@ const unireplk = fc
   });
 export const unireplkConfigs = sample(unireplk, 200);
 
+const linearBn = fc.record({ channels: fc.tuple(size(7), size(7)), batch: size(3), seed: fc.nat(1000) }).map(
+  ({ channels: [c, o], batch, seed }): Config => ({
+    block: "LinearBn",
+    options: { inFeatures: c, outFeatures: o },
+    shape: [batch, c],
+    build: () => withAnyNorms(new LinearBn(c, o), seed).eval(),
+  }),
+);
+
+const segmentationHead = (Head: typeof SegmentationHead): fc.Arbitrary<Config> =>
+  fc
+    .record({ inChannels: size(5), midChannels: size(5), numClasses: size(4), seed: fc.nat(1000) })
+    .map(({ seed, ...options }) => ({
+      block: Head.name,
+      options,
+      shape: [2, options.inChannels, 4, 5],
+      build: () => withAnyNorms(new Head(options), seed).eval(),
+    }));
+
 /** Of every block that merges, 200 or more, by its class. */
 export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   ACB: acbConfigs,
+  LinearBn: sample(linearBn, 200),
+  SegmentationHead: sample(segmentationHead(SegmentationHead), 200),
+  AuxiliaryHead: sample(segmentationHead(AuxiliaryHead), 200),
   BranchedConv: branchedConfigs,
   DBB: dbbConfigs,
   ConvBn: convBnConfigs.filter(({ block }) => block === "ConvBn"),
