@@ -270,13 +270,18 @@ export function normalizeByBatch(
   const { emit, target } = lowering;
   if (target.device === "webgpu" || x.dtype === "float64" || perChannel(x.shape) <= few) {
     // Means, then the inference kernel with them: WebGPU has no training batch norm, and the CPU's rounds more, which
-    // shows where few samples are left.
+    // shows where few samples are left. On the CPU means are taken in float64, as PyTorch does.
     const { axes, column } = channelAxes(x);
-    const mean = emit.reduce("ReduceMean", x, axes, false);
-    const centred = emit.sub(x, emit.reshape(mean, column));
+    const wide = target.device === "webgpu" ? x : emit.cast(x, "float64");
+    const mean = emit.reduce("ReduceMean", wide, axes, false);
+    const centred = emit.sub(wide, emit.reshape(mean, column));
     const variance = emit.reduce("ReduceMean", emit.mul(centred, centred), axes, false);
-    const zero = emit.constantVector(0, x.shape[1], x.dtype);
-    return { y: affine(emit, centred, [gamma, beta, zero, variance], eps), mean, variance };
+    const [c, m, v] = [centred, mean, variance].map((h) => emit.cast(h, x.dtype));
+    return {
+      y: affine(emit, c, [gamma, beta, emit.constantVector(0, x.shape[1], x.dtype), v], eps),
+      mean: m,
+      variance: v,
+    };
   }
   // The CPU kernel writes its statistics over its own mean and variance inputs, even over constants: every node gets
   // inputs of its own. Their values do not matter with momentum 0; the factors are such as nobody multiplies by, since
