@@ -1,36 +1,6 @@
-// Reads damaged checkpoint files and reports what came of them.
+// Reads damaged checkpoint files and reports what came of them: an error that is not a RepmlpError of kind "file" is a crash.
 // Usage: npx tsx scripts/fuzz-checkpoints.ts [count = 20000] [seed = 1]
-// Exit code 1 when one crashes (an error that is not a RepmlpError of kind "file"), takes over two seconds, or the
-// process grows beyond 1 GiB; the offending file is kept in the system's temporary folder.
-import { writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { fuzz } from "../test/checkpoint/fuzzing.ts";
+import { report } from "./fuzz-report.ts";
 
-const MAX_MILLISECONDS = 2000;
-const MAX_RSS = 2 ** 30;
-
-const count = Number(process.argv[2] ?? 20_000);
-const seed = Number(process.argv[3] ?? 1);
-const counts = new Map<string, number>();
-let [failures, slowest, done] = [0, 0, 0];
-
-for await (const { seed: origin, bytes, milliseconds, code, crash } of fuzz(count, seed)) {
-  counts.set(code ?? "read", (counts.get(code ?? "read") ?? 0) + 1);
-  slowest = Math.max(slowest, milliseconds);
-  done++;
-  const grown = process.memoryUsage.rss() > MAX_RSS;
-  if (crash === undefined && milliseconds <= MAX_MILLISECONDS && !grown) continue;
-  const path = join(tmpdir(), `fuzz-${seed}-${done}.bin`);
-  writeFileSync(path, bytes);
-  console.error(`${path} (from ${origin}): ${milliseconds.toFixed(0)} ms${grown ? ", over 1 GiB" : ""}`, crash ?? "");
-  failures++;
-  if (grown) break;
-}
-
-for (const [code, n] of [...counts].sort((a, b) => b[1] - a[1])) console.log(String(n).padStart(8), code);
-console.log(
-  `${done} files, ${failures} failures, slowest ${slowest.toFixed(0)} ms, ` +
-    `peak memory ${(process.resourceUsage().maxRSS / 1024).toFixed(0)} MiB`,
-);
-if (failures > 0) process.exitCode = 1;
+await report(fuzz, { milliseconds: 2000, rss: 2 ** 30, memory: "1 GiB", accepted: "read", ending: ".bin" });

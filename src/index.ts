@@ -484,6 +484,7 @@ export {
   HostAlgebra,
   HostTensor,
   hostTensor,
+  identityWithNorm,
   inSequence,
   isReparameterizable,
   isTrainingOnly,

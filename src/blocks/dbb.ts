@@ -18,6 +18,7 @@ import { BatchNorm2d, Conv2d, cloneWith, constantInit, convWidths, Module, Param
 import {
   type BiasedMap,
   graphAlgebra,
+  inSequence,
   type KernelAlgebra,
   type Merge,
   mapOf,
@@ -30,6 +31,7 @@ import {
 } from "../reparam/index.ts";
 import { Tensor } from "../tensor/index.ts";
 import { ConvBn, type GammaInit, gammas } from "./conv-bn.ts";
+import type { ConvPlace } from "./conv-place.ts";
 
 export interface DBBOptions extends ConvOptions {
   readonly inChannels: number;
@@ -42,14 +44,6 @@ export interface DBBOptions extends ConvOptions {
   readonly internalChannels?: number;
   /** Initial weights of the batch norms that end the branches. Default 1, as in the paper. */
   readonly gammaInit?: GammaInit;
-}
-
-/** A 1×1 convolution and then a larger one, as one; what is between them is padded by what it is for a zero. */
-function inSequence<T>(k: KernelAlgebra<T>, first: BiasedMap<T>, second: BiasedMap<T>, groups: number): BiasedMap<T> {
-  return {
-    weight: k.pointwiseThen(first.weight, second.weight, groups),
-    bias: k.shiftInputs(second.weight, first.bias, second.bias, groups),
-  };
 }
 
 /**
@@ -106,17 +100,6 @@ class IdentityConv extends Module {
   }
 }
 
-/** The block's convolution, with all that is asked for filled in. */
-interface Settings {
-  readonly inChannels: number;
-  readonly outChannels: number;
-  readonly kernelSize: Pair;
-  readonly stride: Pair;
-  readonly padding: Pair;
-  readonly dilation: Pair;
-  readonly groups: number;
-}
-
 /** The average branch: keys `conv.weight` and `bn.bn.*`, both unless depthwise, and `avgbn.*`. */
 class Average extends Module {
   readonly conv: Conv2d | undefined;
@@ -124,7 +107,7 @@ class Average extends Module {
   readonly avgbn: BatchNorm2d;
 
   constructor(
-    readonly settings: Settings,
+    readonly settings: ConvPlace,
     gamma: number,
   ) {
     super();
@@ -171,7 +154,7 @@ class PointwiseThenSquare extends Module {
   readonly bn2: BatchNorm2d;
 
   constructor(
-    { inChannels, outChannels, kernelSize, stride, padding, dilation, groups }: Settings,
+    { inChannels, outChannels, kernelSize, stride, padding, dilation, groups }: ConvPlace,
     internal: number,
     gamma: number,
   ) {
@@ -217,7 +200,7 @@ export class DBB extends Module implements Reparameterizable {
   readonly dbb1x1: ConvBn | undefined;
   readonly dbb1x1Kxk: PointwiseThenSquare | undefined;
   readonly dbbReparam: Conv2d | undefined = undefined;
-  private readonly settings: Settings;
+  private readonly settings: ConvPlace;
 
   constructor(options: DBBOptions) {
     super();

@@ -1,6 +1,7 @@
 export * from "./acb.ts";
 export * from "./compactor.ts";
 export * from "./conv-bn.ts";
+export type { ConvPlace } from "./conv-place.ts";
 export * from "./conv-unit.ts";
 export * from "./dbb.ts";
 export { ECB, type ECBOptions } from "./ecb.ts";

@@ -3,13 +3,13 @@ import { add, asChannelShape, hardSwish, mul, type Pair, relu, type Value } from
 import { BatchNorm2d, type Conv2d, cloneWith, constantInit, Module, Parameter } from "../nn/index.ts";
 import {
   type BiasedMap,
+  identityWithNorm,
   type KernelAlgebra,
   type Merge,
   mapOf,
   mergedForm,
   type NamedTensors,
   namedMap,
-  normAfter,
   parallel,
   type Reparameterizable,
 } from "../reparam/index.ts";
@@ -123,8 +123,7 @@ export class LearnableRepLayer extends Module implements Reparameterizable {
   equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
     if (this.reparamConv) return namedMap("reparam_conv", mapOf(k, this.reparamConv) as BiasedMap<T>);
     const [outChannels] = this.convKxk[0].conv.weight.shape;
-    const identity =
-      this.identity && normAfter(k, { weight: k.identityKernel(1, outChannels, this.groups) }, this.identity);
+    const identity = this.identity && identityWithNorm(k, this.identity, this.groups);
     const branches = [...this.convKxk.map((b) => b.fused(k)), this.conv1x1?.fused(k), identity];
     const { weight, bias } = parallel(
       k,

@@ -3,16 +3,17 @@ import { add, type ConvOptions, gelu, relu, type Value } from "../graph/index.ts
 import { BatchNorm2d, Conv2d, cloneWith, convWidths, Module } from "../nn/index.ts";
 import {
   type BiasedMap,
+  identityWithNorm,
   type KernelAlgebra,
   type Merge,
   mapOf,
   mergedForm,
   type NamedTensors,
   namedMap,
-  normAfter,
   parallel,
   type Reparameterizable,
 } from "../reparam/index.ts";
+import type { BranchedConvOptions } from "./branched.ts";
 import { centredPadding } from "./centred.ts";
 import { ConvBn } from "./conv-bn.ts";
 import { SqueezeExcite } from "./squeeze-excite.ts";
@@ -22,19 +23,7 @@ const activations = { relu, gelu, none: (x: Value): Value => x } as const;
 /** What a {@link MobileOneBlock} ends with: MobileOne's ReLU, FastViT's GELU, or nothing. */
 export type MobileOneActivation = keyof typeof activations;
 
-export interface MobileOneBlockOptions {
-  readonly inChannels: number;
-  readonly outChannels: number;
-  /** Odd size of the kernels. Default 3. */
-  readonly kernelSize?: number;
-  /** Default 1. */
-  readonly stride?: number;
-  /** Default, and the only value that lets all branches see the same pixels: dilation · (kernelSize − 1) / 2. */
-  readonly padding?: number;
-  /** Default 1. */
-  readonly dilation?: number;
-  /** Default 1. */
-  readonly groups?: number;
+export interface MobileOneBlockOptions extends BranchedConvOptions {
   /** Convolutions of the full kernel size beside each other, 0 or more. Default 1. */
   readonly numConvBranches?: number;
   /** A 1×1 convolution beside them, where the kernel is larger. Default true. */
@@ -117,8 +106,8 @@ export class MobileOneBlock extends Module implements Reparameterizable {
   /** All branches as one k×k convolution with bias. */
   fused<T>(k: KernelAlgebra<T>): BiasedMap<T> {
     if (this.reparamConv) return mapOf(k, this.reparamConv) as BiasedMap<T>;
-    const { outChannels, kernelSize, groups } = this.options;
-    const skip = this.rbrSkip && normAfter(k, { weight: k.identityKernel(1, outChannels, groups) }, this.rbrSkip);
+    const { kernelSize, groups } = this.options;
+    const skip = this.rbrSkip && identityWithNorm(k, this.rbrSkip, groups);
     const convolutions = [...this.rbrConv, this.rbrScale].map((b) => b?.fused(k));
     const { weight, bias } = parallel(
       k,

@@ -3,13 +3,13 @@ import { add, hardSigmoid, relu, type Value } from "../graph/index.ts";
 import { BatchNorm2d, Conv2d, cloneWith, Identity, Module, type Net, ReLU, Sequential } from "../nn/index.ts";
 import {
   type BiasedMap,
+  identityWithNorm,
   type KernelAlgebra,
   type Merge,
   mapOf,
   mergedForm,
   type NamedTensors,
   namedMap,
-  normAfter,
   parallel,
   type Reparameterizable,
 } from "../reparam/index.ts";
@@ -94,10 +94,9 @@ export class RepGhostModule extends Module implements Reparameterizable {
     // Left as it is, under the keys that it has.
     if (!fusionBn) return {};
     const [channels] = cheapOperation.conv.weight.shape;
-    const one = k.identityKernel(1, channels, channels);
     const own = cheapOperation.fused(k);
     const norms = fusionBn.layers.filter((branch) => branch instanceof BatchNorm2d);
-    const { weight, bias } = parallel(k, [own, ...norms.map((norm) => normAfter(k, { weight: one }, norm))]);
+    const { weight, bias } = parallel(k, [own, ...norms.map((norm) => identityWithNorm(k, norm, channels))]);
     if (norms.length === fusionBn.layers.length) return namedMap("cheap_operation", { weight, bias });
     const [, , height, width] = k.shapeOf(weight);
     const identity = k.identityKernel([height, width], channels, channels);

@@ -16,20 +16,10 @@ import {
 } from "../reparam/index.ts";
 import { ACB } from "./acb.ts";
 import { ConvBn } from "./conv-bn.ts";
+import type { ConvPlace } from "./conv-place.ts";
 import { DBB } from "./dbb.ts";
 import { MobileOneBlock } from "./mobileone.ts";
 import { RepVGGConv } from "./repvgg.ts";
-
-/** A convolution as it stands in a network. */
-export interface ConvPlace {
-  readonly inChannels: number;
-  readonly outChannels: number;
-  readonly kernelSize: Pair;
-  readonly stride: Pair;
-  readonly padding: Pair;
-  readonly dilation: Pair;
-  readonly groups: number;
-}
 
 /** What stands beside a convolution; its `equivalent` is a weight and a bias. */
 export type ConvBranches = Reparameterizable & Net;

@@ -1,7 +1,7 @@
 import { must } from "../errors.ts";
 import { add, mul, reciprocal, reduceSum, slice, sqrt, stopGradient, sub, type Value } from "../graph/index.ts";
 import { BatchNorm2d, type BatchNormOptions, type Conv2d } from "../nn/index.ts";
-import { type BiasedMap, graphAlgebra, type KernelAlgebra, normAfter, parallel } from "../reparam/index.ts";
+import { type BiasedMap, graphAlgebra, identityWithNorm, type KernelAlgebra, parallel } from "../reparam/index.ts";
 import { type Branch, BranchedConv, type BranchedConvOptions } from "./branched.ts";
 import { ConvBn, type ConvBnOptions } from "./conv-bn.ts";
 import { SqueezeExcite } from "./squeeze-excite.ts";
@@ -76,9 +76,8 @@ export class RepVGGBlock extends BranchedConv {
   }
 
   protected fused<T>(k: KernelAlgebra<T>): BiasedMap<T> {
-    const { outChannels, groups } = this.options;
-    const identity =
-      this.rbrIdentity && normAfter(k, { weight: k.identityKernel(1, outChannels, groups) }, this.rbrIdentity);
+    const { groups } = this.options;
+    const identity = this.rbrIdentity && identityWithNorm(k, this.rbrIdentity, groups);
     const branches = [this.rbrDense?.fused(k), this.rbr1x1?.fused(k), identity].filter((b) => b !== undefined);
     return parallel(k, branches);
   }

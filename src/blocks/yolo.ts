@@ -2,13 +2,13 @@ import { add, avgPool2d, relu, silu, type Value } from "../graph/index.ts";
 import { BatchNorm2d, Conv2d, cloneWith, Module } from "../nn/index.ts";
 import {
   type BiasedMap,
+  identityWithNorm,
   type KernelAlgebra,
   type Merge,
   mapOf,
   mergedForm,
   type NamedTensors,
   namedMap,
-  normAfter,
   parallel,
   type Reparameterizable,
 } from "../reparam/index.ts";
@@ -113,9 +113,8 @@ export class YoloRepConv extends Module implements Reparameterizable {
 
   equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
     if (this.conv) return namedMap("conv", mapOf(k, this.conv) as BiasedMap<T>);
-    const [outChannels] = this.conv1!.conv.weight.shape;
-    const identity =
-      this.bn && normAfter(k, { weight: k.identityKernel(1, outChannels, this.options.groups) }, this.bn);
+    const [_outChannels] = this.conv1!.conv.weight.shape;
+    const identity = this.bn && identityWithNorm(k, this.bn, this.options.groups);
     const branches = [this.conv1?.fused(k), this.conv2?.fused(k), identity].filter((b) => b !== undefined);
     return namedMap("conv", parallel(k, branches));
   }

@@ -1,4 +1,4 @@
-import type { AttributeValue, OnnxNode } from "../onnx/index.ts";
+import { type AttributeValue, elementTypes, type OnnxNode } from "../onnx/index.ts";
 import {
   type DType,
   derived,
@@ -324,7 +324,7 @@ export class Emitter {
   }
 
   cast(x: Handle, dtype: DType): Handle {
-    return x.dtype === dtype ? x : this.node("Cast", [x], { to: onnxTypeCode(dtype) }, x.shape, dtype);
+    return x.dtype === dtype ? x : this.node("Cast", [x], { to: elementTypes[dtype] }, x.shape, dtype);
   }
 
   /** 1 where `x` > 0, else 0. For float32 one cheap pass: a hard sigmoid so steep that only |x| < 1e-38 differs. */
@@ -344,24 +344,6 @@ export class Emitter {
     return this.cast(this.binary(beta ? "GreaterOrEqual" : "Greater", x, zero, "bool"), x.dtype);
   }
 }
-
-/** ONNX element type numbers (TensorProto.DataType). */
-const typeCodes: Record<DType, number> = {
-  float32: 1,
-  uint8: 2,
-  int8: 3,
-  uint16: 4,
-  int16: 5,
-  int32: 6,
-  int64: 7,
-  bool: 9,
-  float16: 10,
-  float64: 11,
-  uint32: 12,
-  uint64: 13,
-  bfloat16: 16,
-};
-export const onnxTypeCode = (dtype: DType): number => typeCodes[dtype];
 
 /** Whether a shape broadcasts to another one (NumPy's rule). */
 export const broadcastsTo = (shape: Shape, out: Shape): boolean =>

@@ -4,6 +4,7 @@ import { globalAvgPool, type Value } from "../graph/index.ts";
 import { Linear, Module, Sequential } from "../nn/index.ts";
 import { defineFamily, picturesOf, type Variant } from "./family.ts";
 import { four, positive, share, whole, yesOrNo } from "./options.ts";
+import { outsideOfBlocks } from "./repvgg.ts";
 
 type Four = readonly [number, number, number, number];
 
@@ -105,10 +106,7 @@ function variant(
 
 /** timm's name of a key as the authors have it. */
 function fromTimm(key: string): string {
-  return key
-    .replace(/^stem\./, "stage0.")
-    .replace(/^stages\.(\d+)\./, (_, stage: string) => `stage${Number(stage) + 1}.`)
-    .replace(/^head\.fc\./, "linear.")
+  return outsideOfBlocks(key)
     .replace(/(^|\.)conv_kxk\./, "$1rbr_conv.")
     .replace(/(^|\.)conv_scale\./, "$1rbr_scale.")
     .replace(/(^|\.)identity\./, "$1rbr_skip.")

@@ -163,12 +163,16 @@ export const repvggSchema = {
   imageSize: whole,
 };
 
-/** timm's name of a key as the authors have it. */
-function fromTimm(key: string): string {
-  return key
+/** What timm's networks of this kind call the parts around their blocks, as RepVGG's and MobileOne's authors do. */
+export const outsideOfBlocks = (key: string): string =>
+  key
     .replace(/^stem\./, "stage0.")
     .replace(/^stages\.(\d+)\./, (_, stage: string) => `stage${Number(stage) + 1}.`)
-    .replace(/^head\.fc\./, "linear.")
+    .replace(/^head\.fc\./, "linear.");
+
+/** timm's name of a key as the authors have it. */
+function fromTimm(key: string): string {
+  return outsideOfBlocks(key)
     .replace(/(^|\.)conv_kxk\./, "$1rbr_dense.")
     .replace(/(^|\.)conv_1x1\./, "$1rbr_1x1.")
     .replace(/(^|\.)identity\./, "$1rbr_identity.")

@@ -21,6 +21,9 @@ export const elementTypes: Readonly<Record<DType, number>> = {
 
 const dtypeOf = new Map(Object.entries(elementTypes).map(([dtype, code]) => [code, dtype as DType]));
 
+/** The dtype of an ONNX element type; `undefined` where there is none for it. */
+export const dtypeOfElementType = (code: number): DType | undefined => dtypeOf.get(code);
+
 export const isSupported = (code: number): boolean => dtypeOf.has(code);
 
 /** The dtype of an ONNX element type. Throws `onnx/element-type` for strings, complex, 8-bit and 4-bit floats. */

@@ -1,4 +1,5 @@
 export { type DecodeOnnxOptions, decodeOnnx } from "./decode.ts";
+export { dtypeOfElementType, elementTypes } from "./element-type.ts";
 export {
   type ExternalOnnx,
   type ExternalTensor,

@@ -274,15 +274,28 @@ export function normBefore<T>(
  * Two convolutions one after the other, of which one is 1 × 1, as one. Where the second one has the larger kernel, the
  * map between the two must be padded with the first one's bias, not with zeros: that is what the input's zeros become.
  */
-export function inSequence<T>(k: KernelAlgebra<T>, first: LinearMap<T>, second: BiasedMap<T>): BiasedMap<T> {
+export function inSequence<T>(
+  k: KernelAlgebra<T>,
+  first: LinearMap<T>,
+  second: BiasedMap<T>,
+  groups = 1,
+): BiasedMap<T> {
   const isPointwise = k
     .shapeOf(second.weight)
     .slice(2)
     .every((d) => d === 1);
   return {
-    weight: isPointwise ? k.thenPointwise(first.weight, second.weight) : k.pointwiseThen(first.weight, second.weight),
-    bias: first.bias === undefined ? second.bias : k.shiftInputs(second.weight, first.bias, second.bias),
+    weight: isPointwise
+      ? k.thenPointwise(first.weight, second.weight, groups)
+      : k.pointwiseThen(first.weight, second.weight, groups),
+    bias: first.bias === undefined ? second.bias : k.shiftInputs(second.weight, first.bias, second.bias, groups),
   };
+}
+
+/** A branch that passes each channel on, with nothing but a batch norm after it; as a 1 × 1 convolution. */
+export function identityWithNorm<T>(k: KernelAlgebra<T>, norm: Norm, groups = 1): BiasedMap<T> {
+  const [channels] = norm.runningMean.shape;
+  return normAfter(k, { weight: k.identityKernel(1, channels, groups) }, norm);
 }
 
 /** Convolutions of one input added up: each kernel in the middle of the largest. */

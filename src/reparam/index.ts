@@ -1,6 +1,7 @@
 export {
   type Affine,
   type BiasedMap,
+  identityWithNorm,
   inSequence,
   type KernelAlgebra,
   type LinearMap,

@@ -1,4 +1,5 @@
 import { readdirSync } from "node:fs";
+import type { Outcome } from "../../scripts/fuzz-report.ts";
 import { memorySource, openCheckpoint } from "../../src/checkpoint/index.ts";
 import { runSync } from "../../src/checkpoint/reading.ts";
 import { readZipDirectory } from "../../src/checkpoint/zip/directory.ts";
@@ -12,17 +13,6 @@ export interface Seed {
   readonly name: string;
   readonly content: Uint8Array<ArrayBuffer>;
   readonly pack: (content: Uint8Array<ArrayBuffer>) => Promise<Uint8Array<ArrayBuffer>> | Uint8Array<ArrayBuffer>;
-}
-
-/** What came of one mutated file. */
-export interface Outcome {
-  readonly seed: string;
-  readonly bytes: Uint8Array<ArrayBuffer>;
-  readonly milliseconds: number;
-  /** Code of the refusal; `undefined` when the file was read. */
-  readonly code?: string;
-  /** What must not happen: an error that is not a `RepmlpError` of kind `file`. */
-  readonly crash?: unknown;
 }
 
 /**

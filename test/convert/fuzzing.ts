@@ -1,3 +1,4 @@
+import type { Outcome } from "../../scripts/fuzz-report.ts";
 import { mergeOnnx } from "../../src/convert/onnx/index.ts";
 import { RepmlpError } from "../../src/errors.ts";
 import { type AttributeValue, decodeOnnx, encodeOnnx, type OnnxModel, type OnnxNode } from "../../src/onnx/index.ts";
@@ -5,17 +6,6 @@ import { type Rng, rng, sizeOf, Tensor } from "../../src/tensor/index.ts";
 import { mutated } from "../checkpoint/fuzzing.ts";
 import { Builder } from "./onnx-models.ts";
 import { merging } from "./onnx-networks.ts";
-
-/** What came of one damaged file. */
-export interface Outcome {
-  readonly seed: string;
-  readonly bytes: Uint8Array<ArrayBuffer>;
-  readonly milliseconds: number;
-  /** Code of the refusal; `undefined` when the file was merged. */
-  readonly code?: string;
-  /** What must not happen: an error that is not a `RepmlpError`. */
-  readonly crash?: unknown;
-}
 
 const extremes = [0, 1, 2, 3, 7, -1, -2, 64, 4096, 65_537, 2 ** 31 - 1, -(2 ** 31), 2 ** 40, -(2 ** 52)];
 

@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { afterAll, expect, test } from "vitest";
 import { RepmlpError } from "../../src/errors.ts";
 import {
   add,
@@ -22,6 +22,7 @@ import {
   lower,
   matmul,
   maxPool2d,
+  opTable,
   pad,
   parameter,
   partitionImage,
@@ -199,6 +200,9 @@ const noGradient = defineOp<Record<string, never>>({
   vjp: undefined,
   lower: (lowering, { inputs: [value] }) => ({ handle: lowering.read(value), layout: "natural" }),
 });
+
+// Tests that share this process look through the table of ops, in which there is to be no such one.
+afterAll(() => (opTable as Map<string, unknown>).delete("testOnlyNoGradient"));
 
 test("a missing gradient is found when the graph is built, with the op and the layer", () => {
   const y = inLayer("stage2.0.sample", () => noGradient([x], {}));

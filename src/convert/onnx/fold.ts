@@ -1,4 +1,4 @@
-import { intAttr, intsAttr, type OnnxNode } from "../../onnx/index.ts";
+import { dtypeOfElementType, intAttr, intsAttr, type OnnxNode } from "../../onnx/index.ts";
 import {
   type DType,
   dtypes,
@@ -191,28 +191,13 @@ const concatenated: Fold = ({ node, inputs }) => {
 const sized = (x: Tensor | undefined, shape: readonly (number | undefined)[] | undefined): Tensor | undefined =>
   x && shape?.every((d) => d !== undefined) && sizeOf(shape) === x.size ? x.reshape(shape) : undefined;
 
-const dtypeByCode: Readonly<Record<number, DType>> = {
-  1: "float32",
-  2: "uint8",
-  3: "int8",
-  4: "uint16",
-  5: "int16",
-  6: "int32",
-  7: "int64",
-  9: "bool",
-  10: "float16",
-  11: "float64",
-  12: "uint32",
-  13: "uint64",
-  16: "bfloat16",
-};
-
-const ONE = Tensor.float32([1], [0]);
+/** What ConstantOfShape fills with where nothing is said. */
+const ZERO = Tensor.float32([1], [0]);
 
 const folds: Readonly<Record<string, Fold>> = {
   Identity: ({ inputs: [x] }) => x,
   Cast: ({ node, inputs: [x] }) => {
-    const dtype = dtypeByCode[intAttr(node, "to", 0)];
+    const dtype = dtypeOfElementType(intAttr(node, "to", 0));
     if (!x || !dtype) return undefined;
     return dtype === "bool"
       ? Tensor.of("bool", x.shape, x.toFloat64())
@@ -227,7 +212,7 @@ const folds: Readonly<Record<string, Fold>> = {
     dims?.every((d) => d !== undefined) ? tensor("int64", [], [sizeOf(dims as Shape)]) : undefined,
   ConstantOfShape: ({ node, inputs: [shape] }) => {
     const sizes = shape && [...shape.toFloat64()];
-    const value = node.attrs.value instanceof Tensor ? node.attrs.value : ONE;
+    const value = node.attrs.value instanceof Tensor ? node.attrs.value : ZERO;
     return sizes && fits(sizes) && value.size === 1 ? expanded(value.reshape([]), sizes) : undefined;
   },
   Gather: gather,

@@ -1,4 +1,4 @@
-import type { DType } from "../../tensor/index.ts";
+import { dtypeOfElementType } from "../../onnx/index.ts";
 import { elu, gelu, hardSigmoid, hardSwish, leakyRelu, mish, softplus } from "../ops/activation.ts";
 import {
   abs,
@@ -102,25 +102,8 @@ function readMod(node: NodeContext): Value {
   return sub(a, mul(div(a, b), b));
 }
 
-/** ONNX element types by number. */
-const dtypeNumbers: Readonly<Record<number, DType>> = {
-  1: "float32",
-  2: "uint8",
-  3: "int8",
-  4: "uint16",
-  5: "int16",
-  6: "int32",
-  7: "int64",
-  9: "bool",
-  10: "float16",
-  11: "float64",
-  12: "uint32",
-  13: "uint64",
-  16: "bfloat16",
-};
-
 function readCast(node: NodeContext): Value {
-  const to = dtypeNumbers[node.int("to")];
+  const to = dtypeOfElementType(node.int("to"));
   if (!to) node.fail("dtype", `element type number ${node.int("to")} is not supported.`);
   return cast(node.input(0), node.computed(to));
 }
