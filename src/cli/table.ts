@@ -55,6 +55,7 @@ export const commands = {
       ["repmlp convert light_train.pth light_deploy.safetensors", "merge, compare both forms, write"],
       ["repmlp convert train.pth deploy.pth -a RepMLP-Res50-light-224", "name the architecture"],
       ["repmlp convert train.pth deploy.pth --explain --verify", "say what becomes of each block; compare any size"],
+      ["repmlp convert mobileone_s1.safetensors deploy.safetensors --names timm", "for timm to load again"],
       ["repmlp convert --blocks yolov6s.pt merged.pth --eps 1e-3 --explain", "a network that is not known here"],
       [
         "repmlp convert detector.onnx merged.onnx --report merged.html",
@@ -70,6 +71,10 @@ export const commands = {
       numClasses,
       imageSize,
       ...weights,
+      names: text(
+        "--names <whose>",
+        "whose names the keys of the merged network get, such as timm: default those of the network's authors",
+      ),
       dtype: choice(
         "--dtype <type>",
         ["float32", "float16", "bfloat16", "float64"],

@@ -65,6 +65,34 @@ export interface Variant<O = ModelOptions> {
   readonly sizes?: readonly PublishedSize[];
 }
 
+/** The way from one naming of keys to that of this package and back; it may depend on which other keys there are. */
+export interface KeyNames {
+  /** The name here of a key as it is called there. */
+  readonly toOwn: (key: string, keys: ReadonlySet<string>) => string;
+  /** The name there of a key as it is called here. */
+  readonly fromOwn: (key: string, keys: ReadonlySet<string>) => string;
+}
+
+/**
+ * Names that differ in some parts of the keys. A pair `[theirs, own]` holds one or several whole parts, `a.b`, wherever
+ * they stand, or those that a key begins with, `^a.b`; pairs are taken one after the other.
+ */
+export function keyParts(pairs: readonly (readonly [theirs: string, own: string])[]): KeyNames {
+  const replacing =
+    (changes: readonly (readonly [from: string, to: string])[]) =>
+    (key: string): string =>
+      changes.reduce((changed, [from, to]) => {
+        const begins = from.startsWith("^");
+        const part = begins ? from.slice(1) : from;
+        if (begins) return changed.startsWith(`${part}.`) ? to.slice(1) + changed.slice(part.length) : changed;
+        return `.${changed}.`.replaceAll(`.${part}.`, `.${to}.`).slice(1, -1);
+      }, key);
+  return {
+    toOwn: replacing(pairs),
+    fromOwn: replacing(pairs.map(([theirs, own]) => [own, theirs] as const).reverse()),
+  };
+}
+
 /** How state-dict keys are named, by the authors or by another library. */
 export interface Naming {
   /** Whose names these are. */
@@ -74,8 +102,8 @@ export interface Naming {
    * No network is built before that.
    */
   readonly signature: readonly (readonly string[])[];
-  /** The name that a key has here, which may depend on which others there are. Default: the same. */
-  readonly rename?: (key: string, keys: ReadonlySet<string>) => string;
+  /** Default: the names are those that keys have here. */
+  readonly names?: KeyNames;
   /** How pictures are prepared for weights from there, where that differs: made of the family's own. */
   readonly preprocessing?: (own: PreprocessingConfig) => PreprocessingConfig;
 }

@@ -10,7 +10,7 @@ import { imagenetNormalization } from "../data/index.ts";
 import { must } from "../errors.ts";
 import { globalAvgPool, type Value } from "../graph/index.ts";
 import { constantInit, Linear, Module, type Net, normal, Sequential } from "../nn/index.ts";
-import { defineFamily, picturesOf, type Variant } from "./family.ts";
+import { defineFamily, type KeyNames, keyParts, picturesOf, type Variant } from "./family.ts";
 import { kernelSizeOrNone, oneOf, perStage, positive, probability, share, whole, yesOrNo } from "./options.ts";
 
 /** What mixes the pixels of a block. */
@@ -159,7 +159,7 @@ interface Published {
 }
 
 /** timm's name of a key as the authors have it; where a part of a stage stands among all follows from what there is. */
-function fromTimm(key: string, all: ReadonlySet<string>): string {
+function placeHere(key: string, all: ReadonlySet<string>): string {
   const has = (part: string, names: readonly string[]): number =>
     Number(names.some((name) => all.has(`${part}.${name}`)));
   const downsamples = (stage: string | number): number =>
@@ -171,21 +171,42 @@ function fromTimm(key: string, all: ReadonlySet<string>): string {
   return key
     .replace(/^stages\.(\d+)\.downsample\./, (_, s: string) => `network.${place(s, 0)}.`)
     .replace(/^stages\.(\d+)\.pos_emb\./, (_, s: string) => `network.${place(s, downsamples(s))}.`)
-    .replace(/^stages\.(\d+)\.blocks\./, (_, s: string) => `network.${place(s, downsamples(s) + encodes(s))}.`)
-    .replace(/^stem\./, "patch_embed.")
-    .replace(/^final_conv\./, "conv_exp.")
-    .replace(/^head\.fc\./, "head.")
-    .replace(/(^|\.)conv_kxk\./, "$1rbr_conv.")
-    .replace(/(^|\.)conv_scale\./, "$1rbr_scale.")
-    .replace(/(^|\.)identity\./, "$1rbr_skip.")
-    .replace(/(^|\.)large_conv\./, "$1lkb_origin.")
-    .replace(/\.proj\.0\.reparam_conv\./, ".proj.0.lkb_reparam.")
-    .replace(/(^|\.)pos_enc\./, "$1pe.")
-    .replace(/(^|\.)mlp\./, "$1convffn.")
-    .replace(/(^|\.)se\.fc1\./, "$1se.reduce.")
-    .replace(/(^|\.)se\.fc2\./, "$1se.expand.")
-    .replace(/(^|\.)(layer_scale(_[12])?)\.gamma$/, "$1$2");
+    .replace(/^stages\.(\d+)\.blocks\./, (_, s: string) => `network.${place(s, downsamples(s) + encodes(s))}.`);
 }
+
+/** The other way: `key` begins as in `all`, the authors' keys. */
+function placeInTimm(key: string, all: ReadonlySet<string>): string {
+  const kind = (place: number): "downsample" | "pos_emb" | "blocks" => {
+    const has = (name: string): boolean => all.has(`network.${place}.${name}.weight`);
+    if (has("proj.0.lkb_origin.conv") || has("proj.0.lkb_reparam")) return "downsample";
+    return has("pe") || has("reparam_conv") ? "pos_emb" : "blocks";
+  };
+  return key.replace(/^network\.(\d+)\./, (_, i: string) => {
+    const before = Array.from({ length: Number(i) }, (_, place) => kind(place));
+    return `stages.${before.filter((k) => k === "blocks").length}.${kind(Number(i))}.`;
+  });
+}
+
+const parts = keyParts([
+  ["^stem", "^patch_embed"],
+  ["^final_conv", "^conv_exp"],
+  ["^head.fc", "^head"],
+  ["conv_kxk", "rbr_conv"],
+  ["conv_scale", "rbr_scale"],
+  ["identity", "rbr_skip"],
+  ["large_conv", "lkb_origin"],
+  ["proj.0.reparam_conv", "proj.0.lkb_reparam"],
+  ["pos_enc", "pe"],
+  ["mlp", "convffn"],
+  ["se.fc1", "se.reduce"],
+  ["se.fc2", "se.expand"],
+  ...["layer_scale", "layer_scale_1", "layer_scale_2"].map((name) => [`${name}.gamma`, name] as const),
+]);
+
+const inTimm: KeyNames = {
+  toOwn: (key, all) => parts.toOwn(placeHere(key, all), all),
+  fromOwn: (key, all) => parts.fromOwn(placeInTimm(key, all), all),
+};
 
 export const fastvit = defineFamily<FastViTOptions>({
   name: "FastViT",
@@ -247,7 +268,7 @@ export const fastvit = defineFamily<FastViTOptions>({
         ["stem.0.conv_kxk.0.conv.weight", "stages.0.blocks.0.token_mixer.mixer.conv_kxk.0.conv.weight"],
         ["stem.0.reparam_conv.weight", "stages.0.blocks.0.token_mixer.reparam_conv.weight"],
       ],
-      rename: fromTimm,
+      names: inTimm,
     },
   ],
 });

@@ -14,6 +14,7 @@ export {
   type CreateOptions,
   type Family,
   type Figure,
+  type KeyNames,
   type ModelOptions,
   type Naming,
   type PreprocessingConfig,
@@ -27,6 +28,7 @@ export { FastViT, type FastViTOptions, type FastViTTokenMixer } from "./fastvit.
 export * from "./layer-table.ts";
 export { MobileNet, type MobileNetOptions } from "./mobilenet.ts";
 export { MobileOne, type MobileOneOptions } from "./mobileone.ts";
+export { underNames } from "./naming.ts";
 export * from "./onnx-net/index.ts";
 export { PSPNet, type PSPNetOptions } from "./pspnet.ts";
 export { QARepVGG } from "./qarepvgg.ts";

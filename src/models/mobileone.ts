@@ -2,7 +2,7 @@ import { MobileOneBlock } from "../blocks/index.ts";
 import { imagenetNormalization } from "../data/index.ts";
 import { globalAvgPool, type Value } from "../graph/index.ts";
 import { Linear, Module, Sequential } from "../nn/index.ts";
-import { defineFamily, picturesOf, type Variant } from "./family.ts";
+import { defineFamily, keyParts, picturesOf, type Variant } from "./family.ts";
 import { four, positive, share, whole, yesOrNo } from "./options.ts";
 import { outsideOfBlocks } from "./repvgg.ts";
 
@@ -104,15 +104,14 @@ function variant(
   };
 }
 
-/** timm's name of a key as the authors have it. */
-function fromTimm(key: string): string {
-  return outsideOfBlocks(key)
-    .replace(/(^|\.)conv_kxk\./, "$1rbr_conv.")
-    .replace(/(^|\.)conv_scale\./, "$1rbr_scale.")
-    .replace(/(^|\.)identity\./, "$1rbr_skip.")
-    .replace(/(^|\.)attn\.fc1\./, "$1se.reduce.")
-    .replace(/(^|\.)attn\.fc2\./, "$1se.expand.");
-}
+const inTimm = keyParts([
+  ...outsideOfBlocks,
+  ["conv_kxk", "rbr_conv"],
+  ["conv_scale", "rbr_scale"],
+  ["identity", "rbr_skip"],
+  ["attn.fc1", "se.reduce"],
+  ["attn.fc2", "se.expand"],
+]);
 
 export const mobileone = defineFamily<MobileOneOptions>({
   name: "MobileOne",
@@ -165,7 +164,7 @@ export const mobileone = defineFamily<MobileOneOptions>({
         ["stem.conv_kxk.0.conv.weight", "stages.0.0.conv_kxk.0.conv.weight"],
         ["stem.reparam_conv.weight", "stages.0.0.reparam_conv.weight"],
       ],
-      rename: fromTimm,
+      names: inTimm,
     },
   ],
 });

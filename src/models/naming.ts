@@ -1,3 +1,4 @@
+import { must } from "../errors.ts";
 import type { Family, Naming } from "./family.ts";
 
 /** What was done to the keys of a state dict to make them a network's. */
@@ -43,7 +44,7 @@ export function namedStates<T>(
     return found.map((own): NamedState<T> => {
       const { inside, outside } = under(bare, own);
       return {
-        entries: naming.rename ? renamed(inside, naming.rename) : inside,
+        entries: naming.names ? renamed(inside, naming.names.toOwn) : inside,
         whole: outside.size === 0,
         others: outside,
         taken: {
@@ -57,6 +58,40 @@ export function namedStates<T>(
       };
     });
   });
+}
+
+/**
+ * A network's state dict as others name it.
+ *
+ * @param entries  under the names that the network has here, in either form
+ * @param naming  whose names: {@link Naming.name}
+ * @returns the same tensors in the same order
+ * @throws `models/naming` where the family has no such names, or they have none for this form
+ */
+export function underNames<T>(
+  entries: ReadonlyMap<string, T>,
+  { name, namings }: Pick<Family, "name" | "namings">,
+  naming: string,
+): ReadonlyMap<string, T> {
+  const found = namings.find((n) => n.name === naming);
+  must(
+    found,
+    "models/naming",
+    () =>
+      `models: ${name} has no names "${naming}" for its keys; there are ${namings.map((n) => n.name).join(", ")}. Choose one of them with --names.`,
+    "usage",
+  );
+  if (!found.names) return entries;
+  const result = renamed(entries, found.names.fromOwn);
+  const back = renamed(result, found.names.toOwn);
+  must(
+    prefixesOf(result, found).includes("") && [...entries.keys()].every((key) => back.has(key)),
+    "models/naming",
+    () =>
+      `models: ${naming} has no names for this form of ${name}, only for one with ${found.signature.map((keys) => keys[0]).join(" or ")}. Write it under the names ${namings[0].name}.`,
+    "usage",
+  );
+  return result;
 }
 
 /** Keys that begin with a prefix, without it, and those that do not. */

@@ -3,7 +3,7 @@ import { imagenetNormalization } from "../data/index.ts";
 import { fmt, must } from "../errors.ts";
 import { globalAvgPool, type Pair, pair, relu, type Value } from "../graph/index.ts";
 import { BatchNorm2d, Linear, Module, Sequential } from "../nn/index.ts";
-import { defineFamily, type PublishedSize, picturesOf, type Variant } from "./family.ts";
+import { defineFamily, type KeyNames, keyParts, type PublishedSize, picturesOf, type Variant } from "./family.ts";
 import { kernelSizes, oneOrTwo, perStage, whole, yesOrNo } from "./options.ts";
 
 export interface RepMLPNetOptions {
@@ -148,16 +148,24 @@ const tiny = { channels: [64, 128, 256, 512], numBlocks: [2, 2, 6, 2], shareSets
 const base = { channels: wide, numBlocks: [2, 2, 12, 2], shareSets: [1, 4, 32, 128] };
 
 /** MMPretrain's name of a key as the authors have it. */
-const fromMMPretrain = (key: string): string =>
-  key
-    .replace(/^backbone\./, "")
-    .replace(/^patch_embed\.projection\./, "conv_embedding.conv.")
-    .replace(/^patch_embed\.norm\./, "conv_embedding.bn.")
-    .replace(/^downsample_layers\./, "embeds.")
-    .replace(/^final_norm\./, "head_norm.")
-    .replace(/^head\.fc\./, "head.")
-    .replace(/\.norm([12])\./, ".prebn$1.")
-    .replace(/\.gp\.conv([12])\.conv\./, ".gp.fc$1.");
+const inMMPretrain: KeyNames = {
+  toOwn: (key, keys) => withinMMPretrain.toOwn(key.replace(/^backbone\./, ""), keys),
+  fromOwn(key, keys) {
+    const named = withinMMPretrain.fromOwn(key, keys);
+    return named.startsWith("head.") ? named : `backbone.${named}`;
+  },
+};
+const withinMMPretrain = keyParts([
+  ["^patch_embed.projection", "^conv_embedding.conv"],
+  ["^patch_embed.norm", "^conv_embedding.bn"],
+  ["^downsample_layers", "^embeds"],
+  ["^final_norm", "^head_norm"],
+  ["^head.fc", "^head"],
+  ["norm1", "prebn1"],
+  ["norm2", "prebn2"],
+  ["gp.conv1.conv", "gp.fc1"],
+  ["gp.conv2.conv", "gp.fc2"],
+]);
 
 export const repmlpnet = defineFamily<Omit<RepMLPNetOptions, "inChannels">>({
   name: "RepMLPNet",
@@ -199,7 +207,7 @@ export const repmlpnet = defineFamily<Omit<RepMLPNetOptions, "inChannels">>({
     {
       name: "mmpretrain",
       signature: [["backbone.patch_embed.projection.weight", "backbone.stages.0.0.repmlp_block.fc3.weight"]],
-      rename: fromMMPretrain,
+      names: inMMPretrain,
     },
   ],
 });

@@ -3,7 +3,7 @@ import { imagenetNormalization } from "../data/index.ts";
 import { globalAvgPool, type Value } from "../graph/index.ts";
 import { Linear, Module, type Net } from "../nn/index.ts";
 import { type BackboneOptions, stageSteps } from "./backbone.ts";
-import { defineFamily, type PreprocessingConfig, picturesOf, type Variant } from "./family.ts";
+import { defineFamily, keyParts, type PreprocessingConfig, picturesOf, type Variant } from "./family.ts";
 import { byNumber, four, positive, whole, yesOrNo } from "./options.ts";
 
 export type Four = readonly [number, number, number, number];
@@ -164,22 +164,21 @@ export const repvggSchema = {
 };
 
 /** What timm's networks of this kind call the parts around their blocks, as RepVGG's and MobileOne's authors do. */
-export const outsideOfBlocks = (key: string): string =>
-  key
-    .replace(/^stem\./, "stage0.")
-    .replace(/^stages\.(\d+)\./, (_, stage: string) => `stage${Number(stage) + 1}.`)
-    .replace(/^head\.fc\./, "linear.");
+export const outsideOfBlocks = [
+  ["^stem", "^stage0"],
+  ...[1, 2, 3, 4].map((stage) => [`^stages.${stage - 1}`, `^stage${stage}`] as const),
+  ["^head.fc", "^linear"],
+] as const;
 
-/** timm's name of a key as the authors have it. */
-function fromTimm(key: string): string {
-  return outsideOfBlocks(key)
-    .replace(/(^|\.)conv_kxk\./, "$1rbr_dense.")
-    .replace(/(^|\.)conv_1x1\./, "$1rbr_1x1.")
-    .replace(/(^|\.)identity\./, "$1rbr_identity.")
-    .replace(/(^|\.)reparam_conv\./, "$1rbr_reparam.")
-    .replace(/(^|\.)attn\.fc1\./, "$1se.down.")
-    .replace(/(^|\.)attn\.fc2\./, "$1se.up.");
-}
+const inTimm = keyParts([
+  ...outsideOfBlocks,
+  ["conv_kxk", "rbr_dense"],
+  ["conv_1x1", "rbr_1x1"],
+  ["identity", "rbr_identity"],
+  ["reparam_conv", "rbr_reparam"],
+  ["attn.fc1", "se.down"],
+  ["attn.fc2", "se.up"],
+]);
 
 export const repvgg = defineFamily<RepVGGOptions>({
   name: "RepVGG",
@@ -252,7 +251,7 @@ export const repvgg = defineFamily<RepVGGOptions>({
         ["stem.conv_kxk.conv.weight", "stages.0.0.conv_kxk.conv.weight"],
         ["stem.reparam_conv.weight", "stages.0.0.reparam_conv.weight"],
       ],
-      rename: fromTimm,
+      names: inTimm,
     },
   ],
 });

@@ -11,7 +11,7 @@ import {
   type Outputs,
   Sequential,
 } from "../nn/index.ts";
-import { defineFamily, picturesOf, type Variant } from "./family.ts";
+import { defineFamily, type KeyNames, keyParts, picturesOf, type Variant } from "./family.ts";
 import { four, whole, yesOrNo } from "./options.ts";
 
 type Four = readonly [number, number, number, number];
@@ -111,29 +111,26 @@ export class RepViT extends Module implements MultiOutputNet {
   }
 }
 
-/** Changes of the first part of a key that fits. */
-const inner: readonly (readonly [timm: string, own: string])[] = [
-  ["token_mixer.", "token_mixer.0."],
-  ["se.", "token_mixer.1."],
-  ["spatial_downsample.", "token_mixer.0."],
-  ["channel_downsample.", "token_mixer.2."],
-  ["channel_mixer.conv1.", "channel_mixer.m.0."],
-  ["channel_mixer.conv2.", "channel_mixer.m.2."],
-  ["ffn.conv1.", "channel_mixer.m.0."],
-  ["ffn.conv2.", "channel_mixer.m.2."],
-];
-const outer: readonly (readonly [timm: string, own: string])[] = [
-  ["stem.conv1.", "features.0.0."],
-  ["stem.conv2.", "features.0.2."],
-  ["head.head.", "classifier.classifier."],
-  ["head.head_dist.", "classifier.classifier_dist."],
-  ["head.", "classifier."],
-];
-
-function withPrefix(key: string, changes: readonly (readonly [string, string])[]): string {
-  const [timm, own] = changes.find(([prefix]) => key.startsWith(prefix)) ?? ["", ""];
-  return own + key.slice(timm.length);
-}
+/** Keys within a block, within one that reduces the map, and around the blocks. */
+const inBlock = keyParts([
+  ["^token_mixer", "^token_mixer.0"],
+  ["^se", "^token_mixer.1"],
+  ["^channel_mixer.conv1", "^channel_mixer.m.0"],
+  ["^channel_mixer.conv2", "^channel_mixer.m.2"],
+]);
+const inReduction = keyParts([
+  ["^spatial_downsample", "^token_mixer.0"],
+  ["^channel_downsample", "^token_mixer.2"],
+  ["^ffn.conv1", "^channel_mixer.m.0"],
+  ["^ffn.conv2", "^channel_mixer.m.2"],
+]);
+const aroundBlocks = keyParts([
+  ["^stem.conv1", "^features.0.0"],
+  ["^stem.conv2", "^features.0.2"],
+  ["^head", "^classifier"],
+  ["^classifier.head", "^classifier.classifier"],
+  ["^classifier.head_dist", "^classifier.classifier_dist"],
+]);
 
 const knownDepths = new WeakMap<ReadonlySet<string>, number[]>();
 
@@ -150,23 +147,35 @@ function depthsOf(keys: ReadonlySet<string>): readonly number[] {
   return depths;
 }
 
-/**
- * timm's name of a key as the authors have it. There, blocks have their stage and their place in it; here they are counted
- * through, so that the place depends on how many blocks the stages before it have.
- */
-function fromTimm(key: string, keys: ReadonlySet<string>): string {
-  const parts = /^stages\.(\d+)\.(?:blocks\.(\d+)|downsample)\.(pre_block\.)?(.*)$/.exec(key);
-  if (!parts) return withPrefix(key, outer);
-  const [, stage, block, pre, rest] = parts;
-  // The block before the map is reduced, and the one that reduces it.
-  const between = (s: number): number => (s > 0 ? 2 : 0);
-  const depths = depthsOf(keys);
-  let at = 1;
-  for (let s = 0; s < Number(stage); s++) at += between(s) + depths[s];
-  if (block !== undefined) at += between(Number(stage)) + Number(block);
-  else if (!pre) at++;
-  return `features.${at}.${withPrefix(rest, inner)}`;
-}
+/** In timm, blocks have their stage and their place in it; the authors count them through. */
+const inTimm: KeyNames = {
+  toOwn(key, keys) {
+    const parts = /^stages\.(\d+)\.(?:blocks\.(\d+)|downsample)\.(pre_block\.)?(.*)$/.exec(key);
+    if (!parts) return aroundBlocks.toOwn(key, keys);
+    const [, stage, block, pre, rest] = parts;
+    // The block before the map is reduced, and the one that reduces it.
+    const between = (s: number): number => (s > 0 ? 2 : 0);
+    const depths = depthsOf(keys);
+    let at = 1;
+    for (let s = 0; s < Number(stage); s++) at += between(s) + depths[s];
+    if (block !== undefined) at += between(Number(stage)) + Number(block);
+    else if (!pre) at++;
+    const within = block === undefined && !pre ? inReduction : inBlock;
+    return `features.${at}.${within.toOwn(rest, keys)}`;
+  },
+  fromOwn(key, keys) {
+    const [, index, rest] = /^features\.(\d+)\.(.*)$/.exec(key) ?? [];
+    if (index === undefined || index === "0") return aroundBlocks.fromOwn(key, keys);
+    const reduces = (at: number): boolean =>
+      ["c.weight", "weight"].some((name) => keys.has(`features.${at}.token_mixer.2.${name}`));
+    const at = Number(index);
+    const before = Array.from({ length: at }, (_, i) => i).filter(reduces);
+    if (reduces(at)) return `stages.${before.length + 1}.downsample.${inReduction.fromOwn(rest, keys)}`;
+    const within = inBlock.fromOwn(rest, keys);
+    if (reduces(at + 1)) return `stages.${before.length + 1}.downsample.pre_block.${within}`;
+    return `stages.${before.length}.blocks.${at - 1 - (before.at(-1) ?? 0)}.${within}`;
+  },
+};
 
 const README = "RepViT's README";
 
@@ -215,7 +224,7 @@ export const repvit = defineFamily<RepViTVariantOptions>({
         ],
         ["stem.conv1.weight", "stages.0.blocks.0.token_mixer.weight", "stages.1.downsample.spatial_downsample.weight"],
       ],
-      rename: fromTimm,
+      names: inTimm,
       // timm crops 0.95 of the picture's edge.
       preprocessing: (own) => ({ ...own, resize: Math.floor(own.inputSize[1] / 0.95) }),
     },

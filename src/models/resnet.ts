@@ -3,7 +3,7 @@ import { imagenetNormalization } from "../data/index.ts";
 import { add, globalAvgPool, maxPool2d, relu, type Value } from "../graph/index.ts";
 import { Linear, Module, type Net, Sequential } from "../nn/index.ts";
 import { type BackboneOptions, stageSteps } from "./backbone.ts";
-import { defineFamily, type Figure, picturesOf, type Variant } from "./family.ts";
+import { defineFamily, type Figure, type KeyNames, keyParts, picturesOf, type Variant } from "./family.ts";
 import { four, oneOf, positive, whole } from "./options.ts";
 
 type Four = readonly [number, number, number, number];
@@ -148,25 +148,46 @@ const variant = (depth: keyof typeof depths, unit: ConvUnitName, what: string, f
 const ACNET = "ACNet's authors, README";
 const DBB = "DBB's authors, name of the released weights";
 
-/** torchvision's (and timm's) name of a key as DBB's authors have it. */
-const fromTorchvision = (key: string): string =>
-  key
-    .replace(/^(conv|bn)1\./, "stage0.$11.")
-    .replace(/^layer/, "stage")
-    .replace(/\bdownsample\.0\./, "shortcut.conv.")
-    .replace(/\bdownsample\.1\./, "shortcut.bn.")
-    .replace(/\bbn(\d)\./, "conv$1.bn.")
-    .replace(/\b(conv\d)\.weight$/, "$1.conv.weight")
-    .replace(/^fc\./, "linear.");
+/** torchvision's (and timm's) names of the keys. */
+const convs = [1, 2, 3];
+const inTorchvision = keyParts([
+  ["^conv1", "^stage0.conv1"],
+  ["^bn1", "^stage0.bn1"],
+  ...[1, 2, 3, 4].map((stage) => [`^layer${stage}`, `^stage${stage}`] as const),
+  ["downsample.0", "shortcut.conv"],
+  ["downsample.1", "shortcut.bn"],
+  // Biases are those of a merged network: torchvision's own, fused by PyTorch, calls them so.
+  ...["weight", "bias"].flatMap((name) => convs.map((i) => [`conv${i}.${name}`, `conv${i}.conv.${name}`] as const)),
+  ...convs.map((i) => [`bn${i}`, `conv${i}.bn`] as const),
+  ["^fc", "^linear"],
+]);
 
-/** As ACNet's authors have it: blocks by their stage's own names, a unit before a ReLU under a name of its own. */
-const fromAcnet = (key: string): string =>
-  key
-    .replace(/^conv1\./, "stage0.conv1.")
-    .replace(/\.projection\./, ".0.shortcut.")
-    .replace(/\.block(\d+)\./, ".$1.")
-    .replace(/\.acb\./, ".")
-    .replace(/^fc\./, "linear.");
+const aroundUnits = keyParts([
+  ["^conv1", "^stage0.conv1"],
+  ["projection", "0.shortcut"],
+]);
+
+/**
+ * As ACNet's authors have it: a unit before a ReLU under a name of its own, and in the network with bottlenecks the
+ * blocks by their stage's own names.
+ */
+const inAcnet: KeyNames = {
+  toOwn: (key, keys) =>
+    aroundUnits
+      .toOwn(key, keys)
+      .replace(/\.block(\d+)\./, ".$1.")
+      .replace(/\.acb\./, ".")
+      .replace(/^fc\./, "linear."),
+  fromOwn(key, keys) {
+    const bottlenecks = [...keys].some((k) => k.startsWith("stage1.0.conv3."));
+    const named = key.replace(bottlenecks ? /(\.conv2)\.(?!conv\.|bn\.)/ : /(\.conv1)\.(?!conv\.|bn\.)/, "$1.acb.");
+    if (!bottlenecks) return named.replace(/^stage0\./, "");
+    return aroundUnits
+      .fromOwn(named, keys)
+      .replace(/^(stage\d)\.(\d+)\./, "$1.block$2.")
+      .replace(/^linear\./, "fc.");
+  },
+};
 
 export const resnet = defineFamily<ResNetOptions>({
   name: "ResNet",
@@ -201,7 +222,7 @@ export const resnet = defineFamily<ResNetOptions>({
     {
       name: "torchvision",
       signature: [["conv1.weight", "layer4.0.conv1.weight", "fc.weight"]],
-      rename: fromTorchvision,
+      names: inTorchvision,
     },
     {
       name: "acnet",
@@ -211,7 +232,7 @@ export const resnet = defineFamily<ResNetOptions>({
         ["conv1.conv.weight", "stage4.0.conv1.conv.weight"],
         ["conv1.conv.weight", "stage4.projection.conv.weight"],
       ],
-      rename: fromAcnet,
+      names: inAcnet,
     },
   ],
 });

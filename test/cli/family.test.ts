@@ -3,8 +3,8 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { type Loaders, runProgram } from "../../src/cli/program.ts";
 import { createModel, openCheckpointFile, saveCheckpointFile, type TensorSource } from "../../src/node.ts";
 import { deployForm } from "../../src/reparam/index.ts";
+import { fastvitInTimm, mobileoneInTimm, repvggInTimm, repvitInTimm } from "../models/foreign-names.ts";
 import { type Narrow, narrow } from "../models/narrow.ts";
-import { fastvitInTimm, mobileoneInTimm, repvggInTimm, repvitInTimm } from "../models/timm-names.ts";
 import { withRandomState } from "../reparam/support.ts";
 import { type Outcome, tempFolder } from "./harness.ts";
 
@@ -87,6 +87,20 @@ test.for(files)("$arch in $naming names is converted with an account of it, veri
   expect(shown).toMatchObject({ code: 0, stdout: expect.stringMatching(/training form .*\n *deploy form /) });
 });
 
+test.for(narrow.filter(({ arch }) => timm[arch]))("$arch is written under timm's names with --names", async (row) => {
+  const { arch } = row;
+  const model = build(row);
+  const [train, deploy] = [await save(`${arch}-names.pth`, model.stateDict()), at(`${arch}-names-timm.safetensors`)];
+  const converted = await repmlp("convert", train, deploy, "-a", arch, ...options(row), "--names", "timm");
+  expect(converted).toMatchObject({ code: 0 });
+  using file = await openCheckpointFile(deploy);
+  const merged = deployForm(model).stateDict();
+  expect([...file.entries.keys()]).toEqual([...merged.keys()].map(timm[arch]));
+  // It is the same network to those who read it here.
+  const verified = await repmlp("verify", train, deploy, "-a", arch, ...options(row));
+  expect(verified).toMatchObject({ code: 0 });
+});
+
 describe("refused by name and with the reason", () => {
   const convert = async (row: Narrow, file: string, ...more: string[]): Promise<Outcome> =>
     repmlp("convert", file, at("never.pth"), "-a", row.arch, ...options(row), ...more);
@@ -101,6 +115,16 @@ describe("refused by name and with the reason", () => {
 
   // VanillaNet merges as a whole.
   const inBlocks = narrow.filter((row) => blocksOf(row).length > 1);
+
+  test("names that the family does not have: those that it has", async () => {
+    const row = narrow.find(({ arch }) => arch === "RepVGG-A0") as Narrow;
+    const file = await save("names.pth", build(row).stateDict());
+    const refused = await convert(row, file, "--names", "torchvision");
+    expect(refused).toMatchObject({ code: 2, stdout: "" });
+    expect(refused.stderr).toContain(
+      'models: RepVGG has no names "torchvision" for its keys; there are repvgg, timm. Choose one of them with --names.',
+    );
+  });
 
   test("all but VanillaNet consist of blocks", () => {
     expect(narrow.filter((row) => !inBlocks.includes(row)).map(({ arch }) => arch)).toEqual(["VanillaNet-5"]);

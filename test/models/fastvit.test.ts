@@ -5,7 +5,7 @@ import { createModel, FastViT, listModels, modelInfo } from "../../src/models/in
 import { convertToDeploy, deployForm } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
 import "../../src/node.ts";
-import { fastvitInTimm } from "./timm-names.ts";
+import { fastvitInTimm } from "./foreign-names.ts";
 
 test("seven variants, with accuracies plain and distilled, and timm's preprocessing", () => {
   expect(listModels("FastViT-*")).toHaveLength(7);

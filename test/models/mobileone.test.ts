@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { identifyState } from "../../src/models/detect.ts";
 import { createModel, detectModel, listModels, modelInfo } from "../../src/models/index.ts";
 import { deployForm } from "../../src/reparam/index.ts";
-import { mobileoneInTimm } from "./timm-names.ts";
+import { mobileoneInTimm } from "./foreign-names.ts";
 
 test("five variants, with both accuracies, published sizes and timm's preprocessing", () => {
   expect(listModels("MobileOne-*")).toHaveLength(5);

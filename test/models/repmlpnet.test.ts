@@ -5,6 +5,7 @@ import { createModel, listModels, modelInfo, RepMLPNet } from "../../src/models/
 import { countMacs, countParameters, type Net } from "../../src/nn/index.ts";
 import { convertToDeploy, deployForm } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
+import { repmlpnetInMMPretrain } from "./foreign-names.ts";
 import "../../src/node.ts";
 
 describe("parameters and multiply-adds, computed with the original", () => {
@@ -43,25 +44,14 @@ const small = {
   ...{ channels: [8, 16, 32, 64], numBlocks: [1, 1, 2, 1], shareSets: [1, 4, 8, 64], partitions: [8, 4, 2, 1] },
 };
 
-/** The authors' names as MMPretrain has them. */
-const toMMPretrain = (key: string): string =>
-  key.startsWith("head.")
-    ? key.replace("head.", "head.fc.")
-    : `backbone.${key}`
-        .replace("conv_embedding.conv", "patch_embed.projection")
-        .replace("conv_embedding.bn", "patch_embed.norm")
-        .replace("embeds", "downsample_layers")
-        .replace("head_norm", "final_norm")
-        .replace(/prebn(\d)/, "norm$1")
-        .replace(/gp\.fc(\d)/, "gp.conv$1.conv");
-
 describe("a state dict tells the variant and the form", () => {
   for (const naming of ["repmlp", "mmpretrain"])
     for (const form of ["train", "deploy"] as const)
       test.for(["RepMLPNet-T224", "RepMLPNet-B256"])(`%s, ${form}, keys of ${naming}`, (name) => {
         const model = createModel(name, { numClasses: 12 });
         const own = new Map((form === "train" ? model : deployForm(model)).state());
-        const state = naming === "repmlp" ? own : new Map([...own].map(([key, p]) => [toMMPretrain(key), p] as const));
+        const state =
+          naming === "repmlp" ? own : new Map([...own].map(([key, p]) => [repmlpnetInMMPretrain(key), p] as const));
         const { found, entries, taken } = identifyState(state);
         expect(found).toEqual({ name, form, numClasses: 12 });
         expect([...entries.keys()]).toEqual([...own.keys()]);

@@ -5,7 +5,7 @@ import { createModel, detectModel, listModels, modelInfo, RepVGG } from "../../s
 import { convertToDeploy, deployForm } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
 import "../../src/node.ts";
-import { repvggInTimm } from "./timm-names.ts";
+import { repvggInTimm } from "./foreign-names.ts";
 
 describe("variants", () => {
   test("all of them, with timm's accuracies and preprocessing", () => {

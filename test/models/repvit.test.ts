@@ -7,7 +7,7 @@ import { countMacs, countParameters, type Net, traceNet } from "../../src/nn/ind
 import { convertToDeploy, deployForm } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
 import "../../src/node.ts";
-import { repvitInTimm } from "./timm-names.ts";
+import { repvitInTimm } from "./foreign-names.ts";
 
 const gmacs = (net: Net): number => Math.round(countMacs(net, [1, 3, 224, 224]) / 1e7) / 1e2;
 

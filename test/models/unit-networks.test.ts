@@ -5,6 +5,7 @@ import { createModel, detectModel, listModels, modelInfo } from "../../src/model
 import { countMacs, countParameters, type Net } from "../../src/nn/index.ts";
 import { convertToDeploy, deployForm } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
+import { type Renaming, renamings } from "./foreign-names.ts";
 import "../../src/node.ts";
 
 /** Parameters, multiply-adds in millions, and parameters in training. The forms of one network merge to the same. */
@@ -44,41 +45,21 @@ describe("a state dict tells network, unit and form", () => {
     expect(detectModel(new Map(deployForm(model).state()))).toEqual({ name, form: "deploy", numClasses: 7 });
   });
 
-  /** Names that others give to the keys of ResNet. */
-  const foreign: Readonly<Record<string, (key: string) => string>> = {
-    torchvision: (key) =>
-      key
-        .replace(/^stage0\.conv1\.(conv|bn)/, "$11")
-        .replace(/^stage/, "layer")
-        .replace("shortcut.conv", "downsample.0")
-        .replace("shortcut.bn", "downsample.1")
-        .replace(/\.conv(\d)\.bn\./, ".bn$1.")
-        .replace(/\.conv(\d)\.conv\./, ".conv$1.")
-        .replace("linear", "fc"),
-    acnet: (key) => key.replace("stage0.", "").replace(/(\.conv1)\.(?=square|ver|hor|fused)/, "$1.acb."),
-    "acnet, stage by stage": (key) =>
-      key
-        .replace("stage0.", "")
-        .replace(/\.0\.shortcut/, ".projection")
-        .replace(/^(stage\d)\.(\d)\./, "$1.block$2.")
-        .replace(/(\.conv2)\.(?=square|ver|hor|fused)/, "$1.acb.")
-        .replace("linear", "fc"),
-  };
-
   test.for([
     ["torchvision", "ResNet-18-base"],
     ["torchvision", "ResNet-50-base"],
     ["acnet", "ResNet-18-base"],
     ["acnet", "ResNet-18-ACB"],
-    ["acnet, stage by stage", "ResNet-50-base"],
-    ["acnet, stage by stage", "ResNet-50-ACB"],
+    ["acnet", "ResNet-50-base"],
+    ["acnet", "ResNet-50-ACB"],
   ] as const)("under the keys of %s: %s", ([naming, name]) => {
     const own = new Map(createModel(name, { numClasses: 7 }).state());
-    const state = new Map([...own].map(([key, p]) => [foreign[naming](key), p] as const));
+    const { rename } = renamings.find((row) => row.naming === naming && row.arch === name) as Renaming;
+    const state = new Map([...own].map(([key, p]) => [rename(key), p] as const));
     const { found, entries, taken } = identifyState(state);
     expect(found).toEqual({ name, form: "train", numClasses: 7 });
     expect([...entries.keys()]).toEqual([...own.keys()]);
-    expect(taken.naming).toBe(naming.replace(/,.*/, ""));
+    expect(taken.naming).toBe(naming);
   });
 });
 

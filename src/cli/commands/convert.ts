@@ -29,13 +29,14 @@ export const run: Run<"convert"> = async (call) => {
 type Options = Call<"convert">["options"];
 
 /** Options that say nothing about an ONNX file, and those that only do about one. */
-const ofCheckpoints = ({ arch, numClasses, imageSize, key, prefix, modelOption, dtype }: Options) => ({
+const ofCheckpoints = ({ arch, numClasses, imageSize, key, prefix, modelOption, names, dtype }: Options) => ({
   "--arch": arch,
   "--num-classes": numClasses,
   "--image-size": imageSize,
   "--key": key,
   "--prefix": prefix,
   "--model-option": modelOption.length ? modelOption : undefined,
+  "--names": names,
   "--dtype": dtype,
 });
 const ofOnnx = ({ inputs, tolerance, force, report }: Options) => ({
@@ -54,11 +55,12 @@ const ofBlocks = (options: Options) => {
     "--keep-pairs": options.keepPairs || undefined,
   };
 };
-const ofNetworks = ({ arch, numClasses, imageSize, modelOption, verify }: Options) => ({
+const ofNetworks = ({ arch, numClasses, imageSize, modelOption, names, verify }: Options) => ({
   "--arch": arch,
   "--num-classes": numClasses,
   "--image-size": imageSize,
   "--model-option": modelOption.length ? modelOption : undefined,
+  "--names": names,
   "--verify": verify || undefined,
 });
 
@@ -73,7 +75,7 @@ const convertCheckpoint: Run<"convert"> = async ({ args: { load, save }, options
   const progress = io.progress();
   const result = await convertCheckpointFile(load, save, {
     ...weightsOptions(options),
-    dtype: options.dtype,
+    ...{ dtype: options.dtype, names: options.names },
     signal: io.signal,
     onTensor: (label, done, total) => progress.update({ done, total, label }),
     check: async (training, deploy, stored) => {

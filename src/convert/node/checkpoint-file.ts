@@ -9,6 +9,9 @@ import { checkpointMetadata, restoreCoefficients } from "../../inference/metadat
 import { type OpenModelOptions, withModelFile } from "../../inference/node/open-model.ts";
 import type { StoredModel } from "../../inference/open-model.ts";
 import { createDetected } from "../../models/detect.ts";
+import type { Naming } from "../../models/family.ts";
+import { underNames } from "../../models/naming.ts";
+import { familyOf } from "../../models/registry.ts";
 import { firstNames, mapModules, type Net } from "../../nn/module.ts";
 import { type ConversionEntry, deployForm } from "../../reparam/convert.ts";
 import { type DType, derived, dtypes, isFloating, sizeOf, type TensorSource } from "../../tensor/index.ts";
@@ -18,6 +21,8 @@ type WantedType = "float32" | "float64" | "float16" | "bfloat16" | undefined;
 export interface ConvertCheckpointOptions extends OpenModelOptions {
   /** Element type of the result. Default: that of the checkpoint, tensor by tensor. */
   readonly dtype?: WantedType;
+  /** Whose names the keys get: the name of a {@link Naming} of the network's family. Default: those it has here. */
+  readonly names?: string | undefined;
   /** Is given both forms, with the values of the file behind them, before anything is written; may throw to stop. */
   readonly check?: (training: Net, deploy: Net, stored: StoredModel) => Promise<void>;
   /** Told before each tensor is written. */
@@ -49,12 +54,12 @@ export interface CheckpointConversion {
  * Everything is computed in float64 and rounded once to the result's type.
  *
  * @throws RepmlpError `convert/already-deploy`, `convert/same-file`, `checkpoint/integer-weight`, `detect/unknown`,
- *   `detect/ambiguous`, `convert/unwritable`, and what reading and writing checkpoints throws
+ *   `detect/ambiguous`, `convert/unwritable`, `models/naming`, and what reading and writing checkpoints throws
  */
 export async function convertCheckpointFile(
   load: string,
   save: string,
-  { check, onTensor, signal, ...options }: ConvertCheckpointOptions = {},
+  { names, check, onTensor, signal, ...options }: ConvertCheckpointOptions = {},
 ): Promise<CheckpointConversion> {
   formatOfName(save);
   mustDiffer(load, save);
@@ -69,8 +74,10 @@ export async function convertCheckpointFile(
       deployForm(training, (entry) => blocks.push(entry)),
       { parameter: (p) => (dtype && dtype !== p.dtype && isFloating(p.dtype) ? p.to(dtype) : p) },
     );
+    const named =
+      names === undefined ? merged.state() : underNames(new Map(merged.state()), familyOf(found.name), names);
     await check?.(training, merged, stored);
-    const result = [...merged.state()].map(([key, p]) => [key, p.source()] as const);
+    const result = [...named].map(([key, p]) => [key, p.source()] as const);
     const metadata = metadataFor(checkpoint, stored);
     const checksums = await checksumsInThread(entries.values());
     await saveCheckpointFile(save, result, {

@@ -1,4 +1,4 @@
-/** Names that timm gives to keys, made of the authors': what `Naming.rename` takes back. */
+/** Names that others give to keys, made of those here, written down apart from the library's own. */
 
 export const repvggInTimm = (key: string): string =>
   key
@@ -66,3 +66,69 @@ export const fastvitInTimm = (key: string, downs: readonly number[]): string =>
     .replace("se.expand", "se.fc2")
     .replace(/layer_scale(_\d)?$/, "$&.gamma")
     .replace(/^head\./, "head.fc.");
+
+/** The authors' names as MMPretrain has them. */
+export const repmlpnetInMMPretrain = (key: string): string =>
+  key.startsWith("head.")
+    ? key.replace("head.", "head.fc.")
+    : `backbone.${key}`
+        .replace("conv_embedding.conv", "patch_embed.projection")
+        .replace("conv_embedding.bn", "patch_embed.norm")
+        .replace("embeds", "downsample_layers")
+        .replace("head_norm", "final_norm")
+        .replace(/prebn(\d)/, "norm$1")
+        .replace(/gp\.fc(\d)/, "gp.conv$1.conv");
+
+/** Names that others give to the keys of ResNet. */
+const resnetIn: Readonly<Record<string, (key: string) => string>> = {
+  torchvision: (key) =>
+    key
+      .replace(/^stage0\.conv1\.(conv|bn)/, "$11")
+      .replace(/^stage/, "layer")
+      .replace("shortcut.conv", "downsample.0")
+      .replace("shortcut.bn", "downsample.1")
+      .replace(/\.conv(\d)\.bn\./, ".bn$1.")
+      .replace(/\.conv(\d)\.conv\./, ".conv$1.")
+      .replace("linear", "fc"),
+  acnet: (key) => key.replace("stage0.", "").replace(/(\.conv1)\.(?=square|ver|hor|fused)/, "$1.acb."),
+  "acnet, stage by stage": (key) =>
+    key
+      .replace("stage0.", "")
+      .replace(/\.0\.shortcut/, ".projection")
+      .replace(/^(stage\d)\.(\d)\./, "$1.block$2.")
+      .replace(/(\.conv2)\.(?=square|ver|hor|fused)/, "$1.acb.")
+      .replace("linear", "fc"),
+};
+
+/** A network under the names of others. */
+export interface Renaming {
+  readonly arch: string;
+  readonly naming: string;
+  readonly rename: (key: string) => string;
+  /** The forms that there are names for. */
+  readonly forms: readonly ("train" | "deploy")[];
+}
+
+const both = ["train", "deploy"] as const;
+
+export const renamings: readonly Renaming[] = [
+  ...["RepVGG-A0", "RepVGG-B1g2", "RepVGG-D2se"].map((arch) => ({
+    ...{ arch, naming: "timm", rename: repvggInTimm, forms: both },
+  })),
+  ...["MobileOne-s0", "MobileOne-s4"].map((arch) => ({ arch, naming: "timm", rename: mobileoneInTimm, forms: both })),
+  { arch: "RepViT-M1.0", naming: "timm", rename: (key) => repvitInTimm(key), forms: both },
+  { arch: "RepViT-M1.5", naming: "timm", rename: (key) => repvitInTimm(key, [1, 5, 11, 37]), forms: both },
+  ...["FastViT-T8", "FastViT-SA12"].map((arch) => ({
+    ...{ arch, naming: "timm", rename: (key: string) => fastvitInTimm(key, [1, 3, 5]), forms: both },
+  })),
+  { arch: "RepMLPNet-T224", naming: "mmpretrain", rename: repmlpnetInMMPretrain, forms: both },
+  ...["ResNet-18-base", "ResNet-50-base"].map((arch) => ({
+    ...{ arch, naming: "torchvision", rename: resnetIn.torchvision, forms: both },
+  })),
+  ...["ResNet-18-base", "ResNet-18-ACB"].map((arch) => ({
+    ...{ arch, naming: "acnet", rename: resnetIn.acnet, forms: both },
+  })),
+  ...["ResNet-50-base", "ResNet-50-ACB"].map((arch) => ({
+    ...{ arch, naming: "acnet", rename: resnetIn["acnet, stage by stage"], forms: both },
+  })),
+];
