@@ -28,7 +28,7 @@ import {
 import { SqueezeExcite } from "./squeeze-excite.ts";
 
 /** Kernel sizes and dilations of the branches beside a large kernel, by its size. */
-const dilatedBranches: Readonly<Record<number, readonly (readonly [kernel: number, dilation: number])[]>> = {
+export const dilatedBranches: Readonly<Record<number, readonly (readonly [kernel: number, dilation: number])[]>> = {
   5: [
     [3, 1],
     [3, 2],
@@ -74,7 +74,8 @@ const dilatedBranches: Readonly<Record<number, readonly (readonly [kernel: numbe
   ],
 };
 
-const branchName = ([kernel, dilation]: readonly [number, number]): string => `k${kernel}_${dilation}`;
+/** What the keys of such a branch have in them. */
+export const dilatedBranchName = ([kernel, dilation]: readonly [number, number]): string => `k${kernel}_${dilation}`;
 
 export interface DilatedReparamBlockOptions {
   readonly channels: number;
@@ -117,8 +118,8 @@ export class DilatedReparamBlock extends Module implements Reparameterizable {
       depthwise(channels, { kernelSize: k, dilation, padding: (dilation * (k - 1)) / 2 });
     this.lkOrigin = conv(kernelSize, 1);
     this.originBn = new BatchNorm2d(channels);
-    this.dilConv = Object.fromEntries(branches.map((branch) => [branchName(branch), conv(...branch)]));
-    this.dilBn = Object.fromEntries(branches.map((branch) => [branchName(branch), new BatchNorm2d(channels)]));
+    this.dilConv = Object.fromEntries(branches.map((branch) => [dilatedBranchName(branch), conv(...branch)]));
+    this.dilBn = Object.fromEntries(branches.map((branch) => [dilatedBranchName(branch), new BatchNorm2d(channels)]));
   }
 
   forward(x: Value): Value {

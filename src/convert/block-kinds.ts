@@ -2,6 +2,9 @@ import {
   ACB,
   BnLinear,
   DBB,
+  DilatedReparamBlock,
+  dilatedBranches,
+  dilatedBranchName,
   ECB,
   MBRConv,
   MobileOneBlock,
@@ -309,6 +312,27 @@ export const blockKinds: readonly BlockKind[] = [
       return new DBB({ inChannels: perGroup * groups, outChannels, kernelSize: [h, w], groups, internalChannels });
     },
   },
+  ...Object.entries(dilatedBranches).map(([size, branches]): BlockKind => {
+    const kernelSize = Number(size);
+    return {
+      name: `DilatedReparamBlock (${size}x${size})`,
+      source: "UniRepLKNet",
+      layers: {
+        ...{ lk_origin: conv, origin_bn: norm },
+        ...Object.fromEntries(
+          branches.map(dilatedBranchName).flatMap((branch) => [
+            [`dil_conv_${branch}`, conv],
+            [`dil_bn_${branch}`, norm],
+          ]),
+        ),
+      },
+      merged: "lk_origin",
+      // One size has the names of another.
+      telling: false,
+      fits: (group) => group.shape("lk_origin.weight").slice(1).join() === `1,${size},${size}`,
+      build: (group) => new DilatedReparamBlock({ channels: group.shape("lk_origin.weight")[0], kernelSize }),
+    };
+  }),
   {
     name: "RVSRRepConv",
     source: "RVSR",

@@ -4,6 +4,7 @@ import {
   ACB,
   BnLinear,
   DBB,
+  DilatedReparamBlock,
   ECB,
   LearnableRepLayer,
   MBRConv,
@@ -160,6 +161,10 @@ const kinds: readonly KindCase[] = [
   { name: "DBB", block: () => new DBB({ inChannels: 4, outChannels: 6, groups: 2 }) },
   { name: "DBB, depthwise", block: () => new DBB({ inChannels: 4, outChannels: 4, groups: 4, kernelSize: 5 }) },
   { name: "DBB, wider inside", block: () => new DBB({ inChannels: 4, outChannels: 6, internalChannels: 8 }) },
+  ...[5, 9, 13, 17].map((kernelSize) => ({
+    name: `UniRepLKNet's, ${kernelSize} x ${kernelSize}`,
+    block: () => new DilatedReparamBlock({ channels: 4, kernelSize }),
+  })),
   { name: "RVSR's", block: () => new RVSRRepConv({ channels: 4, expansion: 3 }) },
   {
     name: "ECBSR's, where channels change",
