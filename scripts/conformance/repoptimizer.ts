@@ -1,3 +1,4 @@
+import { repOptInitialize, repOptMultipliers, repOptScales } from "../../src/blocks/index.ts";
 import { globalAvgPool, relu, type Value } from "../../src/graph/index.ts";
 import { BatchNorm2d, Conv2d, Linear, Module, type Net } from "../../src/nn/index.ts";
 import { oneHotTargets } from "../../src/tasks/index.ts";
@@ -16,7 +17,13 @@ export interface RepOptimizerCase {
   readonly snapshots: readonly number[];
   readonly optimizer: { readonly type: "sgd" | "adamw"; readonly lr: number } & Readonly<Record<string, never>>;
   readonly blocks: readonly { readonly name: string }[];
+  readonly use_identity_scales_for_reinit: boolean;
+  readonly mult_power: 1 | 2;
 }
+
+/** `scales.<block>.conv` as a search network's state dict calls it. */
+const named = (scales: ReadonlyMap<string, Tensor>): ReadonlyMap<string, Tensor> =>
+  new Map([...scales].map(([key, t]) => [key.replace(/\.(\w+)$/, ".scale_$1.weight"), t]));
 
 class PlainBlock extends Module {
   readonly conv: Conv2d;
@@ -81,9 +88,22 @@ export function checkRepOptimizer(
     const get = reader(tensors);
     const init = withPrefix(tensors, "init.");
     const model: Net = new PlainNet(c, init);
+    const scales = await repOptScales(named(withPrefix(tensors, "scales.")));
+    model.loadStateDict(withPrefix(tensors, "fresh."));
+    repOptInitialize(model, scales, {
+      pointwise: (path) => get(`fresh_1x1.${path}`),
+      identityScales: c.use_identity_scales_for_reinit,
+    });
+    for (const [key, golden] of init) {
+      const value = model.stateDict().get(key)!.readSync();
+      if (!key.endsWith("num_batches_tracked")) check.near(`init.${key}`, value, golden, 1e-6);
+    }
+    const multipliers = repOptMultipliers(model, scales, c.mult_power);
+    for (const [key, golden] of withPrefix(tensors, "mult."))
+      check.near(`mult.${key}`, multipliers.get(key)!, golden, 1e-6);
     model.loadStateDict(init);
     const learner = new Learner(model, {
-      optimizer: optimizerOf(c, withPrefix(tensors, "mult.")),
+      optimizer: optimizerOf(c, multipliers),
       group: noDecayOnNormAndBias,
       returnGradients: true,
     });

@@ -32,6 +32,7 @@ export * from "./replace-convs.ts";
 export * from "./replknet.ts";
 export * from "./repmlp.ts";
 export * from "./repmlpnet.ts";
+export * from "./repopt.ts";
 export {
   RepVGGBlock,
   type RepVGGBlockOptions,

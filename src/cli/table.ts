@@ -287,6 +287,10 @@ export const commands = {
       train: texts("--train <pattern...>", "keys that are trained; the rest is frozen"),
       freeze: texts("--freeze <pattern...>", 'keys that are not trained, such as "stage1.*"'),
       fc3BatchNorm: flag("--fc3-batch-norm", "--init is a merged network: train it with a batch norm after each FC3"),
+      scales: text(
+        "--scales <file>",
+        "train under RepOptimizer with the scales of this checkpoint of a search network, such as RepOpt-VGG-B1-search",
+      ),
       replaceConvs: choice(
         "--replace-convs <block>",
         ["acb", "dbb", "repvgg", "mobileone"],

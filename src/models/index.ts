@@ -39,6 +39,7 @@ export { RepMLPCifar, type RepMLPCifarMixer, type RepMLPCifarOptions } from "./r
 export { RepMLPMixer, type RepMLPMixerOptions } from "./repmlp-mixer.ts";
 export { RepMLPResNet, type RepMLPResNetBlock, type RepMLPResNetOptions } from "./repmlp-resnet.ts";
 export { RepMLPNet, type RepMLPNetOptions } from "./repmlpnet.ts";
+export { RepOptSearchVGG, RepOptVGG, type RepOptVGGOptions } from "./repopt-vgg.ts";
 export { RepVGG, type RepVGGOptions } from "./repvgg.ts";
 export { RepVGGplus, type RepVGGplusOptions } from "./repvggplus.ts";
 export { RepViT, type RepViTLayer, type RepViTOptions } from "./repvit.ts";

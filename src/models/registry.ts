@@ -12,6 +12,7 @@ import { repmlpCifar } from "./repmlp-cifar.ts";
 import { repmlpMixer } from "./repmlp-mixer.ts";
 import { repmlpResNet } from "./repmlp-resnet.ts";
 import { repmlpnet } from "./repmlpnet.ts";
+import { repoptvgg } from "./repopt-vgg.ts";
 import { repvgg } from "./repvgg.ts";
 import { repvggplus } from "./repvggplus.ts";
 import { repvit } from "./repvit.ts";
@@ -31,6 +32,7 @@ export const families: readonly Family[] = [
   repvgg,
   repvggplus,
   qarepvgg,
+  repoptvgg,
   replknet,
   unireplknet,
   repvit,

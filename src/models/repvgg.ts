@@ -39,10 +39,11 @@ class Stage extends Module {
 }
 
 /** What a layer of the network is built from. */
-export type RepVGGLayer = Pick<
-  RepVGGBlockOptions,
-  "inChannels" | "outChannels" | "stride" | "dilation" | "groups" | "useSe"
->;
+export interface RepVGGLayer
+  extends Pick<RepVGGBlockOptions, "inChannels" | "outChannels" | "stride" | "dilation" | "groups" | "useSe"> {
+  /** Its position in its stage, from 0. */
+  readonly position: number;
+}
 
 /** Layers that have groups in the variants with g2 and g4. */
 const isGrouped = (layer: number): boolean => layer % 2 === 0 && layer >= 2 && layer <= 26;
@@ -76,19 +77,19 @@ export class RepVGG extends Module {
     super();
     const widths = [64, 128, 256, 512].map((c, i) => Math.floor(c * widthMultiplier[i]));
     let [layer, inChannels] = [0, 3];
-    const block = (outChannels: number, stride: number, dilation = 1): Net => {
+    const block = (outChannels: number, position: number, stride: number, dilation = 1): Net => {
       const own = groupsByLayer ? (groupsByLayer[layer] ?? 1) : isGrouped(layer) ? groups : 1;
-      const made = this.block({ inChannels, outChannels, stride, dilation, groups: own, useSe });
+      const made = this.block({ inChannels, outChannels, stride, dilation, groups: own, useSe, position });
       layer++;
       inChannels = outChannels;
       return made;
     };
-    this.stage0 = block(Math.min(64, widths[0]), 2);
+    this.stage0 = block(Math.min(64, widths[0]), 0, 2);
     const stages = widths.map((width, i) => {
       // Stage 1 begins with stride 2, too.
       const own = i === 0 ? { stride: 2, dilation: 1 } : stageSteps({ dilation }, i + 1);
       return new Stage(
-        Array.from({ length: numBlocks[i] }, (_, j) => block(width, j === 0 ? own.stride : 1, own.dilation)),
+        Array.from({ length: numBlocks[i] }, (_, j) => block(width, j, j === 0 ? own.stride : 1, own.dilation)),
       );
     });
     [this.stage1, this.stage2, this.stage3, this.stage4] = stages as [Stage, Stage, Stage, Stage];

@@ -23,6 +23,11 @@ export interface StartOptions {
    * of an ONNX model; see {@link replaceConvs}.
    */
   readonly trainingForm?: string | undefined;
+  /**
+   * Checkpoint of a search network such as RepOpt-VGG-B1-search: trains a plain network of its widths under RepOptimizer,
+   * and begins it, where there is no `init`, as one with branches of these scales.
+   */
+  readonly scales?: string | undefined;
   /** Of an ONNX model: the output to train on, the layer that is the head, how batch norms behave. */
   readonly output?: string;
   readonly head?: string;

@@ -18,6 +18,8 @@ export const narrow: readonly Narrow[] = [
   { arch: "RepVGG-A0", options: { numBlocks: [1, 1, 2, 1], widthMultiplier: [0.25, 0.25, 0.125, 0.125] } },
   { arch: "RepVGGplus-L2pse", options: { numBlocks: [1, 1, 2, 1], widthMultiplier: [0.25, 0.25, 0.125, 0.125] } },
   { arch: "QARepVGG-A0", options: { numBlocks: [1, 1, 2, 1], widthMultiplier: [0.25, 0.25, 0.125, 0.125] } },
+  { arch: "RepOpt-VGG-B1", options: { numBlocks: [1, 1, 2, 1], widthMultiplier: [0.25, 0.25, 0.125, 0.125] } },
+  { arch: "RepOpt-VGG-B1-search", options: { numBlocks: [1, 1, 2, 1], widthMultiplier: [0.25, 0.25, 0.125, 0.125] } },
   { arch: "MobileOne-s0", options: { numBlocks: [1, 1, 2, 1], widthMultiplier: [0.25, 0.25, 0.25, 0.125] } },
   { arch: "RepViT-M0.9", options: { widths: [16, 24, 32, 48], depths: [1, 1, 1, 1] } },
   { arch: "FastViT-T8", options: { layers: [1, 1, 1, 1], embedDims: [16, 32, 64, 128] } },

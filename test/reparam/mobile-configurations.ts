@@ -2,6 +2,7 @@ import fc from "fast-check";
 import {
   LearnableRepLayer,
   RepGhostModule,
+  RepOptSearchBlock,
   SeriesActivation,
   VanillaBlock,
   YoloQARepVGGBlock,
@@ -29,9 +30,10 @@ const configs = <O extends { readonly inChannels: number } | { readonly channels
     build: () => withAnyAffine(withAnyNorms(new Block(o), seed), seed).eval(),
   }));
 
-/** Single scales and biases start as 1 and 0, which would hide their part. */
+/** Scales and biases that start as numbers for all channels would hide their part. */
 function withAnyAffine<M extends Module>(block: M, seed: number): M {
-  for (const [key, p] of block.state()) if (/(^|\.)lab\./.test(key)) p.set(randomTensor(p.shape, `${seed}.${key}`));
+  for (const [key, p] of block.state())
+    if (/(^|\.)(lab|scale_\w+)\./.test(key)) p.set(randomTensor(p.shape, `${seed}.${key}`));
   return block;
 }
 
@@ -66,6 +68,10 @@ export const mobileConfigs: Readonly<Record<string, readonly Config[]>> = {
     LearnableRepLayer,
   ),
   RepGhostModule: configs(repghost, RepGhostModule),
+  RepOptSearchBlock: configs(
+    fc.tuple(grouped, fc.double({ min: 0.3, max: 2, noNaN: true })).map(([o, scale]) => ({ ...o, scale })),
+    RepOptSearchBlock,
+  ),
   SeriesActivation: configs(fc.record({ channels, actNum: size(3) }), SeriesActivation),
   VanillaBlock: configs(vanilla, VanillaBlock),
   YoloQARepVGGBlock: configs(

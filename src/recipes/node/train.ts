@@ -25,6 +25,7 @@ import { mustFitSome, parseRecipe, type Recipe } from "../recipe.ts";
 import type { StartedNet, StartOptions } from "../start.ts";
 import { onnxStart } from "./onnx-start.ts";
 import { registryStart } from "./registry-start.ts";
+import { readScales } from "./scales.ts";
 import { type DataKind, openTrainingData } from "./training-data.ts";
 
 /** The recipes of the package, by name: files to read, copy and change. */
@@ -143,6 +144,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     workers,
   } = options;
   const start = await (init !== undefined && /\.onnx$/i.test(init) ? onnxStart(init, options) : registryStart(options));
+  const scales = options.scales === undefined ? undefined : await readScales(options.scales, options);
   const last = join(folder, "last.safetensors");
   must(
     !resume || existsSync(last),
@@ -169,7 +171,9 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     mustBeClasses(classes.length, numClasses, options.data);
     const isReady = data.kind !== "image-folder";
     const { net, head, loaded, remarks = [], check, save } = await start.build(classes, !resume);
-    const settings = trainerOptions(recipe, net, head);
+    if (init === undefined && !resume) scales?.initialize(net, seed);
+    const own = trainerOptions(recipe, net, head);
+    const settings = scales ? { ...own, optimizer: scales.optimizer(recipe.optimizer, net) } : own;
     const [trained, frozen] = split([...net.parameters()], ([key, p]) => !settings.group?.(key, p)?.frozen);
     options.onStart?.({
       ...(loaded && { loaded }),

@@ -6,7 +6,14 @@ import { type GradientMultipliers, multiplyGradients } from "./multiply.ts";
 import { chain, mustBeIn, type UpdateRule } from "./rule.ts";
 
 /** A rule that moves the parameters: {@link sgd}, {@link adamW}, or a chain of one's own. */
-export type Optimizer = UpdateRule;
+export interface Optimizer extends UpdateRule {
+  /**
+   * The same under RepOptimizer (arXiv 2205.15242), if it has that form.
+   *
+   * @param multipliers  gives the factors of the gradients for scales to this power
+   */
+  readonly repOptimized?: (multipliers: (power: 1 | 2) => GradientMultipliers) => Optimizer;
+}
 
 export interface SgdOptions {
   /** Default 0. */
@@ -21,7 +28,8 @@ export interface SgdOptions {
  * Stochastic gradient descent as in PyTorch: d = g + wd·w; v = momentum·v + d; w −= lr·v, or with Nesterov
  * lr·(d + momentum·v). Momentum, decay and rate may differ by group.
  */
-export function sgd({ momentum = 0, nesterov = false, weightDecay = 0 }: SgdOptions = {}): Optimizer {
+export function sgd(options: SgdOptions = {}): Optimizer {
+  const { momentum = 0, nesterov = false, weightDecay = 0 } = options;
   mustBeIn("sgd", { momentum }, 0, 1);
   mustBeIn("sgd", { weightDecay }, 0, Number.POSITIVE_INFINITY);
   must(
@@ -34,6 +42,7 @@ export function sgd({ momentum = 0, nesterov = false, weightDecay = 0 }: SgdOpti
     ...chain(addDecay(weightDecay), withMomentum({ momentum, nesterov }), descend()),
     name: "sgd",
     settings: { momentum, nesterov, weightDecay },
+    repOptimized: (multipliers) => repSgd(multipliers(2), options),
   };
 }
 
@@ -53,6 +62,7 @@ export function adamW(options: AdamWOptions = {}): Optimizer {
     ...chain(shrinkWeights(weightDecay), adamDirection(moments), adamDescent(moments)),
     name: "adamw",
     settings,
+    repOptimized: (multipliers) => repAdamW(multipliers(1), options),
   };
 }
 
