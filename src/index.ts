@@ -150,13 +150,20 @@ export {
 } from "./checkpoint/index.ts";
 export { type Answer, type MergeBlocksOptions, type MergedBlocks, mergeBlocks } from "./convert/merge-blocks.ts";
 export {
+  type ConvertOnnxOptions,
+  convertOnnxBytes,
   type LinearRule,
   type MergedOnnx,
   type MergeOnnxOptions,
   mergeOnnx,
+  type OnnxConversion,
   type OnnxKept,
   type OnnxMerge,
+  type OnnxProof,
   type OnnxRule,
+  type OutputDifference,
+  onnxReport,
+  onnxReportBody,
   onnxRules,
   type Rewrite,
   type RewriteRule,

@@ -14,7 +14,7 @@ export {
   saveCheckpointFile,
   writeFileAtomically,
 } from "./checkpoint/node/index.ts";
-export { type ConvertOnnxOptions, convertOnnxFile, type OnnxConversion } from "./convert/node/onnx-model.ts";
+export { type ConvertedOnnxFile, convertOnnxFile } from "./convert/node/onnx-file.ts";
 export {
   cifar10,
   decodePicture,

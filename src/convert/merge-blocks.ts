@@ -97,7 +97,7 @@ export async function mergeBlocks(
     const path = pathOf(found);
     for (const key of found.keys.values()) taken.add(key);
     if (isSkipped(path)) kept.push({ path, block: found.kind.name, merged: false, note: SKIPPED });
-    else problems.push(`${path} (${found.kind.name}): ${listed(found.missing, 2)} is missing`);
+    else problems.push(`${path} (${found.kind.name}): ${whatIsMissing(found)}`);
   }
   const merging = blocks.flatMap((found): FoundBlock[] => {
     const path = pathOf(found);
@@ -498,6 +498,12 @@ function sharedWithOther(
 
 const isSameIn = (key: string, twin: Group, shared: ReadonlyMap<string, readonly string[]>): boolean =>
   isCounter(key) || (shared.get(key) ?? []).some((other) => twin.keys.includes(other));
+
+/** A norm without running statistics takes those of each batch. */
+const whatIsMissing = ({ missing }: { readonly missing: readonly string[] }): string =>
+  missing.every((key) => /(^|\.)running_(mean|var)$/.test(key))
+    ? `${missing[0]} is missing: norms in training mode have no equal merged form`
+    : `${listed(missing, 2)} is missing`;
 
 /** Sentences about batch norms that no batch has gone through: their statistics are those of the start. */
 async function untouchedNorms(groups: readonly Group[], entries: ReadonlyMap<string, TensorSource>): Promise<string[]> {

@@ -1,9 +1,13 @@
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { mergeOnnx } from "../../src/convert/onnx/index.ts";
 import "../../src/node.ts";
+import { decodeOnnx, encodeOnnx } from "../../src/onnx/index.ts";
 import type { Device } from "../../src/runtime/index.ts";
 import type { Job, JobResult } from "../../web/src/job.ts";
 import { trainAndVerify } from "../../web/src/train.ts";
+import { Builder } from "../convert/onnx-models.ts";
+import { merging } from "../convert/onnx-networks.ts";
 import { buildAndServe, chromiumPath, launch, type Site } from "./harness.ts";
 import type { Footprint, Tools } from "./probe.ts";
 
@@ -76,6 +80,51 @@ describe.skipIf(!chromiumPath)("the page in Chromium", () => {
     await expect(runInPage({ device: "cuda", steps: 1 })).rejects.toThrow(/cuda/);
     expect(await page.getAttribute("#status", "class")).toBe("error");
   }, 60_000);
+
+  describe("an ONNX file", () => {
+    const b = new Builder();
+    const [, network] = merging.find(([name]) => name === "RepVGG")!;
+    const bytes = encodeOnnx(b.model([network(b)]));
+    const status = (): Promise<string | null> => page.textContent("#merge-status");
+    const finished = () =>
+      page.waitForFunction(() => !document.querySelector("#merge-status")?.textContent?.endsWith("…"));
+
+    test("that is chosen comes out merged, byte for byte as in Node", async () => {
+      await page.setInputFiles("#model", { name: "small.onnx", mimeType: "", buffer: Buffer.from(bytes) });
+      await finished();
+      expect(await status()).toMatch(
+        /^7 nodes became 1 \(1 merge\); largest difference \d\.\de-\d+ of an output's largest value\.$/,
+      );
+      expect(await page.getAttribute("#merged", "download")).toBe("small.merged.onnx");
+      const href = await page.getAttribute("#merged", "href");
+      const file = await page.evaluate(
+        async (url) => [...new Uint8Array(await (await fetch(url!)).arrayBuffer())],
+        href,
+      );
+      const { model } = mergeOnnx(decodeOnnx(bytes, { keep: true }));
+      expect(Uint8Array.from(file)).toEqual(encodeOnnx(model));
+      expect(await page.locator("#report figure svg").count()).toBe(2);
+      expect(await page.textContent("#report figure")).toContain("BatchNormalization");
+      expect(failures).toEqual([]);
+    }, 60_000);
+
+    test("that is dropped and damaged is refused with the reason, and nothing is offered", async () => {
+      const dropped = await page.evaluateHandle(
+        (values) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(values)], "cut.onnx"));
+          return transfer;
+        },
+        [...bytes.subarray(0, 100)],
+      );
+      await page.dispatchEvent("#drop", "drop", { dataTransfer: dropped });
+      await finished();
+      expect(await status()).toMatch(/^cut\.onnx: not an ONNX model or cut short \(100 bytes/);
+      expect(await page.isHidden("#merged")).toBe(true);
+      expect(await page.getAttribute("#merge-status", "class")).toBe("error");
+      expect(failures).toEqual([]);
+    }, 60_000);
+  });
 
   const footprint = (device: Device, times: number): Promise<Footprint> =>
     probe.evaluate((job) => (globalThis as unknown as Tools).trainRepeatedly(...job), [device, times] as const);

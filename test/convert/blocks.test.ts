@@ -398,6 +398,14 @@ describe("refused by name and reason", () => {
       /a \(RepVGGBlock\): a\.rbr_1x1\.bn\.running_var is missing/,
     ],
     [
+      "norms that always took the statistics of their batch",
+      changed(block("a."), (e) => {
+        for (const key of [...e.keys()]) if (/running|tracked/.test(key)) e.delete(key);
+      }),
+      "blocks/broken",
+      /a \(RepVGGBlock\): a\.rbr_dense\.bn\.running_mean is missing: norms in training mode have no equal merged form/,
+    ],
+    [
       "a whole branch is missing",
       changed(block("a."), (e) => {
         for (const key of [...e.keys()]) if (key.startsWith("a.rbr_dense")) e.delete(key);

@@ -42,6 +42,13 @@ export class Builder {
     return name;
   }
 
+  /** Values of an integer of eight bits. */
+  bytes(shape: Shape, value: () => number): string {
+    const name = this.name("q");
+    this.initializers.set(name, Tensor.of("uint8", shape, Float64Array.from({ length: sizeOf(shape) }, value)));
+    return name;
+  }
+
   node(opType: string, inputs: readonly string[], attrs: Record<string, AttributeValue> = {}): string {
     const output = this.name("v");
     this.nodes.push({ opType, inputs, outputs: [output], name: output.replace("v", opType), attrs });

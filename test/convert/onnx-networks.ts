@@ -5,7 +5,7 @@ export type Network = (b: Builder) => string;
 
 export const same = { pads: [1, 1, 1, 1] };
 
-/** Networks that become one node: by name, what is built, and what is left. */
+/** Networks that are merged: by name, what is built, and what is left. */
 export const merging: readonly [string, Network, Record<string, number>][] = [
   ["a norm after a convolution", (b) => b.norm(b.conv("x", [6, 4], [3, 3], same), 4), { Conv: 1 }],
   ["a norm before one without padding", (b) => b.conv(b.norm("x", 6), [6, 4], [3, 3]), { Conv: 1 }],
@@ -172,5 +172,184 @@ export const merging: readonly [string, Network, Record<string, number>][] = [
       return b.node("Add", [b.node("Reshape", [norm, b.ints([2, 6, 9, 8])]), conv]);
     },
     { Conv: 1, Reshape: 3 },
+  ],
+  [
+    "a dilated convolution and an even one beside a layer over all pixels",
+    (b) => {
+      const wide = b.node("Gemm", [b.node("Flatten", ["x"]), b.constant([432, 432])], { transB: 1 });
+      const wider = b.conv("x", [6, 6], [3, 3], { pads: [2, 2, 2, 2], dilations: [2, 2], bias: true });
+      const even = b.conv("x", [6, 6], [2, 4], { pads: [1, 1, 0, 2], group: 3 });
+      const sum = b.node("Add", [b.node("Reshape", [wide, b.ints([2, 6, 9, 8])]), wider]);
+      return b.node("Add", [even, sum]);
+    },
+    { Flatten: 1, Gemm: 1, Reshape: 1 },
+  ],
+  [
+    "fully connected layers with a norm between them",
+    (b) => {
+      const first = b.node("Gemm", [b.node("Flatten", ["x"]), b.constant([432, 5]), b.constant([5])]);
+      return b.node("Gemm", [b.norm(first, 5), b.constant([3, 5]), b.constant([3])], { transB: 1 });
+    },
+    { Flatten: 1, Gemm: 1 },
+  ],
+  [
+    "a norm after a product",
+    (b) => b.norm(b.node("MatMul", [b.node("Flatten", ["x"]), b.constant([432, 5])]), 5),
+    { Flatten: 1, Gemm: 1 },
+  ],
+  [
+    "convolutions along one axis",
+    (b) => {
+      const line = b.node("Reshape", ["x", b.ints([2, 6, 72])]);
+      const branches = [b.norm(b.conv(line, [6, 4], [3], { pads: [1, 1] }), 4), b.conv(line, [6, 4], [1])];
+      return b.node("Reshape", [b.node("Add", branches), b.ints([2, 4, 9, 8])]);
+    },
+    { Reshape: 2, Conv: 1 },
+  ],
+  [
+    "a norm after a convolution along three axes",
+    (b) => {
+      const cube = b.node("Reshape", ["x", b.ints([2, 6, 9, 4, 2])]);
+      const conv = b.conv(cube, [6, 4], [3, 3, 1], { pads: [1, 1, 0, 1, 1, 0] });
+      return b.node("Reshape", [b.norm(conv, 4), b.ints([2, 4, 9, 8])]);
+    },
+    { Reshape: 2, Conv: 1 },
+  ],
+  [
+    "transposed convolutions added up, between 1 × 1",
+    (b) => {
+      const before = b.conv("x", [6, 12], [1, 1]);
+      const up = [0, 1].map(() => b.node("ConvTranspose", [before, b.constant([12, 8, 2, 2])], { strides: [2, 2] }));
+      return b.conv(b.node("Add", up), [8, 3], [1, 1], { bias: true });
+    },
+    { ConvTranspose: 1 },
+  ],
+  [
+    "a large kernel with dilated ones",
+    (b) =>
+      [
+        b.conv("x", [6, 6], [3, 3], { group: 6, pads: [2, 2, 2, 2], dilations: [2, 2] }),
+        b.conv("x", [6, 6], [3, 3], { group: 6, pads: [3, 3, 3, 3], dilations: [3, 3] }),
+      ].reduce(
+        (sum, branch) => b.node("Add", [sum, b.norm(branch, 6)]),
+        b.norm(b.conv("x", [6, 6], [7, 7], { group: 6, pads: [3, 3, 3, 3] }), 6),
+      ),
+    { Conv: 1 },
+  ],
+  [
+    "numbers before a convolution",
+    (b) => {
+      const shifted = b.node("Sub", ["x", b.constant([6, 1, 1])]);
+      return b.conv(b.node("Div", [shifted, b.constant([1, 6, 1, 1], () => 4)]), [6, 4], [3, 3]);
+    },
+    { Conv: 1 },
+  ],
+  [
+    "scales and shifts before padding, of which one shift stays",
+    (b) => {
+      const scaled = b.node("Mul", [b.constant([]), b.node("Relu", ["x"])]);
+      return b.conv(b.node("Add", [scaled, b.constant([6, 1, 1])]), [6, 4], [3, 3], same);
+    },
+    { Relu: 1, Add: 1, Conv: 1 },
+  ],
+  [
+    "a norm after halves of different origin",
+    (b) => {
+      const active = b.node("Relu", [b.conv("x", [6, 4], [3, 3], same)]);
+      const halves = [b.conv(active, [4, 3], [1, 1]), b.conv("x", [6, 5], [1, 1], { bias: true })];
+      return b.norm(b.node("Concat", halves, { axis: 1 }), 8);
+    },
+    { Conv: 3, Relu: 1, Concat: 1 },
+  ],
+  [
+    "a norm after a sum of layers of different values",
+    (b) => {
+      const sides = [
+        b.conv(b.node("Relu", ["x"]), [6, 4], [1, 1]),
+        b.conv("x", [6, 4], [3, 3], { ...same, bias: true }),
+      ];
+      return b.norm(b.node("Sub", sides), 4);
+    },
+    { Relu: 1, Conv: 2, Sub: 1 },
+  ],
+  [
+    "a norm before one of several inputs",
+    (b) => {
+      const inputs = [
+        b.node("Relu", ["x"]),
+        b.node("Mul", [b.constant([6, 1, 1]), b.norm(b.node("Sigmoid", ["x"]), 6)]),
+      ];
+      return b.conv(b.node("Concat", inputs, { axis: 1 }), [12, 4], [3, 3]);
+    },
+    { Relu: 1, Sigmoid: 1, Concat: 1, Conv: 1 },
+  ],
+  [
+    "a number, the constant first, through flattening",
+    (b) => {
+      const scaled = b.node("Mul", [b.constant([1, 6, 1, 1]), "x"]);
+      return b.node("Gemm", [b.node("Flatten", [scaled]), b.constant([5, 432])], { transB: 1 });
+    },
+    { Flatten: 1, Gemm: 1 },
+  ],
+  [
+    "shape arithmetic that is constant",
+    (b) => {
+      const batch = b.node("Gather", [b.node("Shape", ["x"]), b.ints([0])]);
+      const shape = b.node("Concat", [batch, b.ints([8]), b.ints([9]), b.ints([4])], { axis: 0 });
+      return b.node("Reshape", [b.norm(b.conv("x", [6, 4], [1, 1]), 4), shape]);
+    },
+    { Conv: 1, Reshape: 1 },
+  ],
+  [
+    "the branches of YOLOv9's RepConvN",
+    (b) => {
+      const branches = [b.conv("x", [6, 8], [3, 3], same), b.conv("x", [6, 8], [1, 1])].map((c) => b.norm(c, 8));
+      const sum = b.node("Add", branches);
+      return b.node("Mul", [sum, b.node("Sigmoid", [sum])]);
+    },
+    { Conv: 1, Sigmoid: 1, Mul: 1 },
+  ],
+  [
+    "a block of RepViT, as in EdgeSAM",
+    (b) => {
+      const deep = { ...same, group: 6 };
+      const branches = b.node("Add", [
+        b.norm(b.conv("x", [6, 6], [3, 3], deep), 6),
+        b.conv("x", [6, 6], [1, 1], { group: 6, bias: true }),
+      ]);
+      const mixed = b.norm(b.node("Add", [branches, "x"]), 6);
+      const wide = b.node("Erf", [b.norm(b.conv(mixed, [6, 12], [1, 1]), 12)]);
+      return b.node("Add", [mixed, b.norm(b.conv(wide, [12, 6], [1, 1]), 6)]);
+    },
+    { Conv: 3, Erf: 1, Add: 1 },
+  ],
+  [
+    "LearnableRepLayer and its scales and shifts, as in OpenOCR and PP-OCRv4",
+    (b) => {
+      const deep = { ...same, group: 6 };
+      const branches = [
+        b.norm("x", 6),
+        b.norm(b.conv("x", [6, 6], [1, 1], { group: 6 }), 6),
+        ...[1, 2, 3, 4].map(() => b.norm(b.conv("x", [6, 6], [3, 3], deep), 6)),
+      ];
+      const affine = (value: string): string =>
+        b.node("Add", [b.node("Mul", [b.constant([1]), value]), b.constant([1])]);
+      const active = affine(b.node("HardSwish", [affine(branches.reduce((x, y) => b.node("Add", [x, y])))]));
+      return b.norm(b.conv(active, [6, 4], [1, 1]), 4);
+    },
+    { Conv: 2, HardSwish: 1 },
+  ],
+  [
+    "RepC3, as in RT-DETR",
+    (b) => {
+      const unit = (value: string, channels: number): string =>
+        b.node("Relu", [b.norm(b.conv(value, [channels, 4], [1, 1]), 4)]);
+      const first = unit("x", 6);
+      const rep = b.node("Relu", [
+        b.node("Add", [b.norm(b.conv(first, [4, 4], [3, 3], same), 4), b.norm(b.conv(first, [4, 4], [1, 1]), 4)]),
+      ]);
+      return b.node("Add", [rep, unit("x", 6)]);
+    },
+    { Conv: 3, Relu: 3, Add: 1 },
   ],
 ];

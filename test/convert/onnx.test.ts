@@ -1,20 +1,26 @@
 import { describe, expect, it } from "vitest";
-import { mergeOnnx } from "../../src/convert/onnx/index.ts";
+import { type LinearRule, mergeOnnx, onnxRules } from "../../src/convert/onnx/index.ts";
 import type { OnnxModel } from "../../src/onnx/index.ts";
 import type { Tensor } from "../../src/tensor/index.ts";
+import { withConstantNodes } from "./onnx-interpreter.ts";
 import { Builder, difference, operatorsOf } from "./onnx-models.ts";
 import { merging, same } from "./onnx-networks.ts";
 
 describe("mergeOnnx", () => {
   it.each(merging)("merges %s", async (_, network, left) => {
     const b = new Builder();
-    const output = network(b);
-    const isMatrix = b.model([output]).nodes.at(-1)!.opType === "Gemm";
-    const model = b.model([output], isMatrix ? 2 : 4);
+    const model = b.model([network(b)], "Gemm" in left ? 2 : 4);
     const { model: merged } = mergeOnnx(model);
     expect(operatorsOf(merged)).toEqual(left);
     expect(merged.outputs).toEqual(model.outputs);
     expect(await difference(model, merged)).toBeLessThan(2e-6);
+  });
+
+  it.each(merging)("merges weights in Constant nodes: %s", (_, network, left) => {
+    const b = new Builder();
+    const { model: merged } = mergeOnnx(withConstantNodes(b.model([network(b)])));
+    const { Constant, ...others } = operatorsOf(merged);
+    expect(others).toEqual(left);
   });
 
   it.each(merging)("does not depend on the order of nodes: %s", (_, network) => {
@@ -111,12 +117,256 @@ describe("mergeOnnx", () => {
     ],
   ];
 
-  it.each(staying)("leaves %s", (_, build, reason) => {
+  const more: typeof staying = [
+    [
+      "strides that differ",
+      (b) =>
+        b.model([
+          b.node("Add", [b.conv("x", [6, 4], [3, 3], { ...same, strides: [2, 2] }), b.conv("x", [6, 4], [5, 5])]),
+        ]),
+      /their strides differ: 2 and 1/,
+    ],
+    [
+      "what a non-linearity parts",
+      (b) => b.model([b.norm(b.node("Relu", [b.conv("x", [6, 4], [3, 3])]), 4)]),
+      /Relu Relu\d+ is not linear/,
+    ],
+    [
+      "weights that are computed of the input",
+      (b) => {
+        const weight = b.node("Mul", [b.node("GlobalAveragePool", ["x"]), b.constant([4, 6, 3, 3])]);
+        return b.model([b.norm(b.node("Conv", ["x", weight]), 4)]);
+      },
+      /its weight "v\d+" is not constant/,
+    ],
+    [
+      "a norm of which a number is fed",
+      (b) => {
+        const list = [1, 0, 0].map((v) => b.constant([6], () => v));
+        const fed = b.node("Reshape", [
+          b.node("Slice", ["x", b.ints([0, 0, 0]), b.ints([1, 1, 1]), b.ints([0, 2, 3])]),
+          b.ints([6]),
+        ]);
+        return b.model([b.node("BatchNormalization", [b.conv("x", [6, 6], [1, 1]), ...list, fed])]);
+      },
+      /its variance "v\d+" is not constant/,
+    ],
+    [
+      "large weights that others read, too",
+      (b) => {
+        const weight = b.constant([32, 6, 5, 5]);
+        return b.model([1, 2].map(() => b.norm(b.node("Conv", ["x", weight]), 32)));
+      },
+      /its weight "w0" is shared with 1 others, and copies would make the file larger by 4800 values/,
+    ],
+    [
+      "a division of a number by what is fed",
+      (b) => b.model([b.node("Div", [b.constant([4, 1, 1]), b.conv("x", [6, 4], [1, 1])])]),
+      /divides by what is fed/,
+    ],
+    [
+      "a matrix that is transposed",
+      (b) => {
+        const flat = b.node("Flatten", ["x"]);
+        const first = b.node("Gemm", [flat, b.constant([2, 5])], { transA: 1 });
+        return b.model([b.node("Gemm", [first, b.constant([5, 3])])], 2);
+      },
+      /its input is transposed/,
+    ],
+    [
+      "a bias with another number for every row",
+      (b) => {
+        const flat = b.node("Flatten", ["x"]);
+        return b.model([b.norm(b.node("Gemm", [flat, b.constant([432, 5]), b.constant([2, 5])]), 5)], 2);
+      },
+      /its bias is not a constant with a number per output/,
+    ],
+    [
+      "padding with what is there",
+      (b) =>
+        b.model([b.conv(b.node("Pad", ["x", b.ints([0, 0, 1, 1, 0, 0, 1, 1])], { mode: "reflect" }), [6, 4], [3, 3])]),
+      /does not pad with a constant/,
+    ],
+    [
+      "every other pixel",
+      (b) => {
+        const cut = b.node("Slice", ["x", b.ints([0]), b.ints([9]), b.ints([2]), b.ints([2])]);
+        return b.model([b.conv(cut, [6, 4], [3, 3])]);
+      },
+      /leaves out pixels in between/,
+    ],
+    [
+      "pooling whose last window reaches beyond the picture",
+      (b) => {
+        const attrs = { kernel_shape: [2, 2], strides: [2, 2], ceil_mode: 1 };
+        return b.model([b.conv(b.node("AveragePool", ["x"], attrs), [6, 4], [1, 1])]);
+      },
+      /last window may reach beyond/,
+    ],
+    [
+      "a transposed convolution before one of more than one pixel",
+      (b) => b.model([b.conv(b.node("ConvTranspose", ["x", b.constant([6, 4, 2, 2])]), [4, 2], [3, 3])]),
+      /only a 1×1 convolution can follow/,
+    ],
+    [
+      "a bias before a transposed convolution",
+      (b) =>
+        b.model([b.node("ConvTranspose", [b.conv("x", [6, 4], [1, 1], { bias: true }), b.constant([4, 3, 3, 3])])]),
+      /only a 1×1 convolution without bias can come before/,
+    ],
+    [
+      "transposed convolutions that move otherwise",
+      (b) => {
+        const weight = (): string => b.constant([6, 4, 3, 3]);
+        const pads = [1, 1, 1, 1];
+        return b.model([
+          b.node("Add", [
+            b.node("ConvTranspose", ["x", weight()], { pads }),
+            b.node("ConvTranspose", ["x", weight()], { pads, output_padding: [0, 0] }),
+          ]),
+        ]);
+      },
+      /their sizes, strides or padding differ/,
+    ],
+    [
+      "what leaves out values while it trains",
+      (b) => {
+        const training = b.constant([], () => 1);
+        return b.model([b.node("Dropout", [b.conv("x", [6, 4], [1, 1]), b.constant([]), training])]);
+      },
+      /it is in training mode/,
+    ],
+    [
+      "outputs of different strides side by side",
+      (b) =>
+        b.model([
+          b.node("Concat", [b.conv("x", [6, 4], [3, 3], { ...same, strides: [2, 2] }), b.conv("x", [6, 4], [5, 5])], {
+            axis: 1,
+          }),
+        ]),
+      /their strides differ/,
+    ],
+    [
+      "a norm after halves of which one has no layer",
+      (b) => {
+        const pooled = b.node("MaxPool", ["x"], { kernel_shape: [3, 3], pads: [1, 1, 1, 1] });
+        return b.model([b.norm(b.node("Concat", [b.conv("x", [6, 4], [1, 1]), pooled], { axis: 1 }), 10)]);
+      },
+      /is not made by a layer of its own that it could be merged into/,
+    ],
+    [
+      "a shift before one of several inputs that are padded",
+      (b) => {
+        const inputs = [b.norm(b.node("Relu", ["x"]), 6), "x"];
+        return b.model([b.conv(b.node("Concat", inputs, { axis: 1 }), [12, 4], [3, 3], same)]);
+      },
+      /padding stands before a bias/,
+    ],
+    [
+      "scales of zero before padding",
+      (b) => {
+        const scaled = b.node("Mul", [b.node("Relu", ["x"]), b.constant([], () => 0)]);
+        return b.model([b.conv(b.node("Add", [scaled, b.constant([6, 1, 1])]), [6, 4], [3, 3], same)]);
+      },
+      /scaled by zero/,
+    ],
+    [
+      "a convolution beside a layer over all pixels, padded as the runtime will find",
+      (b) => {
+        const wide = b.node("Gemm", [b.node("Flatten", ["x"]), b.constant([432, 432])]);
+        const conv = b.node("Conv", ["x", b.constant([6, 6, 3, 3])], { auto_pad: "SAME_UPPER" });
+        return b.model([b.node("Add", [b.node("Reshape", [wide, b.ints([2, 6, 9, 8])]), conv])]);
+      },
+      /not known to give one pixel in the place of each/,
+    ],
+    [
+      "a convolution across the groups of a layer over all pixels",
+      (b) => {
+        const flat = b.node("Reshape", ["x", b.ints([2, 432, 1, 1])]);
+        const layer = b.node("Conv", [flat, b.constant([432, 216, 1, 1])], { group: 2 });
+        const branches = [b.node("Reshape", [layer, b.ints([2, 6, 9, 8])]), b.conv("x", [6, 6], [3, 3], same)];
+        return b.model([b.node("Add", branches)]);
+      },
+      /its layer has groups that the convolution lies across/,
+    ],
+    [
+      "quantized parts",
+      (b) => {
+        const [scale, zero] = [b.constant([], () => 0.1), b.bytes([], () => 0)];
+        const weight = b.node("DequantizeLinear", [b.bytes([4, 6, 3, 3], () => 3), scale, zero]);
+        const x = b.node("DequantizeLinear", [b.node("QuantizeLinear", ["x", scale, zero]), scale, zero]);
+        return b.model([b.norm(b.node("Conv", [x, weight]), 4)]);
+      },
+      /its weight "v\d+" is not constant/,
+    ],
+    [
+      "operators of others",
+      (b) => {
+        const model = b.model([b.node("Mul", [b.conv(b.node("Mish", ["x"]), [6, 4], [3, 3]), b.constant([])])]);
+        return { ...model, nodes: model.nodes.map((n) => (n.opType === "Conv" ? { ...n, domain: "com.example" } : n)) };
+      },
+      /com\.example\.Conv Conv\d+ is not linear/,
+    ],
+  ];
+
+  it.each([...staying, ...more])("leaves %s", (_, build, reason) => {
     const model = build(new Builder());
     const { model: merged, merges, kept } = mergeOnnx(model);
     expect(merges).toEqual([]);
     expect(merged.nodes).toEqual(model.nodes);
     expect(kept.map((k) => k.reason).join("\n")).toMatch(reason);
+    // Whoever is told the reason can find the node.
+    const names = new Set(model.nodes.map((n) => n.name));
+    for (const { name, operator } of kept) expect([...names], operator).toContain(name);
+  });
+
+  it.each([
+    [
+      9,
+      (b: Builder) => b.node("Pad", ["x"], { pads: [0, 0, 1, 1, 0, 0, 1, 1] }),
+      (b: Builder, v: string) => b.node("Slice", [v], { starts: [1], ends: [-1], axes: [3] }),
+    ],
+    [
+      13,
+      (b: Builder) => b.node("Pad", ["x", b.ints([0, 0, 1, 1, 0, 0, 1, 1])]),
+      (b: Builder, v: string) => b.node("Slice", [v, b.ints([1]), b.ints([-1]), b.ints([3])]),
+    ],
+    [
+      18,
+      (b: Builder) => b.node("Pad", ["x", b.ints([1, 1, 1, 1]), "", b.ints([2, 3])]),
+      (b: Builder, v: string) => b.node("Slice", [v, b.ints([1]), b.ints([-1]), b.ints([-1])]),
+    ],
+  ] as const)("reads operator set %i", async (opset, pad, crop) => {
+    const b = new Builder(1, [2, 6, 9, 8], opset);
+    const model = b.model([b.norm(b.conv(crop(b, pad(b)), [6, 4], [3, 3]), 4)]);
+    const { model: merged } = mergeOnnx(model);
+    expect(merged.opset).toBe(opset);
+    expect(await difference(model, merged)).toBeLessThan(2e-6);
+    // A crop of what was padded is only padding where nothing of the picture is cut off.
+    expect(operatorsOf(merged)).toEqual({ Conv: 1 });
+  });
+
+  it("copies small weights that others read, too", async () => {
+    const b = new Builder();
+    const weight = b.constant([4, 6, 3, 3]);
+    const model = b.model([1, 2].map(() => b.norm(b.node("Conv", ["x", weight]), 4)));
+    const { model: merged } = mergeOnnx(model);
+    expect(operatorsOf(merged)).toEqual({ Conv: 2 });
+    expect(await difference(model, merged)).toBeLessThan(2e-6);
+  });
+
+  it("takes a rule of one's own beside its own", () => {
+    const b = new Builder();
+    const network = b.norm(b.node("Conv", [b.node("Mish", ["x"]), b.constant([4, 6, 1, 1])]), 4);
+    // Where every input is known to be far above zero.
+    const mish: LinearRule = {
+      name: "Mish of large numbers",
+      operators: ["Mish"],
+      read: (_, node) => ({ inputs: [node.inputs[0]], nodes: [node], cost: 0, apply: ([x]) => x }),
+    };
+    const { model, merges } = mergeOnnx(b.model([network]), { rules: [...onnxRules, mish] });
+    expect(operatorsOf(model)).toEqual({ Conv: 1 });
+    expect(merges[0].nodes.map((n) => n.rule)).toEqual(["Mish of large numbers", "convolution", "batch norm"]);
   });
 
   it("says what became of what", () => {

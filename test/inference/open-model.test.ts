@@ -109,6 +109,15 @@ test("a merged block among others is named", async () => {
   );
 });
 
+test("batch norms that always took the statistics of their batch have no equal merged form", async () => {
+  const bare = [...state].filter(([key]) => !/running_|tracked/.test(key));
+  await saveCheckpointFile(at("bare.pth"), bare);
+  await expect(openModelFile(at("bare.pth"), { arch, model })).rejects.toMatchObject({
+    code: "detect/statistics",
+    message: expect.stringMatching(/no running statistics \(.*running_mean and \d+ more\).* no merged form is equal/),
+  });
+});
+
 describe("options, class names and preprocessing are those that the file states, in both formats", () => {
   const preprocessing = { inputSize: [1, 8, 8], resize: 8, mean: [0.25], std: [0.125] };
   const classes = Array.from({ length: 10 }, (_, i) => `class "${i}" é`);

@@ -1,8 +1,8 @@
 import { writeFile } from "node:fs/promises";
 import { basename } from "node:path";
+import { convertOnnxFile } from "../../convert/node/onnx-file.ts";
 import { readInputs } from "../../convert/node/onnx-inputs.ts";
-import { convertOnnxFile, type OnnxConversion } from "../../convert/node/onnx-model.ts";
-import { onnxReport } from "../../convert/node/onnx-report.ts";
+import { type OnnxConversion, onnxReport } from "../../convert/onnx/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import { fmtBytes } from "../../tensor/index.ts";
@@ -16,7 +16,8 @@ export const convertOnnx: Run<"convert"> = async ({ args: { load, save }, option
   const { verify = true, tolerance, force } = options;
   const inputs = options.inputs.length ? (model: OnnxModel) => readInputs(options.inputs, model) : undefined;
   const result = await convertOnnxFile(load, save, { verify, tolerance, force, inputs });
-  if (options.report !== undefined) await writeFile(options.report, onnxReport(load, save, result));
+  if (options.report !== undefined)
+    await writeFile(options.report, onnxReport([basename(load), basename(save)], result));
   const seconds = (performance.now() - start) / 1000;
   const { counts, bytes, proof, kept, merges, paths } = result;
   io.result(

@@ -1,7 +1,7 @@
 import { intAttr, type OnnxModel, type OnnxNode } from "../../onnx/index.ts";
 import { isFloating, type Shape, sizeOf, Tensor } from "../../tensor/index.ts";
 import type { Dims } from "./dims.ts";
-import { GraphView } from "./graph.ts";
+import { GraphView, withSizes } from "./graph.ts";
 
 /** How large a model is. */
 export interface OnnxCounts {
@@ -16,12 +16,7 @@ export interface OnnxCounts {
 
 /** Counts a model; `inputs` gives the sizes of its inputs, where the file leaves them open. */
 export function countOnnx(model: OnnxModel, inputs: Readonly<Record<string, Shape>> = {}): OnnxCounts {
-  const sized = {
-    ...model,
-    inputs: model.inputs.map((value) => (inputs[value.name] ? { ...value, shape: inputs[value.name] } : value)),
-    valueInfo: [],
-  };
-  const graph = new GraphView(sized);
+  const graph = new GraphView(withSizes(model, inputs));
   const operators = new Map<string, number>();
   let [parameters, multiplyAdds] = [0, 0];
   for (const node of model.nodes) {

@@ -1,6 +1,6 @@
 import { fmt, must } from "../../errors.ts";
 import type { OnnxModel, OnnxNode } from "../../onnx/index.ts";
-import { isFloating, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
+import { isFloating, type Shape, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
 import { byCodePoint } from "../../text.ts";
 import type { Dims } from "./dims.ts";
 import { canFold, FOLD_LIMIT, fold, readsSizes } from "./fold.ts";
@@ -11,6 +11,9 @@ const FOLDING_BUDGET = 1 << 23;
 
 /** Lists of numbers up to so many values are read as sizes and axes. */
 const LIST_LIMIT = 64;
+
+/** Numbers that one value may hold: a few bytes of a file can ask for any size, and more than this is no activation. */
+const VALUE_LIMIT = 2 ** 30;
 
 /** Operator sets whose meanings the rules know. */
 const OPSETS = [7, 24] as const;
@@ -38,7 +41,7 @@ export class GraphView {
   /**
    * @param formulas  constants that stay computed by the nodes of the file, although they could be stored
    * @throws RepmlpError of kind `file`: `convert-onnx/opset`, `convert-onnx/order` for nodes in a circle or two that make
-   *   one value
+   *   one value, `convert-onnx/size` for a value of more than a billion numbers
    */
   constructor(
     readonly model: OnnxModel,
@@ -167,10 +170,23 @@ export class GraphView {
             given.map((d) => (typeof d === "number" ? d : undefined)),
           );
       }
+    this.mustFit(node);
     const list = orUnknown(() => sizesOf(context));
     if (list && list.length <= LIST_LIMIT) this.lists.set(output, list);
     if (node.opType === "Constant" && !node.domain) this.learnConstant(node);
     else if (canFold(node)) this.learnFolded(node, context.dims);
+  }
+
+  private mustFit(node: OnnxNode): void {
+    const size = (this.shapes.get(node.outputs[0]) ?? []).reduce<number>((n, d) => n * (d ?? 1), 1);
+    must(
+      size <= VALUE_LIMIT,
+      "convert-onnx/size",
+      () =>
+        `convert: ${describe(node)} would make ${size.toExponential(1)} numbers, more than ${VALUE_LIMIT}. The file is damaged, ` +
+        "or its sizes are not meant to be run here: export it with smaller ones.",
+      "file",
+    );
   }
 
   private learnConstant({ attrs, outputs: [output] }: OnnxNode): void {
@@ -334,6 +350,13 @@ export class GraphView {
     };
   }
 }
+
+/** A model as it is for inputs of some sizes, of which what the file says about values in between may be no longer true. */
+export const withSizes = (model: OnnxModel, inputs: Readonly<Record<string, Shape>>): OnnxModel => ({
+  ...model,
+  inputs: model.inputs.map((value) => (inputs[value.name] ? { ...value, shape: inputs[value.name] } : value)),
+  valueInfo: [],
+});
 
 /** Name of a node, or of its first output where it has none. */
 export const nameOf = ({ name, outputs }: OnnxNode): string => name || outputs[0] || "";

@@ -1,4 +1,9 @@
 export {
+  type ConvertOnnxOptions,
+  convertOnnxBytes,
+  type OnnxConversion,
+} from "./conversion.ts";
+export {
   type MergedOnnx,
   type MergeOnnxOptions,
   mergeOnnx,
@@ -7,5 +12,7 @@ export {
   type OnnxRule,
   onnxRules,
 } from "./merge.ts";
-export type { Rewrite, RewriteRule, Sight } from "./rewrites.ts";
+export type { Feeds, OnnxProof, OutputDifference } from "./proof.ts";
+export { onnxReport, onnxReportBody } from "./report.ts";
+export type { Rewrite, RewriteRule, Sight } from "./rewrite.ts";
 export type { LinearRule, Step } from "./rules.ts";

@@ -4,7 +4,8 @@ import { isFloating, sizeOf } from "../../tensor/index.ts";
 import { byCodePoint } from "../../text.ts";
 import { costOf, type Form, identity, strideOf } from "./form.ts";
 import { describe, GraphView, nameOf } from "./graph.ts";
-import { type Rewrite, type RewriteRule, rewriteRules, type Sight } from "./rewrites.ts";
+import type { Rewrite, RewriteRule, Sight } from "./rewrite.ts";
+import { rewriteRules } from "./rewrites.ts";
 import { type LinearRule, linearRules, type Named } from "./rules.ts";
 import { written } from "./write.ts";
 
@@ -16,6 +17,8 @@ export interface OnnxMerge {
   readonly nodes: readonly { readonly name: string; readonly operator: string; readonly rule: string }[];
   /** The value they read. */
   readonly input: string;
+  /** Further nodes that were written anew with it. */
+  readonly beside?: readonly string[];
 }
 
 /** A node that a rule looked at and left. */
@@ -284,21 +287,30 @@ class Merging implements Sight {
     const { graph } = this;
     const at = Math.max(...removed.map(({ node }) => this.order.get(node) ?? 0));
     const parts = this.inOrder(removed);
-    const sources = parts.flatMap(
-      ({ node, rule }) => this.origins.get(node) ?? [{ name: nameOf(node), operator: node.opType, rule }],
-    );
+    const originsOf = ({ node, rule }: Rewrite["removed"][number]): OnnxMerge["nodes"] =>
+      this.origins.get(node) ?? [{ name: nameOf(node), operator: node.opType, rule }];
+    const sources = parts.flatMap(originsOf);
     graph.replace(
       removed.map(({ node }) => node),
       nodes,
       constants,
     );
-    for (const node of nodes) {
-      this.order.set(node, at);
-      this.origins.set(node, node === nodes[0] ? sources : []);
+    const [main, ...beside] = nodes;
+    for (const node of nodes) this.order.set(node, at);
+    this.origins.set(main, sources);
+    for (const node of beside) {
+      const old = parts.find((part) => nameOf(part.node) === nameOf(node));
+      this.origins.set(node, old ? originsOf(old) : []);
     }
     const older = new Set(parts.map(({ node }) => nameOf(node)));
     const others = this.merges.filter(({ into }) => !older.has(into));
-    this.merges.splice(0, this.merges.length, ...others, { into: nameOf(nodes[0]), nodes: sources, input });
+    const made = {
+      into: nameOf(main),
+      nodes: sources,
+      input,
+      ...(beside.length && { beside: beside.map(nameOf) }),
+    };
+    this.merges.splice(0, this.merges.length, ...others, made);
     const before = graph.producer(input);
     return [...nodes, ...(before ? [before] : []), ...nodes.flatMap((node) => this.downstream(node, 3))];
   }

@@ -2,6 +2,7 @@ import { fmt, must, RepmlpError } from "../../errors.ts";
 import { Comparison } from "../../inference/compare.ts";
 import type { OnnxModel, OnnxValueInfo } from "../../onnx/index.ts";
 import { isFloating, rng, type Shape, sizeOf, Tensor } from "../../tensor/index.ts";
+import { GraphView, withSizes } from "./graph.ts";
 
 export type Feeds = Readonly<Record<string, Tensor>>;
 
@@ -50,6 +51,9 @@ export interface ProofOptions {
 /** Several times a model's own rounding is no difference of two models. */
 const ROUNDINGS = 4;
 
+/** Random numbers that are made for one input at most. */
+const INPUT_LIMIT = 2 ** 25;
+
 /** Sizes of open axes that are tried: pictures (batch, pixels), then others; the first pair that the model takes counts. */
 const trials = [
   { batch: [1, 2], pixels: [64, 96], steps: [16, 24] },
@@ -63,14 +67,17 @@ const trials = [
 /**
  * Runs a model and what it was made into on the same inputs, one model in memory at a time, and compares all outputs.
  *
- * @throws RepmlpError `convert-onnx/inputs` where no random input can be made that the model takes
+ * @throws RepmlpError `convert-onnx/inputs` where no random input can be made that the model takes, `convert-onnx/size` where
+ *   it would make billions of numbers of them
  */
 export async function proveOnnx(
-  model: Pick<OnnxModel, "inputs" | "kept">,
+  model: OnnxModel,
   before: () => Promise<OnnxRunner>,
   after: () => Promise<OnnxRunner>,
   { inputs, seed = 0, tolerance = 1e-4, plain }: ProofOptions = {},
 ): Promise<OnnxProof> {
+  // Before anything is opened: what the file itself asks for may be too much.
+  for (const feed of inputs ?? [{}]) mustFit(model, feed);
   const first = await withRunner(before, async (runner) => {
     const feeds = inputs ?? (await acceptedFeeds(model, runner, seed));
     const outputs = [];
@@ -142,11 +149,8 @@ async function timed(runner: OnnxRunner, feed: Feeds): Promise<number> {
 }
 
 /** Random inputs that the model runs on: one set, or two where sizes are open. */
-async function acceptedFeeds(
-  { inputs, kept }: Pick<OnnxModel, "inputs" | "kept">,
-  runner: OnnxRunner,
-  seed: number,
-): Promise<readonly Feeds[]> {
+async function acceptedFeeds(model: OnnxModel, runner: OnnxRunner, seed: number): Promise<readonly Feeds[]> {
+  const { inputs, kept } = model;
   const readable = new Set(inputs.map(({ name }) => name));
   const other = kept?.inputs.find(([name]) => !readable.has(name) && !kept.initialized.has(name))?.[0];
   must(
@@ -167,6 +171,7 @@ async function acceptedFeeds(
   let reason = "";
   for (const trial of isOpen ? trials : trials.slice(0, 1)) {
     const feeds = (isOpen ? [0, 1] : [0]).map((which) => randomFeeds(inputs, trial, which, seed));
+    for (const feed of feeds) mustFit(model, feed);
     try {
       for (const feed of feeds) await runner.run(feed);
       return feeds;
@@ -191,6 +196,11 @@ async function acceptedFeeds(
   );
 }
 
+/** The runtime would try to make values of any size; those that follow from the sizes of the inputs are looked at before. */
+function mustFit(model: OnnxModel, feed: Feeds): void {
+  new GraphView(withSizes(model, Object.fromEntries(Object.entries(feed).map(([name, t]) => [name, t.shape]))));
+}
+
 const noInputs = (why: string): string =>
   `convert: the model cannot be compared with what it was made into: ${why}. Give --inputs, or --no-verify to do without.`;
 
@@ -209,7 +219,12 @@ function randomFeeds(
         return axis >= 2 && shape.length === 4 ? trial.pixels[which] : shape.length === 4 ? 3 : trial.steps[which];
       });
       const count = sizeOf(sizes);
-      must(count <= 2 ** 28, "convert-onnx/inputs", () => noInputs(`input "${name}" would be ${fmt(sizes)}`), "usage");
+      must(
+        count <= INPUT_LIMIT,
+        "convert-onnx/inputs",
+        () => noInputs(`input "${name}" would be ${fmt(sizes)}, ${count} numbers`),
+        "usage",
+      );
       const values = new Float64Array(count);
       for (let i = 0; i < count; i++) values[i] = isFloating(dtype) ? random.normal() : random.below(2);
       return [name, Tensor.of(dtype, sizes, values)];

@@ -1,48 +1,21 @@
-import { intAttr, type OnnxNode } from "../../onnx/index.ts";
+import type { OnnxNode } from "../../onnx/index.ts";
 import { HostAlgebra, type HostTensor } from "../../reparam/host.ts";
-import { type Shape, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
+import { sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
 import { FOLD_LIMIT, fold } from "./fold.ts";
-import { affine, after, type Form, identity } from "./form.ts";
+import { affine, after, type Form, identity, type Window } from "./form.ts";
 import { type GraphView, nameOf } from "./graph.ts";
-import { commonDivisor, numbers, regrouped, someRows, valuesOf, viewed, widened } from "./kernels.ts";
-import type { Named } from "./rules.ts";
-import { type Written, written } from "./write.ts";
+import { commonDivisor, numbers, regrouped, valuesOf, viewed, widened } from "./kernels.ts";
+import { each, formOf, isPlain, isPrivate, isScale, type Layer, layerAt, valueRead } from "./layers.ts";
+import type { Rewrite, RewriteRule, Sight } from "./rewrite.ts";
+import { throughParts } from "./through-parts.ts";
+import { written } from "./write.ts";
 
 const k = new HostAlgebra();
-
-/** What a rule sees: the graph, and how a node is read as a linear map. */
-export interface Sight {
-  readonly graph: GraphView;
-  step(node: OnnxNode): Named | string | undefined;
-}
-
-/** Nodes that go and nodes that come. */
-export interface Rewrite extends Written {
-  readonly removed: readonly { readonly node: OnnxNode; readonly rule: string }[];
-  /** The value that the new nodes read. */
-  readonly input: string;
-}
-
-/**
- * A change of the graph beyond the merging of linear maps one after the other. Answers with the change, with the reason
- * why it is not made, or with `undefined` where there is nothing to say.
- */
-export interface RewriteRule {
-  readonly name: string;
-  rewrite(sight: Sight, node: OnnxNode): Rewrite | string | undefined;
-}
 
 const VIEWS = new Set(["Reshape", "Flatten", "Squeeze", "Unsqueeze"]);
 
 const product = (dims: readonly (number | undefined)[]): number | undefined =>
   dims.some((d) => d === undefined) ? undefined : sizeOf(dims as readonly number[]);
-
-const isPlain = (node: OnnxNode | undefined, operators: ReadonlySet<string>): boolean =>
-  node !== undefined && !node.domain && operators.has(node.opType) && node.outputs.length === 1;
-
-/** Whether a value is read by one node only and is no output. */
-const isPrivate = (graph: GraphView, value: string): boolean =>
-  !graph.isOutput(value) && graph.consumers(value).size === 1;
 
 /**
  * How many values of a channel follow one another on axis 1 behind a node that leaves channels in order: 1 where axis 1
@@ -65,109 +38,11 @@ function passes(graph: GraphView, node: OnnxNode | undefined): number | undefine
     : undefined;
 }
 
-/** The form of one node, if it is linear. */
-function formOf(sight: Sight, node: OnnxNode | undefined): Form | undefined {
-  const step = node && sight.step(node);
-  if (typeof step !== "object" || step.inputs.length !== 1 || step.nodes.length !== 1) return undefined;
-  const form = step.apply([identity]);
-  return typeof form === "string" ? undefined : form;
-}
-
-/** What becomes of a layer, of which `part` picks the rows that concern it out of a tensor of all outputs, or all inputs. */
-type Change = (form: Form, part: (t: HostTensor) => HostTensor) => Form | string;
-
-/** A convolution or matrix product into which others can be merged. */
-interface Layer {
-  /** Its sizes and geometry. */
-  readonly form: Omit<Form, "weight" | "bias">;
-  readonly kernel: Shape;
-  readonly input: string;
-  /** The nodes that are written anew. */
-  readonly nodes: readonly OnnxNode[];
-  write(change: Change, output: string): (Written & { readonly removed?: readonly OnnxNode[] }) | string;
-}
-
-function layerAt(sight: Sight, value: string): Layer | undefined {
-  const node = sight.graph.producer(value);
-  const step = node && sight.step(node);
-  if (!node || typeof step !== "object") return undefined;
-  if (!step.anchor) return layerInParts(sight, node);
-  const form = formOf(sight, node);
-  if (!form?.weight) return undefined;
-  const [input] = node.inputs;
-  const write = (change: Change, output: string) => {
-    const made = change(form, (t) => t);
-    return typeof made === "string" ? made : written(sight.graph, made, node, input, output);
-  };
-  return { form, kernel: form.weight.shape, input, nodes: [node], write };
-}
-
-/** A layer of groups, of which exporters make one product each: of a part of the channels, put side by side again. */
-function layerInParts(sight: Sight, concat: OnnxNode): Layer | undefined {
-  const { graph } = sight;
-  const groups = concat.inputs.length;
-  if (concat.opType !== "Concat" || intAttr(concat, "axis", 1) !== 1 || groups < 2) return undefined;
-  const parts = concat.inputs.map((name) => {
-    const node = isPrivate(graph, name) ? graph.producer(name) : undefined;
-    const step = node && sight.step(node);
-    const form = typeof step === "object" && step.anchor ? formOf(sight, node) : undefined;
-    return node && form?.layout === 0 && form.weight ? { node, form } : undefined;
-  });
-  const inputs = parts[0]?.form.inputs;
-  const outputs = parts[0]?.form.outputs;
-  if (!inputs || !outputs || !parts.every((p) => p?.form.inputs === inputs && p.form.outputs === outputs))
-    return undefined;
-  const all = parts as readonly { node: OnnxNode; form: Form }[];
-  const from = all.map(({ node }, i) => partOf(graph, node.inputs[0], i * inputs, (i + 1) * inputs));
-  const [input] = from;
-  if (input === undefined || from.some((name) => name !== input)) return undefined;
-  if (graph.shapeOf(input)?.[1] !== inputs * groups) return undefined;
-  const write = (change: Change, output: string) => {
-    const made: Written[] = [];
-    for (const [i, { node, form }] of all.entries()) {
-      const part = (t: HostTensor): HostTensor => {
-        const count = t.shape[0] / groups;
-        return t.shape[0] === 1 ? t : someRows(t, i * count, count);
-      };
-      const own = change(form, part);
-      if (typeof own === "string") return own;
-      made.push(written(graph, own, node, node.inputs[0], node.outputs[0]));
-    }
-    const moved = output === concat.outputs[0] ? [] : [{ ...concat, outputs: [output] }];
-    return {
-      nodes: [...made.flatMap((m) => m.nodes), ...moved],
-      constants: new Map(made.flatMap((m) => [...m.constants])),
-      removed: moved.length ? [concat] : [],
-    };
-  };
-  const form = { ...all[0].form, inputs: inputs * groups, outputs: outputs * groups, groups };
-  return { form, kernel: [outputs * groups, inputs, 1, 1], input, nodes: all.map(({ node }) => node), write };
-}
-
-/** The value of which another is the channels from `start` to `end`. */
-function partOf(graph: GraphView, value: string, start: number, end: number): string | undefined {
-  const node = graph.producer(value);
-  if (node?.domain || node?.opType !== "Slice" || graph.opset < 10) return undefined;
-  const [from, to, axes, steps] = [1, 2, 3, 4].map((i) => (node.inputs[i] ? graph.listOf(node.inputs[i]) : undefined));
-  const isPart =
-    from?.length === 1 && from[0] === start && to?.[0] === end && axes?.[0] === 1 && (steps?.[0] ?? 1) === 1;
-  return isPart ? node.inputs[0] : undefined;
-}
-
-const isScale = (form: Form | undefined): form is Form =>
-  form !== undefined &&
-  !form.weight &&
-  form.windows.every((w) => w.kernel === 1 && w.stride === 1 && !w.begin && !w.end);
-
 /** A scale and shift with each channel's numbers so many times, whatever axes there are. */
 const repeated = ({ scale, bias, inputs = 1 }: Form, repeat: number): Form => {
   const each = (t: HostTensor | undefined) => t && k.repeatOutputs(widened(k, t, inputs), repeat);
   return affine(undefined, inputs * repeat, { scale: each(scale), shift: each(bias) });
 };
-
-/** That of some of the channels. */
-const each = ({ scale, bias }: Form, part: (t: HostTensor) => HostTensor): Form =>
-  affine(undefined, undefined, { scale: scale && part(scale), shift: bias && part(bias) });
 
 /** A scale and shift merged through what leaves channels in order: reshaping, flattening, global average pooling. */
 export const throughViews: RewriteRule = {
@@ -257,7 +132,7 @@ function ahead(sight: Sight, node: OnnxNode, form: Form): Rewrite | undefined {
       return undefined;
     const spread = columns ? rearranged(repeated(form, repeat), columns) : repeated(form, repeat);
     const [first, ...rest] = path;
-    const moved = { ...first, inputs: [node.inputs[0], ...first.inputs.slice(1)] };
+    const moved = { ...first, inputs: [valueRead(sight, node), ...first.inputs.slice(1)] };
     const made = layer.write((own, part) => after(each(spread, part), own), reader.outputs[0]);
     if (typeof made === "string") return undefined;
     return {
@@ -273,7 +148,7 @@ function ahead(sight: Sight, node: OnnxNode, form: Form): Rewrite | undefined {
 /** Into the one that comes before. */
 function behind(graph: GraphView, sight: Sight, node: OnnxNode, form: Form): Rewrite | undefined {
   const path: OnnxNode[] = [];
-  for (let [value] = node.inputs; path.length < 8 && isPrivate(graph, value); [value] = path.at(-1)!.inputs) {
+  for (let value = valueRead(sight, node); path.length < 8 && isPrivate(graph, value); [value] = path.at(-1)!.inputs) {
     const maker = graph.producer(value);
     if (passes(graph, maker) === 1) {
       path.push(maker!);
@@ -321,6 +196,14 @@ function branchOf(sight: Sight, value: string): Branch | undefined {
   return layer && { ...layer, output: source, up, root: unviewed(graph, layer.input, false).source };
 }
 
+/** A kernel with zeros in between and around it, so that it is odd and its padding the same on both sides. */
+function centred(weight: HostTensor, [down, along]: Form["windows"]): HostTensor {
+  const half = (w: Window): number => Math.max(w.begin, w.end);
+  const size = [2 * half(down) + 1, 2 * half(along) + 1] as const;
+  const at = [half(down) - down.begin, half(along) - along.begin] as const;
+  return k.padKernel(k.dilate(weight, [down.dilation, along.dilation]), size, at);
+}
+
 /**
  * A convolution of pictures of a fixed size beside a fully connected layer over all their pixels, as in RepMLP (arXiv
  * 2105.01883, section 3.3): it is written into the layer's matrix.
@@ -344,18 +227,19 @@ export const convToFc: RewriteRule = {
       const isFc =
         y[2] * y[3] === 1 && (fc.form.layout === 0 || (taken?.[2] === 1 && taken[3] === 1)) && !fc.form.fixed;
       if (!isFc || y[0] !== x[0] * h * w || fc.form.inputs !== (conv.form.inputs ?? 0) * h * w) continue;
-      const same = conv.form.windows.every(
-        (v) =>
-          v.stride === 1 && v.dilation === 1 && v.kernel % 2 === 1 && v.begin === v.end && 2 * v.begin === v.kernel - 1,
+      const { windows } = conv.form;
+      const same = windows.every(
+        (v) => v.stride === 1 && v.begin >= 0 && v.end >= 0 && (v.kernel - 1) * v.dilation === v.begin + v.end,
       );
       const own = formOf(sight, conv.nodes[0]);
       if (!same || conv.form.fixed || conv.nodes.length !== 1 || !own?.weight)
-        return "its convolution does not give as many pixels as it takes";
+        return "its convolution is not known to give one pixel in the place of each that it takes";
       if (conv.form.groups % fc.form.groups) return "its layer has groups that the convolution lies across";
       const [p, q] = [graph.shapeOf(node.inputs[0]), graph.shapeOf(node.inputs[1])];
       if (!p || p.length !== q?.length || p.some((d, i) => d !== q[i]))
         return "its inputs are not known to be of one size";
-      const matrix = k.convToFc(regrouped(own.weight, own.groups, fc.form.groups), [h, w]);
+      const kernel = regrouped(centred(own.weight, windows), own.groups, fc.form.groups);
+      const matrix = k.convToFc(kernel, [h, w]);
       const bias = own.bias && k.repeatOutputs(own.bias, h * w);
       const [last] = fc.up;
       const made = fc.write(
@@ -404,7 +288,7 @@ export const scaleApart: RewriteRule = {
       if (typeof joined === "string") return joined;
       form = joined;
       path.push(maker!);
-      [value] = (sight.step(maker!) as Named).inputs;
+      value = valueRead(sight, maker!);
     }
     const { scale, bias } = form;
     const dims = graph.shapeOf(value);
@@ -414,21 +298,22 @@ export const scaleApart: RewriteRule = {
       { length: Math.max(s.length, t.length) },
       (_, i) => t[i % t.length] / s[i % s.length],
     );
-    if (!shift.every(Number.isFinite)) return "it is scaled by zero before it is padded";
+    const { dtype } = graph.constant(node.inputs[1])!;
+    const shape = shift.length === 1 ? [] : [shift.length, ...dims.slice(2).map(() => 1)];
+    const stored = Tensor.of(dtype, shape, shift);
+    if (!stored.toFloat64().every(Number.isFinite)) return "it is scaled by zero, or nearly so, before it is padded";
     const joined = after({ ...form, bias: undefined }, own);
     if (typeof joined === "string") return joined;
     const made = written(graph, joined, node, path[0].outputs[0], node.outputs[0]);
     const name = graph.uniqueName(`${path[0].outputs[0]}.shift`);
-    const { dtype } = graph.constant(node.inputs[1])!;
-    const shape = shift.length === 1 ? [] : [shift.length, ...dims.slice(2).map(() => 1)];
     const added = { opType: "Add", name: nameOf(path[0]), inputs: [value, name], outputs: path[0].outputs, attrs: {} };
     return {
       removed: [...path, node].map((n) => ({ node: n, rule: scaleApart.name })),
       nodes: [...made.nodes, added],
-      constants: new Map<string, TensorSource>([...made.constants, [name, Tensor.of(dtype, shape, shift)]]),
+      constants: new Map<string, TensorSource>([...made.constants, [name, stored]]),
       input: path[0].outputs[0],
     };
   },
 };
 
-export const rewriteRules: readonly RewriteRule[] = [throughViews, convToFc, scaleApart];
+export const rewriteRules: readonly RewriteRule[] = [throughViews, throughParts, convToFc, scaleApart];

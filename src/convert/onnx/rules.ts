@@ -17,7 +17,7 @@ import {
   type Window,
 } from "./form.ts";
 import type { GraphView } from "./graph.ts";
-import { numbers, swapped, viewed } from "./kernels.ts";
+import { numbers, swapped, valuesOf, viewed } from "./kernels.ts";
 
 const k = new HostAlgebra();
 
@@ -147,7 +147,7 @@ const product: LinearRule = {
     const gemm = node.opType === "Gemm";
     const shape = graph.shapeOf(node.inputs[0]);
     if (gemm && intAttr(node, "transA", 0)) return "its input is transposed";
-    const found = parameters(graph, gemm ? node : { ...node, inputs: node.inputs.slice(0, 2) });
+    const found = parameters(graph, { ...node, inputs: node.inputs.slice(0, 2) });
     if (typeof found === "string") return graph.constant(node.inputs[1]) ? found : undefined;
     const { weight } = found;
     if (weight.shape.length !== 2) return "its weight is no matrix";
@@ -238,8 +238,7 @@ const flattened = (source: TensorSource): TensorSource => {
   };
 };
 
-const inverse = (values: HostTensor): HostTensor =>
-  numbers(Array.from(values.source("float64").readSync().toFloat64(), (v) => 1 / v));
+const inverse = (values: HostTensor): HostTensor => numbers(Array.from(valuesOf(values), (v) => 1 / v));
 
 const arithmetic: LinearRule = {
   name: "arithmetic",
@@ -263,10 +262,15 @@ const arithmetic: LinearRule = {
         which === 1
           ? affine(layout, channels, { shift: negated() })
           : affine(layout, channels, { scale: minus, shift: values }),
-      Div: () => (which === 1 ? affine(layout, channels, { scale: inverse(values) }) : "it divides by what is fed"),
+      Div: () => {
+        if (which === 0) return "it divides by what is fed";
+        return valuesOf(values).includes(0)
+          ? "it divides by zero"
+          : affine(layout, channels, { scale: inverse(values) });
+      },
     };
     const form = maps[opType]();
-    if (typeof form === "string") return undefined;
+    if (typeof form === "string") return form;
     return { ...mapping(node, form), inputs: [value] };
   },
 };

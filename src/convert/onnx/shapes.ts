@@ -97,7 +97,24 @@ const rules: Readonly<Record<string, Rule>> = {
   },
   ConvTranspose: ({ node, dims: [x, w] }) => {
     const channels = w?.[1] === undefined ? undefined : w[1] * intAttr(node, "group", 1);
-    return (w ?? x)?.map((_, i) => (i === 0 ? x?.[0] : i === 1 ? channels : undefined));
+    const kernel = known(w?.slice(2));
+    const pads = intsAttr(node, "pads", []);
+    const list = (key: string, fallback: number): readonly number[] =>
+      intsAttr(
+        node,
+        key,
+        (kernel ?? []).map(() => fallback),
+      );
+    const [strides, dilations, extra] = [list("strides", 1), list("dilations", 1), list("output_padding", 0)];
+    // Where it says how large its output is, or that somebody else is to find out.
+    const isGiven = node.attrs.output_shape !== undefined || stringAttr(node, "auto_pad", "NOTSET") !== "NOTSET";
+    const size = (d: number | undefined, i: number): number | undefined => {
+      if (d === undefined || !kernel || isGiven) return undefined;
+      const cut = (pads[i] ?? 0) + (pads[i + kernel.length] ?? 0);
+      const out = (d - 1) * strides[i] + (kernel[i] - 1) * dilations[i] + 1 + extra[i] - cut;
+      return Number.isSafeInteger(out) && out >= 0 ? out : undefined;
+    };
+    return (w ?? x)?.map((_, i) => (i === 0 ? x?.[0] : i === 1 ? channels : size(x?.[i], i - 2)));
   },
   Resize: ({ dims: [x], numbers }) => {
     const scales = numbers(2);

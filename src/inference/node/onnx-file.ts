@@ -17,12 +17,14 @@ import {
 } from "../../onnx/index.ts";
 import { dtypes, sizeOf, tensorBytes } from "../../tensor/index.ts";
 
-/** From this many bytes of weights on they go into a file of their own: one ONNX file holds at most 2 GiB. */
-const EXTERNAL_BYTES = 2e9;
+/** One ONNX file holds at most 2 GiB. */
+const SINGLE_FILE_BYTES = 2e9;
 
 export interface SaveOnnxOptions {
   /** Puts the weights into `<path>_data`. Default: only where one file cannot hold them. */
   readonly external?: boolean;
+  /** From so many bytes of weights on they go into a file of their own. Default 2e9, what one ONNX file can hold. */
+  readonly singleFileBytes?: number;
 }
 
 /** What was written. */
@@ -38,7 +40,7 @@ export interface SavedOnnx {
  * get a second file `<path>_data`, the name that transformers.js looks for.
  */
 export async function saveOnnx(path: string, model: OnnxModel, options: SaveOnnxOptions = {}): Promise<SavedOnnx> {
-  const { external = weightBytes(model) > EXTERNAL_BYTES } = options;
+  const { singleFileBytes = SINGLE_FILE_BYTES, external = weightBytes(model) > singleFileBytes } = options;
   if (!external) {
     await writeFileAtomically(path, async (sink) => {
       for await (const chunk of encodeOnnxStream(model)) await sink.write(chunk);
