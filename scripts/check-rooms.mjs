@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 /** From the ground up. A room may import from lower floors only; rooms that share a floor do not know each other. */
 const floors = [
   ["tensor"],
-  ["onnx", "checkpoint"],
+  ["onnx", "checkpoint", "distributed"],
   ["data"],
   ["graph"],
   ["runtime"],
@@ -18,7 +18,7 @@ const floors = [
   ["inference"],
   ["tasks"],
   ["training"],
-  ["prune", "distributed", "report"],
+  ["prune", "report"],
   ["export"],
   ["convert"],
   ["quantize"],

@@ -248,6 +248,15 @@ export {
   throughTables,
   withChannels,
 } from "./data/index.ts";
+export {
+  alone,
+  type Communicator,
+  type Launch,
+  launchOf,
+  type MpiKind,
+  type Reducible,
+  type Reduction,
+} from "./distributed/index.ts";
 export { type ErrorKind, RepmlpError } from "./errors.ts";
 export {
   type CardEvaluation,
@@ -650,6 +659,7 @@ export {
   movingAverage,
   multiplyGradients,
   mustHaveGradients,
+  type NormStatistics,
   noDecayOnNormAndBias,
   type Optimizer,
   type ParameterGroup,

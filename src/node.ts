@@ -32,6 +32,7 @@ export {
   readPicture,
   type Split,
 } from "./data/node/index.ts";
+export { openMpi } from "./distributed/node/index.ts";
 export { type ExportHubOptions, exportHub, type HubFolder } from "./export/node/index.ts";
 export * from "./index.ts";
 export {

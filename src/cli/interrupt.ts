@@ -14,8 +14,12 @@ export interface Interrupt {
   release(): void;
 }
 
+/** SIGUSR2 is what mpirun passes on without ending its processes itself. */
+const names: readonly NodeJS.Signals[] =
+  process.platform === "win32" ? ["SIGINT", "SIGTERM"] : ["SIGINT", "SIGTERM", "SIGUSR2"];
+
 /**
- * Takes over SIGINT and SIGTERM: the first one aborts the signal and lets the command clean up, or ends the program
+ * Takes over SIGINT, SIGTERM and SIGUSR2: the first one aborts the signal and lets the command clean up, or ends the program
  * when the command does not listen; the second one ends the program at once.
  */
 export function takeInterrupts(say: (text: string) => void): Interrupt {
@@ -30,7 +34,6 @@ export function takeInterrupts(say: (text: string) => void): Interrupt {
     say("stopping; once more to stop at once");
     controller.abort();
   };
-  const names = ["SIGINT", "SIGTERM"] as const;
   for (const name of names) process.on(name, onSignal);
   return {
     watch() {

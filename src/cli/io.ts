@@ -19,6 +19,8 @@ export interface Io {
   warn(text: string): void;
   /** A text of the library with the command's options in place of the library's; notes, warnings and errors are so anyway. */
   advice(text: string): string;
+  /** From now on prints nothing but warnings and errors: another process tells the rest. */
+  silence(): void;
   /** A progress display on stderr; silent with `--quiet` and `--json`. Call `stop` when done. */
   progress(): ProgressView;
   /** Colours for results; plain where stdout is no terminal or NO_COLOR is set. */
@@ -58,6 +60,7 @@ export function createIo(
   const style: Style = inColour(stdout) ? (format, text) => styleText(format, text) : (_, text) => text;
   // Both streams may be one terminal: what is printed must not land on the live line.
   let live: ProgressView | undefined;
+  let silent = false;
   const print = (stream: NodeJS.WriteStream, text: string): void => {
     live?.clear();
     stream.write(`${text}\n`);
@@ -66,12 +69,17 @@ export function createIo(
     json,
     quiet,
     style,
-    result: (value, text) => print(stdout, json ? JSON.stringify(value) : printable(text(), inColour(stdout))),
+    result: (value, text) => {
+      if (!silent) print(stdout, json ? JSON.stringify(value) : printable(text(), inColour(stdout)));
+    },
     advice,
-    note: (text) => void (quiet || print(stderr, visibleLines(advice(text)))),
+    note: (text) => void (quiet || silent || print(stderr, visibleLines(advice(text)))),
     warn: (text) => print(stderr, `warning: ${visibleLines(advice(text))}`),
+    silence: () => {
+      silent = true;
+    },
     progress: () => {
-      live = openProgress(stderr, { silent: quiet || json });
+      live = openProgress(stderr, { silent: quiet || json || silent });
       return live;
     },
     get signal() {

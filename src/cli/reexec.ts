@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
+import { launchOf } from "../distributed/index.ts";
 
 /**
  * Settings of glibc's allocator that spare a network the re-faulting of its large buffers at every step: nothing below
@@ -13,12 +14,16 @@ const TUNABLES = {
 
 const DONE = "REPMLP_REEXECED";
 
-/** Whether this process would gain from starting again: Linux with glibc, not tuned yet, not opted out. */
+/**
+ * Whether this process would gain from starting again: Linux with glibc, not tuned yet, not opted out. One of several that
+ * a launcher has started stays: it is the one that the launcher watches.
+ */
 export function wantsReexec(env: NodeJS.ProcessEnv = process.env): boolean {
   return (
     process.platform === "linux" &&
     env.REPMLP_NO_REEXEC !== "1" &&
     env[DONE] === undefined &&
+    launchOf(env) === undefined &&
     !env.GLIBC_TUNABLES?.includes("glibc.malloc.") &&
     hasGlibc()
   );

@@ -250,7 +250,8 @@ export const commands = {
       "pictures per class. A recipe is a small JSON file: architecture, epochs, optimizer, schedule, augmentation; those " +
       "of the package are named below, copy one to change it. Writes logs (CSV, JSON lines), learning curves (SVG) and " +
       "checkpoints. Ctrl-C leaves a checkpoint that --resume goes on from. With --init model.onnx the model itself is " +
-      "trained, whoever made it, and written again as model.onnx in the folder. Patterns of keys: * stands for anything. " +
+      "trained, whoever made it, and written again as model.onnx in the folder. Started by mpirun or srun (mpirun -n 4 repmlp " +
+      "train …), several processes share every batch. Patterns of keys: * stands for anything. " +
       "Recipes: cifar10-pure-mlp, cifar10-conv, cifar10-acnet, imagenet-repmlp-res50, fine-tune.",
     examples: [
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp", "the paper's CIFAR-10 network"],
@@ -314,7 +315,16 @@ export const commands = {
       overwrite,
       seed: integer("--seed <n>", "seed of initial values, order and augmentation", { min: 0, default: 0 }),
       workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0 }),
-      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
+      threads: integer(
+        "--threads <n>",
+        "threads of the network; the physical cores by default, shared out among the processes of a machine",
+      ),
+      batchNormStatistics: choice(
+        "--batch-norm-statistics <how>",
+        ["local", "averaged"],
+        "of several processes: each norms by its own share and the first one's statistics are kept, or the mean of all",
+        "local",
+      ),
     },
   }),
   trainable: command({

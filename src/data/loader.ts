@@ -1,5 +1,5 @@
 import { fmt, must } from "../errors.ts";
-import { permutation, rng, sameShape } from "../tensor/index.ts";
+import { permutation, rng, sameShape, sizeOf, Tensor } from "../tensor/index.ts";
 import { checkMixOptions, type MixOptions, mixed } from "./augment/mix.ts";
 import { type Batch, checkLabel, isLabelled, type PictureBatch, type PictureSet } from "./sets/dataset.ts";
 
@@ -21,6 +21,11 @@ export interface LoaderOptions {
    * size; default false: it comes without them.
    */
   readonly fill?: boolean;
+  /**
+   * Which pictures of a batch of so many are loaded, as their places in it, ascending, at least one; default all. Order,
+   * augmentation, blending and what takes the place of an unreadable picture are those of the whole batch.
+   */
+  readonly share?: (count: number) => readonly number[];
 }
 
 /** Where a loader stands: the batch that comes next. Plain JSON. */
@@ -59,7 +64,7 @@ interface Place {
 export class DataLoader<B extends PictureBatch = Batch> implements AsyncIterable<LoadedBatch<B>> {
   /** Batches in one epoch. */
   readonly length: number;
-  readonly #options: Required<Omit<LoaderOptions, "mix">> & Pick<LoaderOptions, "mix">;
+  readonly #options: Required<Omit<LoaderOptions, "mix" | "share">> & Pick<LoaderOptions, "mix" | "share">;
   #epoch = 0;
   #batch = 0;
   #order: { readonly epoch: number; readonly indices: Uint32Array<ArrayBuffer> } | undefined;
@@ -156,16 +161,26 @@ export class DataLoader<B extends PictureBatch = Batch> implements AsyncIterable
   }
 
   async #load(epoch: number, batch: number): Promise<LoadedBatch<B>> {
-    const wanted = this.indicesOf(epoch, batch);
-    const { seed, fill } = this.#options;
-    let loaded = await this.dataset.batch(wanted, { seed, epoch });
+    const whole = this.indicesOf(epoch, batch);
+    const { seed, fill, share, mix } = this.#options;
+    const draw = { seed, epoch };
+    const own = share?.(whole.length);
+    // A blend needs the partners of what is loaded, too.
+    const places = own && mix ? withMirrored(own, whole.length) : own;
+    const at = (all: Indices): Indices => (places ? all.filter((_, i) => places.includes(i)) : all);
+    const wanted = at(whole);
+    let loaded = await this.dataset.batch(wanted, draw);
     let indices = without(wanted, loaded.missing);
     if (fill && indices.length < wanted.length) {
-      indices = filled(indices, wanted, loaded.missing);
-      loaded = await this.dataset.batch(indices, { seed, epoch });
+      const { missing } = places ? await this.dataset.batch(whole, draw) : loaded;
+      indices = at(filled(without(whole, missing), whole, missing));
+      loaded = await this.dataset.batch(indices, draw);
     }
     checkBatch(loaded, indices, this.dataset);
-    return { ...this.#mixed(loaded, epoch, batch), epoch, batch, indices };
+    const mixed = this.#mixed(loaded, epoch, batch);
+    if (!own || !places || own.length === places.length) return { ...mixed, epoch, batch, indices };
+    const rows = own.map((place) => places.indexOf(place));
+    return { ...rowsOf(mixed, rows), epoch, batch, indices: Uint32Array.from(rows, (row) => indices[row]) };
   }
 
   #mixed(loaded: B, epoch: number, batch: number): B {
@@ -175,6 +190,30 @@ export class DataLoader<B extends PictureBatch = Batch> implements AsyncIterable
     const labelled: PictureBatch = loaded;
     return mixed(labelled as B & Batch, dataset.classes.length, mix, { seed, epoch }, batch);
   }
+}
+
+/** Places with those at the same distance from the other end, ascending: the n-th from both ends remain partners. */
+const withMirrored = (places: readonly number[], count: number): number[] =>
+  [...new Set(places.flatMap((place) => [place, count - 1 - place]))].sort((a, b) => a - b);
+
+/** Some pictures of a batch of classes. */
+function rowsOf<B extends PictureBatch>(batch: B, rows: readonly number[]): B {
+  const { images, labels, targets } = batch as PictureBatch & Partial<Batch>;
+  return {
+    ...batch,
+    images: takeRows(images, rows),
+    ...(labels && { labels: Int32Array.from(rows, (row) => labels[row]) }),
+    ...(targets && { targets: takeRows(targets, rows) }),
+  };
+}
+
+function takeRows({ dtype, shape, data }: Tensor, rows: readonly number[]): Tensor {
+  const size = sizeOf(shape.slice(1));
+  const taken = Tensor.zeros(dtype, [rows.length, ...shape.slice(1)]);
+  const values = data as Float32Array;
+  for (const [i, row] of rows.entries())
+    (taken.data as Float32Array).set(values.subarray(row * size, (row + 1) * size), i * size);
+  return taken;
 }
 
 type Indices = Uint32Array<ArrayBuffer>;

@@ -27,6 +27,12 @@ export interface StepGraph {
 
 const nextName = (name: string): string => `next:${name}`;
 
+/** Which pictures of a batch a run has before it: `count` from `start` on. */
+export interface BatchShare {
+  readonly start: number;
+  readonly count: number;
+}
+
 /** Values of state tensors by name, as given to or read from a {@link StepProgram}. */
 export type State = Map<string, Tensor>;
 
@@ -75,16 +81,17 @@ export class StepProgram extends SessionOwner {
   /**
    * Runs one step and keeps the new state.
    *
-   * @param seed  seed of the step's random inputs (dropout masks); the same seed gives the same masks
+   * @param seed   seed of the step's random inputs (dropout masks); the same seed gives the same masks
+   * @param share  takes those pictures' part of the random inputs of a larger batch
    */
-  async step(feeds: Feeds, seed = 0): Promise<Record<string, Tensor>> {
+  async step(feeds: Feeds, seed = 0, share?: BatchShare): Promise<Record<string, Tensor>> {
     const { ort } = this.platform;
     const { model, randoms, parameters } = this.lowered;
     const own = model.inputs.filter(({ name }) => !parameters.has(name) && !name.startsWith("random:"));
     checkFeeds(feeds, own);
     const inputs: Record<string, Ort.Tensor> = {};
     for (const { name } of own) inputs[name] = toOrt(ort, feeds[name]);
-    for (const { name, node } of randoms) inputs[name] = toOrt(ort, drawRandom(node, name, seed));
+    for (const { name, node } of randoms) inputs[name] = toOrt(ort, drawRandom(node, name, seed, share));
     for (const name of parameters.keys()) inputs[name] = this.state.current.get(name)!;
     const fetches = this.device === "cpu" && this.platform.writesInPlace ? this.fetches() : undefined;
     const results = await this.execute(inputs, fetches);
@@ -167,6 +174,21 @@ export class StepProgram extends SessionOwner {
     }
   }
 
+  /**
+   * Lets `change` write over present values, float32, between two runs: those of a device are copied to the host and back.
+   */
+  async changeState(
+    names: readonly string[],
+    change: (values: readonly Float32Array<ArrayBuffer>[]) => Promise<void>,
+  ): Promise<void> {
+    const { current } = this.state;
+    const onHost = names.every((name) => current.get(name)!.location === "cpu");
+    const state = onHost ? undefined : await this.readState(names);
+    const values = names.map((name) => (state?.get(name) ?? current.get(name)!).data);
+    await change(values as Float32Array<ArrayBuffer>[]);
+    if (state) this.writeState(state);
+  }
+
   private async download(names: readonly string[]): Promise<State> {
     const { current } = this.state;
     if (this.platform.canReadDevice) {
@@ -203,7 +225,7 @@ export class StepProgram extends SessionOwner {
 }
 
 /** Draws the numbers of one random input. */
-function drawRandom(node: Lowered["randoms"][number]["node"], name: string, seed: number): Tensor {
+function drawRandom(node: Lowered["randoms"][number]["node"], name: string, seed: number, share?: BatchShare): Tensor {
   const { spec, type } = node.attrs as {
     readonly spec: { readonly distribution: string; readonly p?: number };
     readonly type: { readonly dtype: DType; readonly shape: Shape };
@@ -211,6 +233,10 @@ function drawRandom(node: Lowered["randoms"][number]["node"], name: string, seed
   const stream = rng(seed, `${node.path}/${name}`);
   const values = new Float32Array(sizeOf(type.shape));
   const { p = 0.5 } = spec;
+  // Pictures come first in what is drawn for them.
+  const [rows] = type.shape;
+  if (share && rows % share.count === 0)
+    for (let i = (share.start * values.length) / share.count; i > 0; i--) stream.next();
   for (let i = 0; i < values.length; i++)
     values[i] = spec.distribution === "uniform" ? stream.next() : stream.next() < p ? 1 : 0;
   return Tensor.of(type.dtype, type.shape, values);

@@ -1,6 +1,7 @@
-import { DataLoader, type PictureBatch, type PictureSet } from "../data/index.ts";
+import { DataLoader, type PictureBatch, type PictureSet, subset } from "../data/index.ts";
+import { alone, type Communicator, gatherJson } from "../distributed/index.ts";
 import { must } from "../errors.ts";
-import { Predictor } from "../inference/index.ts";
+import { Predictor, shardRange } from "../inference/index.ts";
 import type { Net } from "../nn/index.ts";
 import type { CompileOptions } from "../runtime/index.ts";
 import type { Sums, Task } from "./task.ts";
@@ -10,6 +11,8 @@ export interface EvaluateOptions extends CompileOptions {
   readonly batchSize?: number;
   /** Told after every batch. */
   readonly onBatch?: (done: number, total: number) => void;
+  /** Processes that share the work; each has the whole result. Default: this one alone. */
+  readonly communicator?: Communicator;
 }
 
 /** What a task counts over a data set. */
@@ -34,24 +37,65 @@ export async function evaluateTask<B extends PictureBatch, N extends Net, S exte
   task: Task<B, N, S>,
   model: N,
   data: PictureSet<B>,
-  { batchSize = 100, onBatch, ...options }: EvaluateOptions = {},
+  { batchSize = 100, communicator = alone, ...options }: EvaluateOptions = {},
 ): Promise<TaskEvaluation<S>> {
-  const size = Math.min(batchSize, data.length);
   const { metrics } = task;
+  const size = Math.min(batchSize, data.length);
+  // Cut between batches, so that every picture is in the same company as in one process.
+  const [start, end] = shardRange(data.length, size, { index: communicator.rank, count: communicator.size });
+  const own =
+    communicator.size === 1
+      ? data
+      : subset(
+          data,
+          Array.from({ length: end - start }, (_, i) => start + i),
+        );
+  const counted = await gatherJson(communicator, await countPart(task, model, own, { ...options, batchSize: size }));
+  const { pictures, sums, seconds, lossSum } = counted.reduce((a, b) => ({
+    pictures: a.pictures + b.pictures,
+    sums: metrics.merge(a.sums, b.sums),
+    seconds: Math.max(a.seconds, b.seconds),
+    lossSum: a.lossSum + b.lossSum,
+  }));
+  must(
+    pictures > 0,
+    "evaluate/empty",
+    () => `evaluate: none of the ${data.length} pictures could be read. Check that their files are there.`,
+    "file",
+  );
+  const numbers = metrics.numbers(sums, pictures);
+  return { pictures, sums, numbers, ...(metrics.addLoss && { lossSum }), seconds };
+}
+
+interface Counted<S extends Sums> {
+  readonly pictures: number;
+  readonly sums: S;
+  readonly lossSum: number;
+  readonly seconds: number;
+}
+
+async function countPart<B extends PictureBatch, N extends Net, S extends Sums>(
+  task: Task<B, N, S>,
+  model: N,
+  data: PictureSet<B>,
+  { batchSize, onBatch, ...options }: Omit<EvaluateOptions, "communicator" | "batchSize"> & { batchSize: number },
+): Promise<Counted<S>> {
+  const { metrics } = task;
+  let [pictures, asked, seconds, lossSum] = [0, 0, 0, 0];
+  let sums = metrics.zero();
+  if (data.length === 0) return { pictures, sums, lossSum, seconds };
   const outputs = task.outputs?.bind(task);
   const predictor = await Predictor.create(model, {
     inputShape: data.imageShape,
-    batchSize: size,
+    batchSize,
     outputs,
     ...options,
   });
-  let [pictures, asked, seconds, lossSum] = [0, 0, 0, 0];
-  let sums = metrics.zero();
   try {
     task.checkOutputs?.(predictor.outputShapes, data, "evaluation");
-    for await (const batch of new DataLoader(data, { batchSize: size })) {
+    for await (const batch of new DataLoader(data, { batchSize })) {
       const count = batch.images.shape[0];
-      asked += Math.min(size, data.length - asked);
+      asked += Math.min(batchSize, data.length - asked);
       if (count) {
         const start = performance.now();
         const results = await predictor.runAll(batch.images);
@@ -65,12 +109,5 @@ export async function evaluateTask<B extends PictureBatch, N extends Net, S exte
   } finally {
     await predictor.dispose();
   }
-  must(
-    pictures > 0,
-    "evaluate/empty",
-    () => `evaluate: none of the ${data.length} pictures could be read. Check that their files are there.`,
-    "file",
-  );
-  const numbers = metrics.numbers(sums, pictures);
-  return { pictures, sums, numbers, ...(metrics.addLoss && { lossSum }), seconds };
+  return { pictures, sums, lossSum, seconds };
 }

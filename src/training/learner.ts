@@ -1,7 +1,8 @@
+import { allReduceMany, alone, type Communicator, shareOf } from "../distributed/index.ts";
 import { fmt, listed, must, nearest, RepmlpError } from "../errors.ts";
 import type { ParameterRef } from "../graph/index.ts";
-import { cloneModule, coefficientScalars, type Net, Parameter, parameterNames } from "../nn/index.ts";
-import { type CompileOptions, compileStep, type StepProgram, StepState } from "../runtime/index.ts";
+import { Buffer, cloneModule, coefficientScalars, type Net, Parameter, parameterNames } from "../nn/index.ts";
+import { type BatchShare, type CompileOptions, compileStep, type StepProgram, StepState } from "../runtime/index.ts";
 import { rng, type Shape, sameShape, sizeOf, Tensor } from "../tensor/index.ts";
 import { gradientStep, type TrainStep, type TrainStepOptions, trainStep, updateStep } from "./train-step.ts";
 import { averageOf, type StateAccess, type UpdateRule } from "./transforms/index.ts";
@@ -14,7 +15,20 @@ export interface LearnerOptions<N extends Net = Net> extends Omit<TrainStepOptio
    * Default 1.
    */
   readonly accumulate?: number;
+  /**
+   * Processes that train one network together, each with its share of every part of every batch; see {@link ownPlaces}.
+   * Default: this one alone.
+   */
+  readonly communicator?: Communicator;
+  /** What batch norms do about the shares of other processes. Default `local`. */
+  readonly batchNormStatistics?: NormStatistics;
 }
+
+/**
+ * Over several processes, a batch norm in training mode normalises by its own process's share of a batch, and the running
+ * statistics are those of process 0 (`local`) or the mean of all (`averaged`).
+ */
+export type NormStatistics = "local" | "averaged";
 
 export interface StepResult {
   readonly loss: number;
@@ -32,14 +46,28 @@ export type StepFeeds = Tensor | Readonly<Record<string, Tensor>>;
 const named = (feeds: StepFeeds): Readonly<Record<string, Tensor>> =>
   feeds instanceof Tensor ? { targets: feeds } : feeds;
 
-/** Rows `from` to `from + count` of a tensor, sharing its memory. */
-
 /** Sizes of the parts of a batch: equal ones, and a smaller last one where they do not divide it. */
 export function partSizes(count: number, parts: number): number[] {
   const size = Math.ceil(count / parts);
   return Array.from({ length: Math.ceil(count / size) }, (_, i) => Math.min(size, count - i * size));
 }
 
+/** A process's shares of the parts of a batch: where each begins in its part, and how many pictures it has. */
+const sharesOf = (count: number, parts: number, group: Communicator): BatchShare[] =>
+  partSizes(count, parts).map((size) => {
+    const [start, end] = shareOf(size, group);
+    return { start, count: end - start };
+  });
+
+/** Places in a batch of the pictures that a process takes: its share of each part, in their order. */
+export function ownPlaces(count: number, parts: number, group: Communicator): number[] {
+  const size = Math.ceil(count / parts);
+  return sharesOf(count, parts, group).flatMap((share, i) =>
+    Array.from({ length: share.count }, (_, k) => i * size + share.start + k),
+  );
+}
+
+/** Rows `from` to `from + count` of a tensor, sharing its memory. */
 const rowsOf = (t: Tensor, from: number, count: number): Tensor => {
   const row = sizeOf(t.shape.slice(1));
   const values = (t.data as Float32Array<ArrayBuffer>).subarray(from * row, (from + count) * row);
@@ -76,6 +104,7 @@ export class Learner<N extends Net = Net> implements StateAccess {
   /** Steps done. */
   step = 0;
   private readonly rule: UpdateRule;
+  private readonly communicator: Communicator;
   private readonly state = new StepState();
   private readonly slots: Slots = new Map();
   private readonly sums: Slots = new Map();
@@ -89,7 +118,8 @@ export class Learner<N extends Net = Net> implements StateAccess {
     readonly model: N,
     private readonly options: LearnerOptions<N>,
   ) {
-    const { accumulate = 1 } = options;
+    const { accumulate = 1, communicator = alone } = options;
+    this.communicator = communicator;
     must(
       Number.isInteger(accumulate) && accumulate > 0,
       "learner/accumulate",
@@ -99,16 +129,22 @@ export class Learner<N extends Net = Net> implements StateAccess {
     this.rule = ruleOf(options);
   }
 
+  /** Whether gradients are summed before an update, over parts or processes. */
+  private get inParts(): boolean {
+    return (this.options.accumulate ?? 1) > 1 || this.communicator.size > 1;
+  }
+
   /**
-   * Compiles the step for batches of this shape, `[N, C, H, W]`, now rather than at the first one.
+   * Compiles the step for batches of this shape, `[N, C, H, W]`, those of all processes together, now rather than at the
+   * first one.
    *
    * @returns the shapes of the task's outputs for a batch, or for its first part
    */
   async compile(inputShape: readonly number[]): Promise<Readonly<Record<string, Shape>>> {
     const [count, ...picture] = inputShape;
     const { accumulate = 1 } = this.options;
-    if (accumulate === 1) return shapesOf(await this.wholeStep(inputShape));
-    const [whole, ...rest] = new Set(partSizes(count, accumulate));
+    if (!this.inParts) return shapesOf(await this.wholeStep(inputShape));
+    const [whole, ...rest] = new Set(sharesOf(count, accumulate, this.communicator).map((share) => share.count));
     const first = await this.partStep([whole, ...picture]);
     for (const size of rest) await this.partStep([size, ...picture]);
     await this.updateOnly();
@@ -150,10 +186,11 @@ export class Learner<N extends Net = Net> implements StateAccess {
     feeds: Readonly<Record<string, Tensor>>,
     scalars: Readonly<Record<string, number>>,
     seed = 0,
+    share?: BatchShare,
   ): Promise<Record<string, Tensor>> {
     const values = { ...coefficientScalars(this.model), ...scalars };
     const fed = graph.scalars.map((name) => [`scalar:${name}`, Tensor.float32([1], [values[name]])] as const);
-    const outputs = await program.step({ ...feeds, ...Object.fromEntries(fed) }, seed);
+    const outputs = await program.step({ ...feeds, ...Object.fromEntries(fed) }, seed, share);
     for (const ref of graph.counters) this.counts.set(ref, (this.counts.get(ref) ?? 0) + 1);
     return outputs;
   }
@@ -164,11 +201,11 @@ export class Learner<N extends Net = Net> implements StateAccess {
    * @param images  float32 `[N, C, H, W]`
    * @param feeds   what the task's loss takes beside them; of a classification a distribution over classes, float32
    *   `[N, classes]`: see {@link oneHotTargets}
+   * @param total   pictures of the batch in all processes, of which those here are this one's; default these
    * @throws `training/nan-loss` when the loss is not finite; the state then already holds the failed step
    */
-  async train(images: Tensor, feeds: StepFeeds, lr: number, seed = 0): Promise<StepResult> {
-    const { accumulate = 1 } = this.options;
-    if (accumulate > 1) return this.trainInParts(images, named(feeds), lr, seed);
+  async train(images: Tensor, feeds: StepFeeds, lr: number, seed = 0, total = images.shape[0]): Promise<StepResult> {
+    if (this.inParts) return this.trainInParts(images, named(feeds), lr, seed, total);
     const step = await this.wholeStep(images.shape);
     const outputs = await this.run(step, { ...named(feeds), input: images }, this.scalars(lr), seed);
     await this.finishStep();
@@ -180,23 +217,27 @@ export class Learner<N extends Net = Net> implements StateAccess {
     feeds: Readonly<Record<string, Tensor>>,
     lr: number,
     seed: number,
+    total: number,
   ): Promise<StepResult> {
-    const [count] = images.shape;
+    const { accumulate = 1 } = this.options;
     const parts: Record<string, Tensor>[] = [];
     let loss = 0;
     let from = 0;
-    for (const [i, size] of partSizes(count, this.options.accumulate ?? 1).entries()) {
+    for (const [i, share] of sharesOf(total, accumulate, this.communicator).entries()) {
       // Each part draws dropout masks of its own.
-      const own = rng(seed, `part/${i}`).below(2 ** 31);
-      const rows = Object.entries(feeds).map(([name, tensor]) => [name, rowsOf(tensor, from, size)]);
-      const { loss: ofPart, ...part } = await this.addPart(rowsOf(images, from, size), Object.fromEntries(rows), own);
+      const own = accumulate > 1 ? rng(seed, `part/${i}`).below(2 ** 31) : seed;
+      const rows = Object.entries(feeds).map(([name, tensor]) => [name, rowsOf(tensor, from, share.count)]);
+      const pictures = rowsOf(images, from, share.count);
+      const { loss: ofPart, ...part } = await this.addPart(pictures, Object.fromEntries(rows), own, share);
       parts.push(part);
-      loss += ((ofPart.data[0] as number) * size) / count;
-      from += size;
+      loss += ((ofPart.data[0] as number) * share.count) / total;
+      from += share.count;
     }
     const whole = Object.keys(parts[0]).map((name) => [name, joined(parts.map((part) => part[name]))]);
+    const sum = new Float64Array([loss]);
+    await this.communicator.allReduce(sum);
     const update = await this.applyUpdate(lr);
-    return this.result({ loss: Tensor.float32([1], [loss]), ...Object.fromEntries(whole), ...update }, lr);
+    return this.result({ loss: Tensor.float32([1], [sum[0]]), ...Object.fromEntries(whole), ...update }, lr);
   }
 
   /**
@@ -214,10 +255,11 @@ export class Learner<N extends Net = Net> implements StateAccess {
     images: Tensor,
     feeds: Readonly<Record<string, Tensor>>,
     seed: number,
+    share?: BatchShare,
   ): Promise<Record<string, Tensor>> {
     const step = await this.partStep(images.shape);
     const addTo = this.waiting ? 1 : 0;
-    const outputs = await this.run(step, { ...feeds, input: images }, { addTo }, seed);
+    const outputs = await this.run(step, { ...feeds, input: images }, { addTo }, seed, share);
     this.waiting += images.shape[0];
     return outputs;
   }
@@ -239,11 +281,36 @@ export class Learner<N extends Net = Net> implements StateAccess {
       () => "learner: update() without gradients. Call accumulate() with at least one part of a batch before.",
       "usage",
     );
-    const scalars = { ...this.scalars(lr), perPicture: 1 / this.waiting };
-    const outputs = await this.run(await this.updateOnly(), {}, scalars);
+    const update = await this.updateOnly();
+    const pictures = await this.sumOverProcesses(update);
+    const outputs = await this.run(update, {}, { ...this.scalars(lr), perPicture: 1 / pictures });
     this.waiting = 0;
     await this.finishStep();
     return outputs;
+  }
+
+  /** Sums the gradients of all processes where they lie; returns the number of their pictures. */
+  private async sumOverProcesses({ program }: Compiled): Promise<number> {
+    const { communicator, waiting } = this;
+    const { size } = communicator;
+    if (size === 1) return waiting;
+    const pictures = new Float64Array([waiting]);
+    await communicator.allReduce(pictures);
+    const { batchNormStatistics } = this.options;
+    const averaged = batchNormStatistics === "averaged" ? this.statistics : [];
+    await program.changeState([...this.sums.keys(), ...averaged], async (values) => {
+      await allReduceMany(communicator, values);
+      for (const array of values.slice(this.sums.size)) for (let i = 0; i < array.length; i++) array[i] /= size;
+    });
+    return pictures[0];
+  }
+
+  /** Names of the running statistics that steps change. */
+  private get statistics(): string[] {
+    const names = [...this.programs.values()].flatMap(({ graph }) =>
+      [...graph.next.keys()].flatMap((ref) => (ref instanceof Buffer ? [graph.names.get(ref)!] : [])),
+    );
+    return [...new Set(names)];
   }
 
   private async finishStep(): Promise<void> {

@@ -1,4 +1,5 @@
 import type { Batch, MixOptions, PictureBatch, PictureSet } from "../data/index.ts";
+import type { Communicator } from "../distributed/index.ts";
 import type { Net } from "../nn/index.ts";
 import type { CompileOptions } from "../runtime/index.ts";
 import type { Task } from "../tasks/index.ts";
@@ -12,7 +13,14 @@ import type { Optimizer } from "./transforms/index.ts";
 /** What the trainer hands on to its {@link Learner}. */
 type StepOptions = Pick<
   LearnerOptions,
-  "group" | "clipNorm" | "clipValue" | "gradientNorm" | "ema" | "accumulate" | "gradCheckpointing"
+  | "group"
+  | "clipNorm"
+  | "clipValue"
+  | "gradientNorm"
+  | "ema"
+  | "accumulate"
+  | "gradCheckpointing"
+  | "batchNormStatistics"
 >;
 
 /**
@@ -28,6 +36,12 @@ export interface TrainerOptions<B extends PictureBatch = Batch, N extends Net = 
   readonly epochs: number;
   /** Pictures per step. Default 128. */
   readonly batchSize?: number;
+  /**
+   * Processes that train together, each with its own model and the same options: {@link batchSize} is that of all
+   * together, and each takes its share. Process 0 alone reads and writes the store and reports events; its initial values
+   * are everybody's; a signal that stops one stops all. Default: this process alone.
+   */
+  readonly communicator?: Communicator;
   /** Default SGD with momentum 0.9 and weight decay 1e-4. */
   readonly optimizer?: Optimizer;
   /** Highest learning rate. Default 0.1. A schedule given as a function has rates of its own. */

@@ -1,4 +1,5 @@
 import { type Batch, DataLoader, type LoadedBatch, type PictureBatch } from "../data/index.ts";
+import { alone, type Communicator, gatherJson } from "../distributed/index.ts";
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import { coefficientMetadata } from "../inference/index.ts";
 import { cloneModule, coefficientsOf, countParameters, type Net } from "../nn/index.ts";
@@ -16,11 +17,12 @@ import {
 } from "../tensor/index.ts";
 import { splitCheckpoint, type TrainingCheckpoint } from "./checkpoint-store.ts";
 import type { EpochRecord, TrainingEvent } from "./events.ts";
-import { Learner, partSizes } from "./learner.ts";
+import { Learner, ownPlaces, partSizes } from "./learner.ts";
 import { preciseBatchNorm } from "./precise-batch-norm.ts";
 import { changedSettings, classSettings, groupSettings } from "./run-settings.ts";
 import { type EpochSums, readState, type Settings, stateMetadata } from "./run-state.ts";
 import { rampValue, type Schedule, scheduleOf } from "./schedule.ts";
+import { loadShared, shareValues } from "./shared.ts";
 import type { TrainerOptions, TrainingSummary } from "./trainer-options.ts";
 import { type Optimizer, sgd } from "./transforms/index.ts";
 
@@ -44,6 +46,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
   private readonly task: Task<B, N>;
   private readonly loader: DataLoader<B>;
   private readonly learner: Learner<N>;
+  private readonly communicator: Communicator;
   private readonly schedule: Schedule;
   private readonly seed: number;
   /** Pictures of an epoch's last batch. */
@@ -104,20 +107,45 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     );
     this.task.checkData?.(train, validation);
     this.seed = seed;
-    const { mix } = options;
+    const { mix, communicator = alone, accumulate = 1 } = options;
+    this.communicator = communicator;
+    const share = (count: number): readonly number[] => ownPlaces(count, accumulate, communicator);
     // Every batch is full, so that one program does for all and each step weighs the same.
-    this.loader = new DataLoader(data.train, { batchSize, shuffle: true, seed, dropLast, prefetch, mix, fill: true });
+    const shared = communicator.size > 1 && { share };
+    this.loader = new DataLoader(data.train, {
+      ...{ batchSize, shuffle: true, seed, dropLast, prefetch, mix, fill: true },
+      ...shared,
+    });
     this.lastBatch = dropLast ? batchSize : data.train.length - (this.loader.length - 1) * batchSize;
     this.optimizer = options.optimizer ?? sgd({ momentum: 0.9, weightDecay: 1e-4 });
     const plan = { lr, epochs, stepsPerEpoch: this.loader.length, warmupEpochs };
     this.schedule = typeof schedule === "function" ? schedule : scheduleOf(schedule, plan);
     this.mustBeRamps();
     const { device, threads, session, group } = options;
-    const { clipNorm, clipValue, gradientNorm, ema, accumulate, gradCheckpointing } = options;
+    const { clipNorm, clipValue, gradientNorm, ema, gradCheckpointing, batchNormStatistics } = options;
     this.learner = new Learner(model, {
       ...{ optimizer: this.optimizer, task: this.task, group, device, threads, session },
       ...{ clipNorm, clipValue, gradientNorm, ema, accumulate, gradCheckpointing },
+      ...{ communicator, batchNormStatistics },
     });
+    this.mustGoAround();
+  }
+
+  /** Every process needs a picture of every part of every batch. */
+  private mustGoAround(): void {
+    const { size } = this.communicator;
+    const { accumulate = 1, data } = this.options;
+    const { batchSize } = this.loader;
+    for (const count of [Math.min(batchSize, data.train.length), this.lastBatch]) {
+      const least = Math.min(...partSizes(count, accumulate));
+      must(
+        least >= size,
+        "trainer/processes",
+        () =>
+          `trainer: a batch of ${count} pictures${accumulate > 1 ? ` in ${accumulate} parts` : ""} has parts of ${least}, too few for ${size} processes. Choose a larger batchSize${accumulate > 1 ? ", fewer parts (accumulate)" : ""} or fewer processes.`,
+        "usage",
+      );
+    }
   }
 
   private mustBeRamps(): void {
@@ -168,13 +196,14 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
       "usage",
     );
     this.started = true;
-    const { epochs, signal } = this.options;
+    const { epochs } = this.options;
     const begin = performance.now();
     try {
       await this.start();
       const complete = (): boolean => this.loader.state().epoch >= epochs;
       if (this.sums.images && this.loader.state().batch === 0) await this.finishEpoch();
-      while (!complete() && !this.exhausted && !signal?.aborted) if (await this.epoch()) await this.finishEpoch();
+      while (!complete() && !this.exhausted && !(await this.mustStop()))
+        if (await this.epoch()) await this.finishEpoch();
       const finished = complete() || this.exhausted;
       const stoppedEarly = finished && !complete();
       const averaged = finished ? await this.finish() : await this.stop();
@@ -203,6 +232,13 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     }
   }
 
+  /** Whether the signal of any process says so. */
+  private async mustStop(): Promise<boolean> {
+    const stop = new Float64Array([this.options.signal?.aborted ? 1 : 0]);
+    await this.communicator.allReduce(stop, "max");
+    return stop[0] > 0;
+  }
+
   /** Whether the leading number has not got better for `patience` epochs. */
   private get exhausted(): boolean {
     const { patience } = this.options;
@@ -219,6 +255,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
 
   private report(event: TrainingEvent): void {
     const { callbacks = [], onEvent } = this.options;
+    if (this.communicator.rank > 0) return;
     for (const callback of callbacks) callback(event, this.task);
     onEvent?.(event, this.task);
   }
@@ -226,9 +263,11 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
   /** Everything that can go wrong at once: the store, the checkpoint, the network for this data. */
   private async start(): Promise<void> {
     const { data, epochs, store } = this.options;
-    await store?.prepare(this.checkpointBytes());
+    if (this.communicator.rank === 0) await store?.prepare(this.checkpointBytes());
     const changed = this.options.resume ? await this.resume() : [];
     this.model.initialize(this.seed);
+    await this.mustAgree();
+    await shareValues(this.model, this.communicator);
     const outputs = await this.compile();
     this.task.checkOutputs?.(outputs, data.train, "training");
     this.report({
@@ -240,6 +279,22 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
       parameters: countParameters(this.model),
       changed,
     });
+  }
+
+  /** Processes that were given different data or settings would each train on something else. */
+  private async mustAgree(): Promise<void> {
+    const { train, validation } = this.options.data;
+    const own = { pictures: train.length, "validation pictures": validation?.length ?? 0, ...this.settings() };
+    const [first, ...others] = await gatherJson<Settings>(this.communicator, own);
+    for (const [i, other] of others.entries())
+      for (const name of new Set([...Object.keys(first), ...Object.keys(other)]))
+        must(
+          first[name] === other[name],
+          "trainer/processes",
+          () =>
+            `trainer: rank ${i + 1} has ${name} ${other[name] ?? "none"}, rank 0 ${first[name] ?? "none"}. Give every process the same data and settings.`,
+          "usage",
+        );
   }
 
   /** Compiles the step; also that of a last batch so small that batch norms might not take it. */
@@ -296,13 +351,12 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
 
   /** Trains to the end of the epoch; false when the signal stopped it before. */
   private async epoch(): Promise<boolean> {
-    const { signal } = this.options;
     this.model.train();
     let begin = performance.now();
     for await (const batch of this.loader) {
       this.sums.waited += secondsSince(begin);
       await this.step(batch, begin);
-      if (signal?.aborted && this.loader.state().batch !== 0) return false;
+      if (this.loader.state().batch !== 0 && (await this.mustStop())) return false;
       begin = performance.now();
     }
     return true;
@@ -314,12 +368,13 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     const { images, epoch } = batch;
     this.setCoefficients(epoch);
     const lr = this.rate(learner.step);
+    const count = this.loader.indicesOf(epoch, batch.batch).length;
+    const feeds = task.feeds(batch, this.options.data.train);
     const { loss, outputs, gradientNorm } = await learner
-      .train(images, task.feeds(batch, this.options.data.train), lr, stepSeed(this.seed, learner.step))
+      .train(images, feeds, lr, stepSeed(this.seed, learner.step), count)
       .catch((error: unknown) => this.explain(error, epoch + 1));
-    const [count] = images.shape;
     sums.loss += loss * count;
-    this.counted = task.metrics.add(this.counted, outputs, batch);
+    await this.count(outputs, batch);
     sums.images += count;
     sums.seconds += secondsSince(begin);
     const imagesPerSecond = sums.images / sums.seconds;
@@ -337,6 +392,17 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
       imagesPerSecond,
       secondsLeft: left + (this.options.epochs - epoch) * this.evaluation,
     });
+  }
+
+  /** Adds what the task counts of a batch, all processes' shares of it. */
+  private async count(outputs: Readonly<Record<string, Tensor>>, batch: B): Promise<void> {
+    const { metrics } = this.task;
+    if (this.communicator.size === 1) {
+      this.counted = metrics.add(this.counted, outputs, batch);
+      return;
+    }
+    const all = await gatherJson(this.communicator, metrics.add(metrics.zero(), outputs, batch));
+    this.counted = all.reduce((sums, own) => metrics.merge(sums, own), this.counted);
   }
 
   private rate(step: number): number {
@@ -408,6 +474,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     const { ema } = this.options;
     const net = ema ? await this.learner.averaged() : precise ? cloneModule(this.model) : this.model;
     if (precise) await this.makePrecise(net);
+    await shareValues(net, this.communicator, "buffers");
     this.last = { step, precise, net };
     return net;
   }
@@ -427,6 +494,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     const net = ema || precise ? await this.judged(precise !== undefined) : this.model;
     if (ema && precise) await this.makePrecise(this.model);
     else if (precise) this.model.loadStateDict(net.stateDict());
+    await shareValues(this.model, this.communicator, "buffers");
     return ema && net.eval();
   }
 
@@ -453,7 +521,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     if (!data.validation) return {};
     const begin = performance.now();
     const { pictures, lossSum, numbers } = await evaluateTask(this.task, net.eval(), data.validation, {
-      ...{ device, threads, session },
+      ...{ device, threads, session, communicator: this.communicator },
     });
     this.model.train();
     this.evaluation = secondsSince(begin);
@@ -477,8 +545,12 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
 
   private async save(name: "last" | "best", net = this.model): Promise<void> {
     const { store, metadata } = this.options;
-    if (!store) return;
     const { step } = this.learner;
+    if (!store) return;
+    if (this.communicator.rank > 0) {
+      if (name === "last") this.saved = { where: "the one that process 0 wrote", step };
+      return;
+    }
     const { best, history, sums, counted } = this;
     const state = { step, loader: this.loader.state(), best, history, sums, counted, settings: this.settings() };
     const entries = net.stateDict();
@@ -497,6 +569,8 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     const { name: task, settings } = this.task;
     const own = { task, epochs, lr, warmupEpochs, ...settings, stepsPerEpoch: this.loader.length };
     const { clipNorm, clipValue, ema, accumulate = 1, patience, preciseBatchNorm: precise } = this.options;
+    const { batchNormStatistics = "local" } = this.options;
+    const { size } = this.communicator;
     const optimizer = Object.entries(this.optimizer.settings).map(([k, value]) => [`optimizer.${k}`, value] as const);
     return {
       ...own,
@@ -509,6 +583,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
       ...(ema && { ema: JSON.stringify(ema) }),
       ...(patience !== undefined && { patience }),
       ...(precise && { preciseBatchNorm: JSON.stringify(precise) }),
+      ...(size > 1 && { processes: size, batchNormStatistics }),
       optimizer: this.optimizer.name,
       ...Object.fromEntries(optimizer),
       ...groupSettings(this.model, this.options.group),
@@ -519,7 +594,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
 
   /** Takes over the store's last checkpoint; returns the settings that have changed since. */
   private async resume(): Promise<string[]> {
-    const checkpoint = await this.options.store?.load("last");
+    const checkpoint = await loadShared(this.options.store, this.communicator);
     must(
       checkpoint,
       "trainer/resume",

@@ -25,15 +25,16 @@ export function isRunning({ host, pid, started }: ProcessIdentity): boolean | un
     if ((error as NodeJS.ErrnoException).code !== "EPERM") return false;
   }
   const now = startOf(pid);
-  return now === undefined || started === "" || now === started;
+  return now === undefined || (now !== "dead" && (started === "" || now === started));
 }
 
-/** Start of a process in clock ticks since the machine started, on Linux. */
+/** Start of a process in clock ticks since the machine started, on Linux; "dead" of one that has only not been noticed. */
 function startOf(pid: number): string | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-    // The name in parentheses may hold anything; the start is the 20th field after it.
-    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+    // The name in parentheses may hold anything; the state is the first field after it, the start the 20th.
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return /[ZX]/.test(fields[0]) ? "dead" : fields[19];
   } catch {
     return undefined;
   }

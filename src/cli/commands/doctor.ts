@@ -1,5 +1,7 @@
 import { createRequire } from "node:module";
 import { availableParallelism, cpus, freemem, totalmem } from "node:os";
+import { launchOf } from "../../distributed/index.ts";
+import { type Koffi, loadKoffi, mpiLibraries } from "../../distributed/node/index.ts";
 import { platform } from "../../runtime/index.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import { fmtBytes } from "../../tensor/index.ts";
@@ -23,6 +25,16 @@ export const run: Run<"doctor"> = async ({ io }) => {
     .listSupportedBackends?.()
     .map(({ name, bundled }) => ({ name, bundled }));
   const features = cpuFeatures();
+  const koffi = ((): Koffi | undefined => {
+    try {
+      return loadKoffi();
+    } catch {
+      return undefined;
+    }
+  })();
+  const libraries = koffi ? mpiLibraries(koffi) : [];
+  const mpiText = libraries.map(({ version: of, path }) => `${of} (${path})`).join(", ") || "no library found";
+  const launch = launchOf(process.env);
   const report = {
     node: process.versions.node,
     system: `${process.platform} ${process.arch}`,
@@ -37,6 +49,7 @@ export const run: Run<"doctor"> = async ({ io }) => {
     memory: { total: totalmem(), free: freemem() },
     devices: backends ?? null,
     allocatorTuned: !wantsReexec(),
+    mpi: { koffi: koffi?.version ?? "not found", libraries, launch: launch ?? null },
   };
   io.result(report, () =>
     [
@@ -47,6 +60,11 @@ export const run: Run<"doctor"> = async ({ io }) => {
       `instruction sets  ${features ? features.join(" ") || "none of those that matter" : "unknown on this system"}`,
       `memory            ${fmtBytes(report.memory.free)} free of ${fmtBytes(report.memory.total)}`,
       `devices           ${backends ? backends.map((b) => `${b.name}${b.bundled ? "" : " (not bundled)"}`).join(", ") : "cpu"}`,
+      `mpi               ${koffi ? mpiText : "unknown without koffi"}`,
+      ...(launch ? [`launched          as rank ${launch.rank} of ${launch.size} by ${launch.launcher}`] : []),
+      ...(!koffi
+        ? ["missing           koffi, by which MPI is called to train on several machines; run npm install koffi"]
+        : []),
       ...(saturates(features) ? ["note              without VNNI, 8-bit models can saturate and lose accuracy"] : []),
       ...(report.sharp === "not found" ? ["missing           sharp: pictures cannot be decoded; run npm install"] : []),
     ].join("\n"),

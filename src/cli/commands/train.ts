@@ -3,13 +3,21 @@ import { listed, RepmlpError } from "../../errors.ts";
 import { readRecipe, type TrainingPlan, type TrainResult, train } from "../../recipes/node/train.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import type { Io } from "../io.ts";
+import { type Processes, withProcesses } from "../processes.ts";
 import { reexec } from "../reexec.ts";
-import type { Run } from "../table.ts";
+import type { Call, Run } from "../table.ts";
 import { showTraining } from "../training-view.ts";
 import { noteRemarks } from "../weights.ts";
 
 /** Trains by a recipe: a thin call of {@link train}. */
-export const run: Run<"train"> = async ({ args, options, io }) => {
+export const run: Run<"train"> = async (call) => {
+  const code = await reexec();
+  if (code !== undefined) process.exit(code);
+  registerNode();
+  return withProcesses(call.io, (processes) => runIn(processes, call));
+};
+
+async function runIn(processes: Processes, { args, options, io }: Call<"train">): Promise<undefined> {
   const {
     recipe: name,
     out = "runs/train",
@@ -34,9 +42,6 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
       `train: --fc3-batch-norm and --replace-convs ${replaceConvs} are two forms to train in. Give one of them.`,
       "usage",
     );
-  const code = await reexec();
-  if (code !== undefined) process.exit(code);
-  registerNode();
   const base = await readRecipe(name);
   const recipe = {
     ...base,
@@ -48,7 +53,7 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
   };
   const progress = io.progress();
   const result = await train({
-    ...{ data: args.data, recipe, folder: out, signal: io.signal, ...rest },
+    ...{ data: args.data, recipe, folder: out, signal: io.signal, ...processes, ...rest },
     ...(mean && std && { normalization: { mean, std } }),
     ...((fc3BatchNorm || replaceConvs) && { trainingForm: replaceConvs ?? "fc3BatchNorm" }),
     onEvent: (event, task) => showTraining(event, io, progress, "", task),
@@ -65,7 +70,7 @@ export const run: Run<"train"> = async ({ args, options, io }) => {
     io.note(`ended after epoch ${summary.history.length}: the accuracy has not risen for ${recipe.patience} epochs`);
   showResult(result, out, io);
   return undefined;
-};
+}
 
 function showPlan(plan: TrainingPlan, init = "", io: Io): void {
   const { loaded, newHead, notes, preprocessing, from, trained, frozen } = plan;

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/index.ts";
 import type { Dataset, Preprocessing } from "../../data/index.ts";
 import { packageFile } from "../../data/node/index.ts";
+import { alone, type Communicator } from "../../distributed/index.ts";
 import { listed, must, nearest, RepmlpError } from "../../errors.ts";
 import { checkpointMetadata, coefficientMetadata } from "../../inference/index.ts";
 import type { Net, Parameter } from "../../nn/index.ts";
@@ -69,6 +70,13 @@ export interface TrainOptions extends StartOptions {
   readonly threads?: number;
   /** Threads that decode picture files. */
   readonly workers?: number;
+  /**
+   * Processes that train together, each called with the same options: they all read recipe, data and `init`; the folder
+   * is process 0's alone, which tells and writes everything. Default: this one alone.
+   */
+  readonly communicator?: Communicator;
+  /** What batch norms do about the other processes' shares of a batch. Default `local`. */
+  readonly batchNormStatistics?: TrainerOptions["batchNormStatistics"];
   readonly signal?: AbortSignal;
   readonly onEvent?: TrainingCallback;
   /** Is told once of each picture that cannot be read. In training another one of its batch takes its place. */
@@ -99,7 +107,7 @@ export interface TrainResult {
   /** Architecture in the registry, if it is one. */
   readonly arch?: string;
   readonly summary: TrainingSummary;
-  /** Final weights, training form; absent when the run was stopped. */
+  /** Final weights, training form; absent when the run was stopped, and of other processes than the first. */
   readonly weights?: string;
   /** The ONNX model with the final weights, where the run started from one. */
   readonly onnx?: string;
@@ -133,6 +141,8 @@ export interface TrainResult {
 export async function train(options: TrainOptions): Promise<TrainResult> {
   const {
     recipe,
+    communicator = alone,
+    batchNormStatistics,
     folder,
     init,
     numClasses,
@@ -147,7 +157,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   const scales = options.scales === undefined ? undefined : await readScales(options.scales, options);
   const last = join(folder, "last.safetensors");
   must(
-    !resume || existsSync(last),
+    !resume || communicator.rank > 0 || existsSync(last),
     "train/resume",
     () =>
       `train: there is no checkpoint to resume from: ${last} does not exist. Check the folder of the run (--out), or begin one without --resume.`,
@@ -175,19 +185,21 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const own = trainerOptions(recipe, net, head);
     const settings = scales ? { ...own, optimizer: scales.optimizer(recipe.optimizer, net) } : own;
     const [trained, frozen] = split([...net.parameters()], ([key, p]) => !settings.group?.(key, p)?.frozen);
-    options.onStart?.({
-      ...(loaded && { loaded }),
-      newHead: numClasses === undefined || resume ? [] : head,
-      notes: [...data.notes, ...remarks.map((remark) => `${init}: ${remark}`)],
-      preprocessing: data.preprocessing,
-      ...(start.from !== undefined && {
-        from: isReady && !start.normalization ? "as usual for this data set" : start.from,
-      }),
-      ...{ trained: trained.map(([key]) => key), frozen: frozen.map(([key]) => key) },
-    });
+    const leads = communicator.rank === 0;
+    if (leads)
+      options.onStart?.({
+        ...(loaded && { loaded }),
+        newHead: numClasses === undefined || resume ? [] : head,
+        notes: [...data.notes, ...remarks.map((remark) => `${init}: ${remark}`)],
+        preprocessing: data.preprocessing,
+        ...(start.from !== undefined && {
+          from: isReady && !start.normalization ? "as usual for this data set" : start.from,
+        }),
+        ...{ trained: trained.map(([key]) => key), frozen: frozen.map(([key]) => key) },
+      });
     const keys = new Set(trained.map(([key]) => key));
     check?.([2, ...imageShape], (key) => keys.has(key));
-    claim = claimRunFolder(folder, { resume, overwrite, results: runFiles });
+    if (leads) claim = claimRunFolder(folder, { resume, overwrite, results: runFiles });
     const { arch, options: model, name } = start;
     const metadata = checkpointMetadata({
       arch,
@@ -196,15 +208,15 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       preprocessing: data.preprocessing,
     });
     const store = folderStore(folder);
-    await store.prepare();
-    claim.clear();
+    if (leads) await store.prepare();
+    claim?.clear();
     const trainer = new Trainer(net, {
       ...settings,
       data,
-      ...{ seed, threads, store, resume, signal },
+      ...{ seed, threads, store, resume, signal, communicator, batchNormStatistics },
       settings: pictureSettings(recipe, data.preprocessing, options),
       metadata,
-      callbacks: [fileLogs(folder), tensorBoardLog(folder)],
+      callbacks: leads ? [fileLogs(folder), tensorBoardLog(folder)] : [],
       ...(options.onEvent && { onEvent: options.onEvent }),
     });
     const summary = await trainer.run();
@@ -217,7 +229,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       model: net,
       test: data.validation,
     };
-    if (!summary.finished) return done;
+    if (!summary.finished || !leads) return done;
     const files = {
       weights: join(folder, "train.pth"),
       curves: join(folder, "curves.svg"),

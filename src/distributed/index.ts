@@ -1,0 +1,11 @@
+export {
+  allReduceMany,
+  alone,
+  type Communicator,
+  gatherJson,
+  type Reducible,
+  type Reduction,
+  shareJson,
+  shareOf,
+} from "./communicator.ts";
+export { type Launch, launchOf, type MpiKind } from "./launcher.ts";
