@@ -4,6 +4,9 @@ import { softwareAdapter } from "./test/browser/chromium.ts";
 // Where libraries are looked for is read when a process starts, so it has to be set before those of the tests do.
 Object.assign(process.env, softwareAdapter());
 
+// Two files at once on two cores: threads of one would only wait for those of the other.
+process.env.OMP_NUM_THREADS ??= "1";
+
 const tests = {
   testTimeout: 60_000,
   hookTimeout: 60_000,

@@ -6,9 +6,12 @@ import { createModel, deployForm, exportOnnx, openModelFile, saveCheckpointFile,
 export const arch = "RepMLP-Res50-light-224";
 
 /** A checkpoint of the training form with the formula's values, made at its first use. */
-export async function trainFile(folder: string): Promise<string> {
-  const path = join(folder, "train.pth");
-  if (!existsSync(path)) await saveCheckpointFile(path, formulaEntries(createModel(arch)));
+export const trainFile = (folder: string): Promise<string> => trainFileOf(arch, folder, "train.pth");
+
+/** As {@link trainFile}, of any network. */
+export async function trainFileOf(net: string, folder: string, name = `${net}.pth`): Promise<string> {
+  const path = join(folder, name);
+  if (!existsSync(path)) await saveCheckpointFile(path, formulaEntries(createModel(net)));
   return path;
 }
 

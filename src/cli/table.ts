@@ -239,7 +239,7 @@ export const commands = {
       seed: integer("--seed <n>", "seed of the initial values and the order of the pictures", { min: 0, default: 1 }),
       resume: flag("--resume", "go on from the checkpoint in the folder"),
       overwrite,
-      threads: integer("--threads <n>", "threads; the physical cores by default"),
+      threads: integer("--threads <n>", "threads; by default OMP_NUM_THREADS or the physical cores"),
     },
   }),
   train: command({

@@ -11,7 +11,7 @@ export type Device = "cpu" | "webgpu" | "cuda" | "coreml" | "dml";
 export interface Platform {
   readonly name: "node" | "web";
   readonly ort: OrtModule;
-  /** Worker threads of one session by default: the physical cores. */
+  /** Worker threads of one session by default: OMP_NUM_THREADS or the physical cores. */
   readonly threads: number;
   /** Where sessions have no threads of their own: sets the number for all of them, before the first is made. */
   readonly shareThreads?: (threads: number) => void;

@@ -4,7 +4,16 @@ import { availableParallelism } from "node:os";
 import { RepmlpError } from "../../errors.ts";
 import { type Device, type OrtModule, type Platform, registerPlatform } from "../ort.ts";
 
-/** Physical cores that this process may use; hyper-threads do not speed up matrix products. */
+/**
+ * Threads of a session that nobody gives a number: OMP_NUM_THREADS, which says it to most programs of this kind where
+ * several processes share the cores, else the physical cores.
+ */
+export function defaultThreads(env: NodeJS.ProcessEnv = process.env): number {
+  const wanted = Number(env.OMP_NUM_THREADS?.split(",")[0]);
+  return Number.isInteger(wanted) && wanted > 0 ? wanted : physicalCores();
+}
+
+/** Those that this process may use; hyper-threads do not speed up matrix products. */
 function physicalCores(): number {
   const usable = availableParallelism();
   if (process.platform !== "linux") return usable;
@@ -51,7 +60,7 @@ export const registerNode = (): void =>
     return {
       name: "node",
       ort,
-      threads: physicalCores(),
+      threads: defaultThreads(),
       canReadDevice: false,
       writesInPlace: true,
       keepsMemory: process.env.GLIBC_TUNABLES?.includes("glibc.malloc.trim_threshold") ?? false,
