@@ -1,6 +1,7 @@
 export { type ByteSource, blobSource, memorySource } from "./byte-source.ts";
 export { Checkpoint, type OpenCheckpointOptions, openCheckpoint } from "./checkpoint.ts";
 export type { CheckpointFormat } from "./detect-format.ts";
+export { piecesOf } from "./reading.ts";
 export type { SaveOptions, TensorEntry } from "./save-task.ts";
 export type { ByteSink } from "./sink.ts";
 export type { OtherValue } from "./torch/other-values.ts";

@@ -1,14 +1,7 @@
 import { fmt, must } from "../errors.ts";
-import { dtypes, sameShape, sizeOf, type Tensor, type TensorSource, tensorBytes } from "../tensor/index.ts";
+import { dtypes, inPieces, sameShape, sizeOf, type Tensor, type TensorSource, tensorBytes } from "../tensor/index.ts";
 import type { Payload } from "./payload.ts";
 import { StoredTensor } from "./stored-tensor.ts";
-
-/** From here on a tensor is worth taking in pieces. */
-const LARGE = 2 ** 18;
-
-/** Whether an entry is better taken in pieces than read whole. */
-export const inPieces = (source: TensorSource): boolean =>
-  source.pieces !== undefined && sizeOf(source.shape) * dtypes[source.dtype].bytes >= LARGE;
 
 /**
  * The bytes of an entry. Those that lie in another file as they are wanted, and large ones that can be made in pieces,

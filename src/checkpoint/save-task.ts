@@ -1,7 +1,7 @@
 import { RepmlpError } from "../errors.ts";
-import { dtypes, sizeOf, type Tensor, type TensorSource } from "../tensor/index.ts";
+import { dtypes, inPieces, sizeOf, type Tensor, type TensorSource } from "../tensor/index.ts";
 import type { Payload } from "./payload.ts";
-import { inPieces, payloadOf } from "./payload-of.ts";
+import { payloadOf } from "./payload-of.ts";
 import type { ByteSink } from "./sink.ts";
 import { StoredTensor } from "./stored-tensor.ts";
 

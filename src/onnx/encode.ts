@@ -1,5 +1,5 @@
 import { fmt, must } from "../errors.ts";
-import { type Tensor, type TensorSource, tensorBytes } from "../tensor/index.ts";
+import { inPieces, type Tensor, type TensorSource, tensorBytes } from "../tensor/index.ts";
 import { writeAttribute } from "./attribute.ts";
 import { elementTypes } from "./element-type.ts";
 import type { KeptParts, OnnxDim, OnnxModel, OnnxNode, OnnxPlace, OnnxValueInfo } from "./model.ts";
@@ -48,7 +48,10 @@ export function encodeOnnxChunks(model: OnnxModel): Iterable<Uint8Array<ArrayBuf
   return syncChunks(layOut(model));
 }
 
-/** As {@link encodeOnnxChunks}, for initializers that can only be read asynchronously. */
+/**
+ * As {@link encodeOnnxChunks}, for initializers that can only be read asynchronously; large ones come in small pieces where
+ * they can. Each piece is only valid until the next one is asked for.
+ */
 export function encodeOnnxStream(model: OnnxModel): AsyncIterable<Uint8Array<ArrayBuffer>> {
   return asyncChunks(layOut(model));
 }
@@ -118,7 +121,30 @@ function* syncChunks({ pieces }: Layout): Generator<Uint8Array<ArrayBuffer>> {
 }
 
 async function* asyncChunks({ pieces }: Layout): AsyncGenerator<Uint8Array<ArrayBuffer>> {
-  for (const piece of pieces) yield piece instanceof Uint8Array ? piece : bytesOf(piece, await piece.read());
+  for (const piece of pieces)
+    if (piece instanceof Uint8Array) yield piece;
+    else yield* tensorChunks(piece);
+}
+
+/** The bytes of a tensor as they stand in a file; each piece is only valid until the next one is asked for. */
+export async function* tensorChunks(source: TensorSource): AsyncGenerator<Uint8Array<ArrayBuffer>, void, void> {
+  if (!inPieces(source)) {
+    yield bytesOf(source, await source.read());
+    return;
+  }
+  const announced = byteLengthOf(source);
+  let read = 0;
+  for await (const bytes of source.pieces!()) {
+    read += bytes.byteLength;
+    yield bytes;
+  }
+  must(
+    read === announced,
+    "onnx/source",
+    () =>
+      `onnx: a tensor announced as ${source.dtype} ${fmt(source.shape)}, ${announced} bytes, was read as ${read}. The file it comes from has changed.`,
+    "model",
+  );
 }
 
 /** Lengths were written before the values are read, so a source that changed its mind would corrupt the file. */

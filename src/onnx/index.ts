@@ -8,6 +8,7 @@ export {
   encodeOnnxExternal,
   encodeOnnxStream,
   onnxByteLength,
+  tensorChunks,
 } from "./encode.ts";
 export * from "./model.ts";
 export { onnxSkeleton, type ReadableFile, SELF } from "./skeleton.ts";

@@ -18,6 +18,8 @@ type TensorProto = Message<"TensorProto">;
 export interface ByteSource {
   read(): Promise<Uint8Array<ArrayBuffer>>;
   readSync(): Uint8Array<ArrayBuffer>;
+  /** In pieces of whole units, each valid until the next one is asked for. */
+  pieces?(unit?: number): AsyncIterable<Uint8Array<ArrayBuffer>>;
   /** Where they lie on disk, if they do. */
   readonly place?: FilePlace | undefined;
 }
@@ -101,6 +103,7 @@ function bytesAs(
     shape,
     read: async () => build(await source.read()),
     readSync: () => build(source.readSync()),
+    ...(source.pieces && { pieces: (unit?: number) => source.pieces!(unit) }),
     place: async () => source.place,
   };
 }

@@ -48,6 +48,13 @@ export interface TensorSource {
   place?(): Promise<FilePlace | undefined>;
 }
 
+/** From so many bytes on a tensor is worth taking in pieces. */
+const LARGE = 2 ** 18;
+
+/** Whether a tensor is better taken in pieces than read whole: small memory that is used again costs less than fresh one. */
+export const inPieces = (source: TensorSource): boolean =>
+  source.pieces !== undefined && sizeOf(source.shape) * dtypes[source.dtype].bytes >= LARGE;
+
 /** A tensor's bytes in a file on disk. */
 export interface FilePlace {
   /** Absolute path. */

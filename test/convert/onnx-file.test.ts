@@ -176,15 +176,15 @@ describe("convertOnnxFile", () => {
   });
 
   it("maps large weights and finds them again, whether they lie in the file or in another", async () => {
-    const b = new Builder(1, [1, 64, 4, 4]);
-    const large = b.model([
-      b.norm(b.conv(b.conv("x", [64, 1024], [1, 1]), [1024, 1024], [3, 3], { pads: [1, 1, 1, 1], group: 2 }), 1024),
-    ]);
+    const b = new Builder(1, [1, 1024, 2, 2]);
+    let i = 0;
+    const weight = b.constant([1100, 1024, 1, 1], () => ((i++ * 7919) % 1009) / 10_000 - 0.05);
+    const large = b.model([b.norm(b.node("Conv", ["x", weight]), 1100)]);
     for (const external of [false, true]) {
       const [from, to] = [join(folder, `large-${external}.onnx`), join(folder, `large-${external}-merged.onnx`)];
       await saveOnnx(from, large, { external });
       const { proof, bytes } = await convertOnnxFile(from, to);
-      expect(bytes[0]).toBeGreaterThan(2 ** 24);
+      expect(bytes[0]).toBeGreaterThan(2 ** 22);
       expect(proof?.maxRel).toBeLessThan(1e-5);
       expect(proof?.maxRel).toBeGreaterThan(0);
     }

@@ -70,7 +70,7 @@ async function bytesOf(path: string, model: OnnxModel): Promise<number> {
 }
 
 /** From this size on weights are mapped from the file, which the runtime would otherwise read into memory first. */
-const MAPPED_BYTES = 2 ** 24;
+const MAPPED_BYTES = 2 ** 22;
 
 /** A session over a file. Its weights stay in the file: what the runtime is given holds everything else as it is there. */
 async function openFile(path: string, optimize: boolean): Promise<OnnxRunner> {

@@ -1,6 +1,6 @@
 import { stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import type { ByteSink } from "../../checkpoint/index.ts";
+import { type ByteSink, piecesOf } from "../../checkpoint/index.ts";
 import { fileSource, openSource, writeFileAtomically } from "../../checkpoint/node/index.ts";
 import { RepmlpError } from "../../errors.ts";
 import {
@@ -14,8 +14,9 @@ import {
   onnxByteLength,
   onnxSkeleton,
   SELF,
+  tensorChunks,
 } from "../../onnx/index.ts";
-import { dtypes, sizeOf, tensorBytes } from "../../tensor/index.ts";
+import { dtypes, sizeOf } from "../../tensor/index.ts";
 
 /** One ONNX file holds at most 2 GiB. */
 const SINGLE_FILE_BYTES = 2e9;
@@ -36,7 +37,7 @@ export interface SavedOnnx {
 }
 
 /**
- * Writes an ONNX file, one tensor in memory at a time, through a temporary file and a rename. Models of more than 2 GB
+ * Writes an ONNX file, one tensor in memory at a time and large ones in pieces, through a temporary file and a rename. Models of more than 2 GB
  * get a second file `<path>_data`, the name that transformers.js looks for.
  */
 export async function saveOnnx(path: string, model: OnnxModel, options: SaveOnnxOptions = {}): Promise<SavedOnnx> {
@@ -63,7 +64,7 @@ async function writeExternal(sink: ByteSink, { external }: ExternalOnnx): Promis
   let at = 0;
   for (const { source, offset, length } of external) {
     if (offset > at) await sink.write(new Uint8Array(offset - at));
-    await sink.write(tensorBytes(await source.read()));
+    for await (const chunk of tensorChunks(source)) await sink.write(chunk);
     at = offset + length;
   }
 }
@@ -114,6 +115,11 @@ const externalOf = (path: string): OpenExternal => {
         "file",
       );
     const place = file.path === undefined ? undefined : { path: file.path, offset };
-    return { read: () => file.read(offset, length), readSync: () => file.readSync!(offset, length), place };
+    return {
+      read: () => file.read(offset, length),
+      readSync: () => file.readSync!(offset, length),
+      pieces: (unit) => piecesOf(file, offset, length, "a weight", unit),
+      place,
+    };
   };
 };
