@@ -61,17 +61,28 @@ export {
 export {
   type PrunedFile,
   type PrunedGroup,
+  type PrunedOf,
   type PruneFileOptions,
   type PruningMethod,
   pruneFile,
   pruningMethods,
+  savePruned,
 } from "./prune/node/prune-file.ts";
 export { type QuantizedFile, type QuantizeFileOptions, quantizeFile } from "./quantize/node/quantize-file.ts";
 export {
+  type ChangedLayer,
+  type CutNetwork,
+  changedLayers,
   type DataKind,
   onnxTrainable,
   openTrainingData,
+  type PrepareContext,
+  type Prepared,
+  type PruneOptions,
+  type PrunePhase,
+  type PruneResult,
   parseRecipe,
+  prune,
   type Recipe,
   readRecipe,
   recipeNames,

@@ -46,4 +46,5 @@ export { RVSRRepConv, type RVSRRepConvOptions } from "./rvsr.ts";
 export * from "./squeeze-excite.ts";
 export * from "./unireplknet.ts";
 export * from "./vanillanet.ts";
+export { withCompactors } from "./with-compactors.ts";
 export * from "./yolo.ts";

@@ -164,33 +164,75 @@ export const commands = {
     },
   }),
   prune: command({
-    group: "Checkpoints",
-    summary: "cut the channels that matter least out of a network",
+    group: "Training",
+    summary: "prune a network: cut its channels or weights, with training before and after",
     description:
       "Finds which channels go together in the traced network (sums, concatenations, depthwise and grouped convolutions, " +
-      "squeeze-and-excitation, flattened maps) and cuts those of the smallest filters everywhere at once, until the share " +
-      "of multiply-adds is left that is asked for. The checkpoint states its widths, so that every other command opens it; " +
-      "fine-tune it with `repmlp train --init`, convert and export it like any other. An ONNX model, whoever made it, is " +
-      "written as one with the smaller shapes.",
+      "squeeze-and-excitation, flattened maps) and cuts them everywhere at once, until the share of multiply-adds is left " +
+      "that is asked for. With --init the argument is a data set as for `repmlp train`: the network is trained by the " +
+      "method, cut, and fine-tuned; resrep, csgd and aofp choose channels while they train, l1 and random at once; gsm " +
+      "chooses single weights while it trains, magnitude at once; ticket takes the zeros of --mask. Ctrl-C leaves " +
+      "checkpoints that --resume goes on from. Without --init the argument is the network, cut at once by l1 or random and " +
+      "written to the second argument. A pruned checkpoint states its widths, so that every other command opens it. " +
+      "Recipes: prune-l1, prune-resrep, prune-csgd, prune-aofp, prune-gsm; by default that of the method.",
     examples: [
-      ["repmlp prune resnet56.pth pruned.safetensors --flops 0.5", "half of the multiply-adds, by L1 norms"],
+      ["repmlp prune resnet56.pth pruned.safetensors --flops 0.5", "half of the multiply-adds, by L1 norms, at once"],
       ["repmlp prune model.onnx pruned.onnx --flops 0.7 --method random", "an ONNX model; the baseline"],
+      [
+        "repmlp prune cifar-10-batches-bin --method resrep --init resnet56.pth --flops 0.471 --out runs/resrep",
+        "ResRep by its authors' settings",
+      ],
+      ["repmlp prune cifar-10-batches-bin --method resrep --init resnet56.pth --out runs/resrep --resume", "go on"],
+      [
+        'repmlp prune flowers --method aofp --init model.onnx --epochs 3 --fine-tune-epochs 5 --layers "*conv1*"',
+        "an ONNX model, some of its layers",
+      ],
+      [
+        "repmlp prune fashion-mnist --method gsm --init lenet.safetensors --share 0.0167",
+        "a sixtieth of the weights stays",
+      ],
     ],
     args: {
-      load: required("checkpoint in training form, or ONNX model"),
-      save: required("file to write"),
+      input: required("with --init the folder of a data set, else a checkpoint in training form or an ONNX model"),
+      save: optional("file to write, without --init"),
     },
     options: {
-      flops: decimal("--flops <share>", "share of the multiply-adds that is left", { min: 0, default: 0.5 }),
-      method: choice("--method <how>", ["l1", "random"], "how channels are chosen", "l1"),
+      flops: decimal("--flops <share>", "share of the multiply-adds that is left (default: 0.5, or the recipe's)", {
+        min: 0,
+      }),
+      share: decimal("--share <share>", "gsm, magnitude: share of the weights that stays", { min: 0 }),
+      method: choice(
+        "--method <how>",
+        ["l1", "random", "resrep", "csgd", "aofp", "gsm", "magnitude", "ticket"],
+        "how channels or weights are chosen (default: l1, or the recipe's)",
+      ),
       layers: texts("--layers <path...>", "layers whose channels may go, such as stage1.0.conv1.conv; by default all"),
-      atLeast: decimal("--at-least <share>", "share of its channels that each layer keeps", { min: 0, default: 0.1 }),
-      seed: integer("--seed <n>", "seed of --method random", { min: 0, default: 0 }),
+      atLeast: decimal("--at-least <share>", "share of its channels that each layer keeps (default: 0.1)", { min: 0 }),
+      init: text("--init <file>", "trained network to prune on a data set: checkpoint in training form, or ONNX model"),
+      recipe: text("--recipe <name|file>", "with --init: recipe of the package, or a JSON file with an entry prune"),
+      out: text("--out <folder>", "with --init: folder of everything that is written (default: runs/prune)"),
+      epochs: integer("--epochs <n>", "of the method's training, instead of the recipe's"),
+      fineTuneEpochs: integer("--fine-tune-epochs <n>", "epochs on what is left, instead of the recipe's", { min: 0 }),
+      batchSize: integer("-b, --batch-size <n>", "pictures per step, instead of the recipe's"),
+      lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
+      set: repeated("--set <name=value>", "another entry of the recipe's prune, such as lasso=0.01 or damage=0.05"),
+      mask: text("--mask <file>", "ticket: sparse checkpoint whose zeros are taken"),
+      resume: flag("--resume", "go on where the run in the folder was stopped"),
+      overwrite,
+      seed: integer("--seed <n>", "seed of random choices, and of order and augmentation", { min: 0, default: 0 }),
       arch,
       numClasses,
       imageSize,
       ...weights,
       output: text("--output <name>", "ONNX: the output that is looked at, where there are several"),
+      batchNorm: choice(
+        "--batch-norm <how>",
+        ["frozen", "batch"],
+        "ONNX: keep the statistics of batch norms, or train with those of the batch and update them",
+        "frozen",
+      ),
+      workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0 }),
+      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
     },
   }),
   models: command({

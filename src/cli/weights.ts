@@ -25,15 +25,18 @@ export const weightsOptions = (options: WeightsOptions): OpenModelOptions => {
   };
 };
 
-/** `channels=[8,16,32]` and `mixer=conv3`: JSON where it is some, else text. */
-export function modelOptionsOf(given: readonly string[]): Record<string, unknown> {
+/** `channels=[8,16,32]` and `mixer=conv3`: JSON where it is some, else text. Throws `cli/model-option`. */
+export function modelOptionsOf(
+  given: readonly string[],
+  [flag, example] = ["--model-option", "channels=[8,16,32]"],
+): Record<string, unknown> {
   return Object.fromEntries(
     given.map((text) => {
       const at = text.indexOf("=");
       must(
         at > 0,
         "cli/model-option",
-        () => `--model-option ${text}: must be a name and a value, such as channels=[8,16,32].`,
+        () => `${flag} ${text}: must be a name and a value, such as ${example}.`,
         "usage",
       );
       return [text.slice(0, at), jsonOr(text.slice(at + 1))];

@@ -14,10 +14,11 @@ export interface Trace {
 }
 
 let current: Trace | undefined;
+
 /**
- * Runs `body` and records the buffer updates that it asks for.
+ * Runs `body` and records the buffer updates that it asks for; within another trace, which then knows nothing of them.
  *
- * @param fed  takes the scalars that `body` asks for: see {@link scalarInput}
+ * @param fed  takes the scalars that `body` asks for: see {@link scalarInput}. Default: those of the trace around it
  */
 export function trace<T>(
   body: () => T,
@@ -28,7 +29,7 @@ export function trace<T>(
   readonly counters: readonly ParameterRef[];
 } {
   const outer = current;
-  const recorded: Trace = { updates: new Map(), counters: [], scalars: fed };
+  const recorded: Trace = { updates: new Map(), counters: [], scalars: fed ?? outer?.scalars };
   current = recorded;
   try {
     return { result: body(), ...recorded };

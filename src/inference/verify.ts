@@ -4,7 +4,7 @@ import { type Net, toDtype, traceModel } from "../nn/index.ts";
 import { isReparameterizable } from "../reparam/contract.ts";
 import { mustBeInEvaluationMode } from "../reparam/evaluation-mode.ts";
 import type { CompileOptions, Program } from "../runtime/index.ts";
-import { rng, type Shape, sizeOf, Tensor } from "../tensor/index.ts";
+import { rng, type Shape, sameShape, sizeOf, Tensor } from "../tensor/index.ts";
 import { Comparison, type Difference, type Disagreement, isWithin, LogitsComparison } from "./compare.ts";
 
 export interface VerifyOptions extends CompileOptions {
@@ -21,7 +21,7 @@ export interface VerifyOptions extends CompileOptions {
 }
 
 export interface Equivalence extends Difference {
-  /** One entry per merged block, in order of computation. */
+  /** One entry per merged block that is as wide in both, in order of computation. */
   readonly blocks: readonly Difference[];
   readonly top1: { readonly agree: number; readonly total: number };
   /** Inputs whose top class differs. */
@@ -75,7 +75,10 @@ export async function verifyEquivalence(a: Net, b: Net, options: VerifyOptions =
   const [first, second] = await Promise.all(
     [a, b].map((model) => compileLayers(toDtype(model, dtype), [batch, ...shape], dtype, paths, compileOptions)),
   );
-  const shared = [...first.outputs.keys()].filter((path) => second.outputs.has(path));
+  // Blocks of a pruned network may be narrower.
+  const shared = [...first.outputs].flatMap(([path, { shape: own }]) =>
+    sameShape(own, second.outputs.get(path)?.shape ?? []) ? [path] : [],
+  );
   const output = new LogitsComparison();
   const blocks = shared.map((path) => new Comparison(path));
   const size = sizeOf(shape);

@@ -1,10 +1,10 @@
 import * as v from "valibot";
-import { branchKinds, replaceConvs } from "../blocks/index.ts";
+import { branchKinds, replaceConvs, withCompactors } from "../blocks/index.ts";
 import type { Preprocessing } from "../data/index.ts";
 import { fmt, must, nearest } from "../errors.ts";
 import { type Module, type Net, resizedModule } from "../nn/index.ts";
 import type { Shape } from "../tensor/index.ts";
-import { prunedShapes as prunedSchema } from "./options.ts";
+import { layerPaths, prunedShapes as prunedSchema } from "./options.ts";
 
 /** Preprocessing that belongs to a network's weights, with timm's field names. */
 export interface PreprocessingConfig extends Preprocessing {
@@ -21,7 +21,12 @@ export interface CreateOptions {
   readonly imageSize?: number;
   /** Of a pruned network: shapes of the parameters that are narrower, by key, with 0 for sizes that stay. */
   readonly prunedShapes?: PrunedShapes;
+  /** Of a network that ResRep prunes: layers with a compactor; see {@link withCompactors}. */
+  readonly compactors?: readonly string[];
 }
+
+/** Options that say what was made of a family's network afterwards. */
+const sharedOptions: Readonly<Record<string, v.GenericSchema>> = { prunedShapes: prunedSchema, compactors: layerPaths };
 
 /** See {@link CreateOptions.prunedShapes}. */
 export type PrunedShapes = Readonly<Record<string, Shape>>;
@@ -170,8 +175,8 @@ export function defineFamily<O extends object>(definition: FamilyDefinition<O>):
     options(variant, given) {
       const own = Object.entries(given).filter(([, value]) => value !== undefined);
       for (const [option, value] of own) {
-        if (option === "prunedShapes") {
-          mustFit(variant, option, prunedSchema, value);
+        if (Object.hasOwn(sharedOptions, option)) {
+          mustFit(variant, option, sharedOptions[option], value);
           continue;
         }
         must(
@@ -186,9 +191,10 @@ export function defineFamily<O extends object>(definition: FamilyDefinition<O>):
       return { ...variants[variant].options, ...Object.fromEntries(own) } as ModelOptions;
     },
     // What `options` has checked is what these take.
-    create: ({ prunedShapes, ...options }) => {
-      const net = create(options as O);
-      return prunedShapes ? narrower(net, prunedShapes) : net;
+    create: ({ prunedShapes, compactors, ...options }) => {
+      const whole = create(options as O);
+      const net = prunedShapes ? narrower(whole, prunedShapes) : whole;
+      return compactors ? withCompactors(net, compactors) : net;
     },
     preprocessing: (options) => preprocessing(options as O),
   };

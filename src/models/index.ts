@@ -1,4 +1,5 @@
 export type { Backbone, BackboneOptions } from "./backbone.ts";
+export { CifarResNet, type CifarResNetOptions } from "./cifar-resnet.ts";
 export {
   createDetected,
   type DetectedModel,

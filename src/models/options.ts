@@ -45,6 +45,9 @@ export const prunedShapes = v.record(
   "sizes by the keys of parameters",
 );
 
+/** Paths of layers. */
+export const layerPaths = v.array(v.string("a list of paths of layers"), "a list of paths of layers");
+
 /** A probability: from 0, below 1. */
 export const probability = v.pipe(
   v.number("a number from 0, below 1"),

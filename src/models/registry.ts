@@ -1,8 +1,10 @@
 import { listed, must, nearest } from "../errors.ts";
 import type { Net } from "../nn/index.ts";
 import { acnetCifar } from "./acnet-cifar.ts";
+import { cifarResnet } from "./cifar-resnet.ts";
 import type { Family, ModelOptions, PreprocessingConfig, Variant } from "./family.ts";
 import { fastvit } from "./fastvit.ts";
+import { lenet } from "./lenet.ts";
 import { mobilenet } from "./mobilenet.ts";
 import { mobileone } from "./mobileone.ts";
 import { qarepvgg } from "./qarepvgg.ts";
@@ -26,6 +28,8 @@ export const families: readonly Family[] = [
   resnet,
   mobilenet,
   acnetCifar,
+  cifarResnet,
+  lenet,
   repmlpCifar,
   repmlpMixer,
   repmlpnet,

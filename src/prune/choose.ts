@@ -47,6 +47,16 @@ export interface ChooseOptions {
   readonly atLeast?: number;
 }
 
+/** @throws `prune/target` */
+export function mustBeTarget(flops: number): void {
+  must(
+    flops > 0 && flops <= 1,
+    "prune/target",
+    () => `prune: flops, the share that is left, must be above 0 and at most 1, got ${flops}`,
+    "usage",
+  );
+}
+
 /**
  * Chooses the channels that matter least, over all layers together, until the cost of the network is at the target. They
  * are as few as possible in this order.
@@ -56,12 +66,7 @@ export interface ChooseOptions {
  */
 export function chooseChannels(dependencies: ChannelDependencies, options: ChooseOptions): Channel[] {
   const { importance, flops, layers, atLeast = 0.1 } = options;
-  must(
-    flops > 0 && flops <= 1,
-    "prune/target",
-    () => `prune: flops, the share that is left, must be above 0 and at most 1, got ${flops}`,
-    "usage",
-  );
+  mustBeTarget(flops);
   const groups = layers ? [...new Set(layers.map((l) => groupOf(dependencies, l)))] : dependencies.groups;
   must(
     groups.length > 0,

@@ -87,7 +87,15 @@ export const clustersByKey = ({ axes, channels }: ChannelGroup, clusters: Cluste
     axes.flatMap(({ key, axis, role }, a) =>
       role === "takes" || axis !== 0
         ? []
-        : [[key, clusters.map((set) => set.flatMap((c) => channels[c].positions[a]))] as const],
+        : // Of a channel with several rows (of a grouped layer), each goes with those in the same place.
+          [
+            [
+              key,
+              clusters.flatMap((set) =>
+                channels[set[0]].positions[a].map((_, at) => set.map((c) => channels[c].positions[a][at])),
+              ),
+            ] as const,
+          ],
     ),
   );
 

@@ -1,5 +1,14 @@
+export { withCompactors } from "../blocks/index.ts";
+export {
+  Ablation,
+  type AofpOptions,
+  aofp,
+  endHalf,
+  type HalfOutcome,
+  prunedByAofp,
+} from "./aofp.ts";
 export type { ChannelRole } from "./channel-rules.ts";
-export * from "./choose.ts";
+export { byChance, byL1, type ChooseOptions, chooseChannels, type Importance } from "./choose.ts";
 export * from "./csgd.ts";
 export { cutChannels, mergeChannels, withWidths } from "./cut.ts";
 export {
@@ -12,5 +21,8 @@ export {
   type FixedChannels,
   groupOf,
 } from "./dependencies.ts";
+export { foldCompactors } from "./fold-compactors.ts";
 export * from "./gsm.ts";
+export { keepZeros, ticketOf, zerosOf } from "./keep-zeros.ts";
+export * from "./methods.ts";
 export * from "./resrep.ts";

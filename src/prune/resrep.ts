@@ -1,7 +1,6 @@
-import { Compactor, ConvBn } from "../blocks/index.ts";
-import { listed, must, nearest } from "../errors.ts";
+import { must } from "../errors.ts";
 import { add, div, maximum, mul, reduceSum, reshape, sqrt } from "../graph/index.ts";
-import { cloneWith, type Module, mapModules, type Net } from "../nn/index.ts";
+import { type Module, mapModules, type Net } from "../nn/index.ts";
 import { convertToDeploy } from "../reparam/index.ts";
 import { type Shape, Tensor, type TensorSource } from "../tensor/index.ts";
 import {
@@ -86,6 +85,8 @@ export interface ResRepOptions {
     /** Steps between two rounds. Default 200. */
     readonly every?: number;
   };
+  /** Told of the widths that masks leave, in the order of the compactors: at the first step and when they change. */
+  readonly onMasks?: (widths: readonly number[]) => void;
 }
 
 /**
@@ -98,10 +99,13 @@ export interface ResRepOptions {
  * const optimizer = chain(resRep({ compactors: compactorKeys(net), masks }), sgd({ momentum: 0.9, weightDecay: 1e-4 }));
  * await new Trainer(net, { data, optimizer, group: resRepGroup, epochs: 480, lr: 0.01 }).run();
  */
-export function resRep({ compactors, lasso = 1e-4, masks }: ResRepOptions): UpdateRule {
+export function resRep({ compactors, lasso = 1e-4, masks, onMasks }: ResRepOptions): UpdateRule {
   mustBeIn("resRep", { lasso, target: masks?.target }, 0, Number.POSITIVE_INFINITY);
   const maskOf = (key: string): string => stateName("mask", key);
   const { from = 0, every = 200 } = masks ?? {};
+  const tell = (all: readonly (readonly number[])[]): void =>
+    onMasks?.(all.map((mask) => mask.reduce((n, v) => n + v, 0)));
+  let told = false;
   return {
     name: "resRep",
     settings: { lasso, compactors: compactors.length, ...(masks && { target: masks.target, from, every }) },
@@ -129,15 +133,20 @@ export function resRep({ compactors, lasso = 1e-4, masks }: ResRepOptions): Upda
     }),
     ...(masks && {
       async afterStep(host: StateAccess) {
-        if (host.step < from || (host.step - from) % every) return;
+        const due = host.step >= from && (host.step - from) % every === 0;
+        if (!due && (told || !onMasks)) return;
         const names = compactors.map((key) => slotName(maskOf(key)));
         const values = await host.readState([...compactors, ...names]);
         const present = names.map((name) => [...values.get(name)!.toFloat64()]);
+        if (!due) tell(present);
+        told = true;
+        if (!due) return;
         const next = chooseMasks(
           compactors.map((key) => values.get(key)!),
           present,
           masks,
         );
+        tell(next);
         await host.writeState(new Map(names.map((name, i) => [name, Tensor.float32([next[i].length], next[i])])));
       },
     }),
@@ -155,34 +164,6 @@ export const resRepGroup = (key: string, { shape }: { readonly shape: Shape }): 
   if (compactorKey.test(key)) return { momentum: 0.99, weightDecay: 0 };
   return shape.length < 2 ? { weightDecay: 0 } : undefined;
 };
-
-/**
- * The network with a {@link Compactor} in these layers, the identity at first, so that it computes what it did.
- *
- * @param layers  paths of {@link ConvBn} layers of one group
- * @throws `resrep/layer` for a path where there is no such layer
- */
-export function withCompactors<N extends Net>(net: N, layers: readonly string[]): N {
-  const eligible = new Map(
-    [...net.modules()].filter(([, m]) => m instanceof ConvBn && !m.compactor && (m.conv.options.groups ?? 1) === 1),
-  );
-  for (const layer of layers)
-    must(
-      eligible.has(layer),
-      "resrep/layer",
-      () =>
-        `resrep: ${layer} is no convolution of one group with a batch norm that a compactor could follow. Did you mean ${listed(nearest(layer, [...eligible.keys()]))}?`,
-      "usage",
-    );
-  const made = mapModules(net, {
-    module: (m, path) => {
-      if (!layers.includes(path) || !(m instanceof ConvBn)) return undefined;
-      const compactor = new Compactor(m.conv.weight.shape[0]);
-      return cloneWith(m, { compactor: Object.assign(compactor, { training: m.training }) });
-    },
-  });
-  return made;
-}
 
 /** Cost of the merged network by widths of the compactors, for {@link MaskSettings}. */
 export function costOfCompactors(net: Net, inputShape: Shape): CostOfWidths {

@@ -101,6 +101,55 @@ const optimizer = v.pipe(
   v.transform((given): Optimizer => (given.name === "sgd" ? sgd(given) : adamW(given))),
 );
 
+const optionalShare = v.optional(v.pipe(v.number(), v.gtValue(0), v.maxValue(1)));
+const fromZero = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+
+/** Of all ways to prune that cut channels. */
+const channels = {
+  flops: optionalShare,
+  layers: v.optional(v.array(v.string())),
+  atLeast: v.optional(share),
+};
+
+/** What follows the cut. */
+const fineTune = v.optional(v.strictObject({ epochs: fromZero, lr: v.optional(positive) }));
+
+/** How a network is pruned, by `method`; every entry is described in docs/guides/prune.md. */
+const pruning = v.variant("method", [
+  v.strictObject({ method: v.literal("l1"), ...channels, fineTune }),
+  v.strictObject({ method: v.literal("random"), ...channels, fineTune }),
+  v.strictObject({
+    method: v.literal("resrep"),
+    ...channels,
+    lasso: v.optional(amount),
+    momentum: v.optional(v.pipe(v.number(), v.minValue(0), v.ltValue(1))),
+    fromEpoch: v.optional(amount),
+    every: v.optional(count),
+    granularity: v.optional(count),
+    threshold: v.optional(amount),
+    fineTune,
+  }),
+  v.strictObject({
+    method: v.literal("csgd"),
+    ...channels,
+    strength: v.optional(amount),
+    weightDecay: v.optional(amount),
+    clusters: v.optional(v.picklist(["k-means", "even"])),
+    fineTune,
+  }),
+  v.strictObject({
+    method: v.literal("aofp"),
+    ...channels,
+    damage: v.optional(amount),
+    stepsPerHalf: v.optional(count),
+    from: v.optional(fromZero),
+    fineTune,
+  }),
+  v.strictObject({ method: v.literal("gsm"), share: optionalShare, fineTune }),
+  v.strictObject({ method: v.literal("magnitude"), share: optionalShare, fineTune }),
+  v.strictObject({ method: v.literal("ticket"), fineTune }),
+]);
+
 /** Every entry is described in docs/guides/training.md. */
 const recipe = v.strictObject({
   /** For people. */
@@ -165,6 +214,8 @@ const recipe = v.strictObject({
       switchProbability: v.optional(share),
     }),
   ),
+  /** How the network is pruned; for `repmlp prune`. */
+  prune: v.optional(pruning),
   /** Keys that are trained, the rest is frozen; `*` stands for anything. Default all. */
   train: v.optional(v.array(v.string()), ["*"]),
   /** Keys that are not trained, of those that `train` leaves. */
@@ -229,4 +280,36 @@ export function mustFitSome(patterns: Iterable<string>, keys: readonly string[],
       () => `${what}: "${pattern}" fits no parameter. The network has ${listed(keys, 6)}.`,
       "usage",
     );
+}
+
+/**
+ * A recipe with other settings for pruning. Those of another method than the recipe's take nothing over but what both have.
+ *
+ * @param given  entries of `prune`
+ * @throws `recipe/invalid` for an entry that the method does not have
+ */
+export function withPruning(base: Recipe, given: Readonly<Record<string, unknown>>, fineTuneEpochs?: number): Recipe {
+  const before: Readonly<Record<string, unknown>> = base.prune ?? {};
+  const method = String(given.method ?? before.method ?? "l1");
+  const known = pruning.options.find(({ entries }) => entries.method.literal === method);
+  const kept = Object.entries(before).filter(([name]) => known && name in known.entries);
+  const epochs = fineTuneEpochs ?? base.prune?.fineTune?.epochs;
+  const all = {
+    ...Object.fromEntries(kept),
+    ...given,
+    method,
+    ...(epochs !== undefined && { fineTune: { ...base.prune?.fineTune, epochs } }),
+  };
+  const result = v.safeParse(pruning, all);
+  if (result.success) return { ...base, prune: result.output };
+  const [{ message, path }] = result.issues;
+  const name = path?.map(({ key }) => String(key)).join(".") ?? "prune";
+  const entries = Object.keys(known?.entries ?? {}).filter((entry) => entry !== "method" && entry !== "fineTune");
+  throw new RepmlpError(
+    "recipe/invalid",
+    /^Invalid key: Expected never/.test(message)
+      ? `prune: ${method} has no setting "${name}". It has ${listed(entries, 9) || "none"}.`
+      : `prune: ${name}: ${message}. See docs/guides/prune.md.`,
+    "usage",
+  );
 }

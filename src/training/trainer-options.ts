@@ -90,6 +90,8 @@ export interface TrainerOptions<B extends PictureBatch = Batch, N extends Net = 
    * reports what has changed.
    */
   readonly settings?: Settings;
+  /** Further numbers, which events of steps and epochs tell and the history keeps: what is left of a pruned network. */
+  readonly measures?: () => Readonly<Record<`train${string}`, number>>;
   /** Kept with every checkpoint (architecture, class names, …). */
   readonly metadata?: Readonly<Record<string, string>>;
 }

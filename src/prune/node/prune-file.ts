@@ -1,8 +1,9 @@
 import { formatOfName, saveCheckpointFile } from "../../checkpoint/node/index.ts";
+import type { Preprocessing } from "../../data/index.ts";
 import { must } from "../../errors.ts";
 import { checkpointMetadata, coefficientMetadata } from "../../inference/metadata.ts";
 import { type OpenModelOptions, openModelFile, openOnnx, saveOnnx } from "../../inference/node/index.ts";
-import { createModel, OnnxNet, type OnnxNetOptions, prunedShapesOf } from "../../models/index.ts";
+import { createModel, type ModelOptions, OnnxNet, type OnnxNetOptions, prunedShapesOf } from "../../models/index.ts";
 import { countParameters, type Net } from "../../nn/index.ts";
 import type { Shape } from "../../tensor/index.ts";
 import { byChance, byL1, type ChooseOptions, chooseChannels } from "../choose.ts";
@@ -84,9 +85,27 @@ export async function pruneFile(load: string, save: string, options: PruneFileOp
     "file",
   );
   const { narrow, ...result } = pruned(net, [1, ...preprocessing.inputSize], options);
-  const { prunedShapes: _, ...own } = opened.options;
-  const prunedShapes = prunedShapesOf(createModel(arch, { ...own, numClasses: found.numClasses }), narrow);
-  await saveCheckpointFile(save, narrow.stateDict(), {
+  const { numClasses } = found;
+  await savePruned(save, narrow, { arch, options: opened.options, numClasses, preprocessing, classes });
+  return { arch, ...result };
+}
+
+/** What a pruned checkpoint states. */
+export interface PrunedOf {
+  readonly arch: string;
+  /** Options of the network that was pruned. */
+  readonly options: ModelOptions;
+  readonly numClasses?: number | undefined;
+  readonly preprocessing: Preprocessing;
+  readonly classes?: readonly string[] | undefined;
+}
+
+/** Writes a narrower network of the registry, which then opens everywhere: its file states the widths. */
+export async function savePruned(path: string, narrow: Net, of: PrunedOf): Promise<void> {
+  const { arch, numClasses, preprocessing, classes } = of;
+  const { prunedShapes: _, ...own } = of.options;
+  const prunedShapes = prunedShapesOf(createModel(arch, { ...own, numClasses }), narrow);
+  await saveCheckpointFile(path, narrow.stateDict(), {
     metadata: {
       format: "pt",
       ...checkpointMetadata({
@@ -98,7 +117,6 @@ export async function pruneFile(load: string, save: string, options: PruneFileOp
       ...coefficientMetadata(narrow),
     },
   });
-  return { arch, ...result };
 }
 
 function pruned<N extends Net>(

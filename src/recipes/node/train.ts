@@ -7,17 +7,21 @@ import { packageFile } from "../../data/node/index.ts";
 import { alone, type Communicator } from "../../distributed/index.ts";
 import { listed, must, nearest, RepmlpError } from "../../errors.ts";
 import { checkpointMetadata, coefficientMetadata } from "../../inference/index.ts";
+import type { ModelOptions } from "../../models/index.ts";
 import type { Net, Parameter } from "../../nn/index.ts";
 import { chartsSvg, learningCurves } from "../../report/node/curves.ts";
 import { classification } from "../../tasks/index.ts";
+import type { Shape } from "../../tensor/index.ts";
 import { fitsPattern } from "../../text.ts";
 import {
+  chain,
   noDecayOnNormAndBias,
   type ParameterGroup,
   Trainer,
   type TrainerOptions,
   type TrainingCallback,
   type TrainingSummary,
+  type UpdateRule,
 } from "../../training/index.ts";
 import { folderStore } from "../../training/node/checkpoint-store.ts";
 import { eventsFile, fileLogs, loggedLosses, tensorBoardLog } from "../../training/node/logs.ts";
@@ -36,6 +40,11 @@ export const recipeNames = [
   "cifar10-acnet",
   "imagenet-repmlp-res50",
   "fine-tune",
+  "prune-l1",
+  "prune-resrep",
+  "prune-csgd",
+  "prune-aofp",
+  "prune-gsm",
 ] as const;
 
 /**
@@ -83,6 +92,28 @@ export interface TrainOptions extends StartOptions {
   readonly onUnreadable?: (error: RepmlpError) => void;
   /** Told before the first step what is trained, and on which pictures. */
   readonly onStart?: (plan: TrainingPlan) => void;
+  /** Changes what is trained, and how; `init` is then read before a resumed run, too. */
+  readonly prepare?: (net: Net, context: PrepareContext) => Prepared;
+}
+
+/** What is known of a run when its network is there. */
+export interface PrepareContext {
+  /** `[1, C, H, W]`. */
+  readonly inputShape: Shape;
+  readonly stepsPerEpoch: number;
+}
+
+/** A network with what a run puts into it. */
+export interface Prepared {
+  readonly net: Net;
+  /** Before the recipe's optimizer. */
+  readonly rule?: UpdateRule | undefined;
+  /** Goes before what the recipe says of a parameter. */
+  readonly group?: ((key: string, parameter: Parameter) => ParameterGroup | undefined) | undefined;
+  /** What a checkpoint must state for the network to be made again, beside its own options. */
+  readonly options?: ModelOptions;
+  /** Further numbers of the events, at each step and epoch. */
+  readonly measures?: TrainerOptions["measures"];
 }
 
 /** What a run will do, as far as it is not said by its recipe. */
@@ -153,6 +184,12 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     signal,
     workers,
   } = options;
+  must(
+    recipe.prune === undefined,
+    "train/prune",
+    () => "train: the recipe says how to prune. Use repmlp prune, or take its entry `prune` out.",
+    "usage",
+  );
   const start = await (init !== undefined && /\.onnx$/i.test(init) ? onnxStart(init, options) : registryStart(options));
   const scales = options.scales === undefined ? undefined : await readScales(options.scales, options);
   const last = join(folder, "last.safetensors");
@@ -180,10 +217,16 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     mustBeSize(imageShape, start.preprocessing.inputSize, start.name, options.data);
     mustBeClasses(classes.length, numClasses, options.data);
     const isReady = data.kind !== "image-folder";
-    const { net, head, loaded, remarks = [], check, save } = await start.build(classes, !resume);
-    if (init === undefined && !resume) scales?.initialize(net, seed);
+    const { prepare } = options;
+    const built = await start.build(classes, !resume || prepare !== undefined);
+    const { head, loaded, remarks = [], check, save } = built;
+    if (init === undefined && !resume) scales?.initialize(built.net, seed);
+    const stepsPerEpoch = Math.max(1, Math.floor(data.train.length / recipe.batchSize));
+    const prepared = prepare?.(built.net, { inputShape: [1, ...imageShape], stepsPerEpoch });
+    const { net = built.net } = prepared ?? {};
     const own = trainerOptions(recipe, net, head);
-    const settings = scales ? { ...own, optimizer: scales.optimizer(recipe.optimizer, net) } : own;
+    const scaled = scales ? { ...own, optimizer: scales.optimizer(recipe.optimizer, net) } : own;
+    const settings = withPrepared(scaled, prepared);
     const [trained, frozen] = split([...net.parameters()], ([key, p]) => !settings.group?.(key, p)?.frozen);
     const leads = communicator.rank === 0;
     if (leads)
@@ -203,7 +246,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const { arch, options: model, name } = start;
     const metadata = checkpointMetadata({
       arch,
-      ...(model && { options: model }),
+      ...((model ?? prepared?.options) && { options: { ...model, ...prepared?.options } }),
       classes,
       preprocessing: data.preprocessing,
     });
@@ -260,6 +303,20 @@ const runFiles = [
 
 function split<T>(all: readonly T[], first: (item: T) => boolean): readonly [T[], T[]] {
   return [all.filter(first), all.filter((item) => !first(item))];
+}
+
+/** What the recipe says, and what a run has prepared. */
+function withPrepared(
+  settings: Omit<TrainerOptions, "data">,
+  { rule, group, measures }: Partial<Prepared> = {},
+): Omit<TrainerOptions, "data"> {
+  const { optimizer, group: own } = settings;
+  return {
+    ...settings,
+    ...(rule && optimizer && { optimizer: chain(rule, optimizer) }),
+    ...(group && { group: (key, parameter) => ({ ...own?.(key, parameter), ...group(key, parameter) }) }),
+    ...(measures && { measures }),
+  };
 }
 
 /** What is done to the pictures, for a resumed run to be compared with. */
