@@ -63,7 +63,7 @@ export const run: Run<"verify"> = async ({ args: { a, b }, options, io }) => {
       ...{ a, b: b ?? null, arch: first.arch, ...result, tolerance, passed, differs: verdict.differs },
       ...(weights && { weights: { tensors: weights.tensors, differing: weights.differing } }),
     },
-    () => text(result, tolerance, verdict, weights || undefined, narrower),
+    () => text(result, tolerance, verdict, weights, narrower),
   );
   return passed ? undefined : 1;
 };
