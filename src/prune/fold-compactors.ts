@@ -14,8 +14,9 @@ const withValues = <P extends Parameter>(p: P, values: Float64Array): P => {
  * training form, so that it can be trained on, pruned and merged. In evaluation mode it computes the same.
  *
  * With s = γ / √(σ² + ε), convolution W and compactor Q, the compactor's output is Q(s ∘ (W x − μ) + β) = u − m + Qβ where
- * u = (Q · s ∘ W) x and m = Q(s ∘ μ). That is a batch norm of u with running mean m, any running variance v, weight
- * √(v + ε) and bias Qβ. For v the sum of squares Q² · (s² σ²) is taken: what the variance is if channels do not correlate.
+ * u = (Q · s ∘ W) x and m = Q(s ∘ μ). That is a batch norm of a · u with running mean a · m, any running variance v, weight
+ * √(v + ε) / a and bias Qβ. For v the sum of squares a² · Q² · (s² σ²) is taken, what the variance is if channels do not
+ * correlate; and a gives each filter the norm that it had, so that training on moves it as before.
  */
 export function foldCompactors<N extends Net>(net: N): N {
   net.initialize();
@@ -55,9 +56,14 @@ function folded(layer: ConvBn): ConvBn {
       next.variance[j] += scaled ** 2 * variance[o];
       for (let i = 0; i < perFilter; i++) next.weight[j * perFilter + i] += scaled * weight[o * perFilter + i];
     }
+    const norm = (values: Float64Array): number => Math.hypot(...values.subarray(j * perFilter, (j + 1) * perFilter));
+    const a = norm(weight) / norm(next.weight);
+    const rescale = Number.isFinite(a) && a > 0 ? a : 1;
+    for (let i = 0; i < perFilter; i++) next.weight[j * perFilter + i] *= rescale;
+    next.mean[j] *= rescale;
     // As the file rounds it, so that the two cancel.
-    next.variance[j] = Math.fround(next.variance[j]);
-    next.gamma[j] = Math.sqrt(next.variance[j] + bn.eps);
+    next.variance[j] = Math.fround(rescale ** 2 * next.variance[j]);
+    next.gamma[j] = Math.sqrt(next.variance[j] + bn.eps) / rescale;
   }
   return cloneWith(layer, {
     compactor: undefined,

@@ -53,7 +53,9 @@ export const run: Run<"verify"> = async ({ args: { a, b }, options, io }) => {
   const isPruned = [first, other].some((file) => file?.options.prunedShapes !== undefined);
   const narrower = isPruned && other !== undefined && !sameWidths(first.net, other.net);
   const weights =
-    other && !narrower && (await compareWeights(first.net, other.net, { types, tolerance: options.tolerance }));
+    other && !narrower
+      ? await compareWeights(first.net, other.net, { types, tolerance: options.tolerance })
+      : undefined;
   const tolerance = options.tolerance ?? Math.max(...types.map((type) => outputTolerances[type]));
   const verdict = judge(result, tolerance);
   const passed = verdict.passed && !weights?.differing.length;
