@@ -68,7 +68,14 @@ export {
   pruningMethods,
   savePruned,
 } from "./prune/node/prune-file.ts";
-export { type QuantizedFile, type QuantizeFileOptions, quantizeFile } from "./quantize/node/quantize-file.ts";
+export {
+  type QuantizedFile,
+  type QuantizeFileOptions,
+  type QuantizeWeightsFileOptions,
+  quantizeFile,
+  quantizeWeightsFile,
+  type WeightsFile,
+} from "./quantize/node/quantize-file.ts";
 export {
   type ChangedLayer,
   type CutNetwork,

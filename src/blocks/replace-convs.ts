@@ -222,13 +222,43 @@ export function replaceConvs<M extends Module>(
     const { training } = main;
     return Object.assign(new BranchedConv(main, branches.train(training)), { training });
   };
+  const made = mapConvs(model, {
+    conv: branched,
+    itself: (m) => (branchesItself(m) ? m.withBranches(make) : undefined),
+    branched: (m, path) => tell(path, false, `${m.constructor.name} has branches already`),
+  });
+  must(
+    count > 0,
+    "replace-convs/none",
+    () =>
+      `replaceConvs: no convolution can be replaced by ${kind}${left.length ? `: ${listed(left, 3)}` : ", since there is none"}. Choose another block, or in the library other convolutions by the filter.`,
+    "usage",
+  );
+  return made;
+}
+
+interface ConvVisitor {
+  /** What stands in the place of a convolution, or of one with its batch norm. */
+  readonly conv: (layer: ConvBn | Conv2d, path: string) => Module;
+  /** Is told of blocks that have branches; they stay. */
+  readonly branched: (block: Module, path: string) => void;
+  /** What stands in the place of a whole module; `undefined` looks at what is in it. */
+  readonly itself?: (module: Module) => Module | undefined;
+}
+
+/**
+ * A network with other modules in the place of its convolutions, anywhere in the tree, merged blocks' among them. Those
+ * blocks are no longer merged themselves: what stands in them is.
+ */
+export function mapConvs<M extends Module>(model: M, { conv, branched, itself }: ConvVisitor): M {
   const visit = (m: Module, path: string): Module | undefined => {
-    if (branchesItself(m)) return m.withBranches(make);
-    if (m instanceof ConvBn && m.merge === ConvBn.prototype.merge) return branched(m, path);
-    if (m instanceof Conv2d && m.forward === Conv2d.prototype.forward) return branched(m, path);
+    const other = itself?.(m);
+    if (other) return other;
+    if (m instanceof ConvBn && m.merge === ConvBn.prototype.merge) return conv(m, path);
+    if (m instanceof Conv2d && m.forward === Conv2d.prototype.forward) return conv(m, path);
     if (!isReparameterizable(m)) return undefined;
     if ("merged" in m.merge()) {
-      tell(path, false, `${m.constructor.name} has branches already`);
+      branched(m, path);
       return m;
     }
     // Merged: from here on its convolutions are what can be merged, not the block.
@@ -239,15 +269,7 @@ export function replaceConvs<M extends Module>(
       parameter: (p) => p,
     });
   };
-  const made = mapModules(model, { module: visit });
-  must(
-    count > 0,
-    "replace-convs/none",
-    () =>
-      `replaceConvs: no convolution can be replaced by ${kind}${left.length ? `: ${listed(left, 3)}` : ", since there is none"}. Choose another block, or in the library other convolutions by the filter.`,
-    "usage",
-  );
-  return made;
+  return mapModules(model, { module: visit });
 }
 
 /** How many layers a parameter belongs to. */

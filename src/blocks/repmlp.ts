@@ -13,7 +13,17 @@ import {
   unpartition,
   type Value,
 } from "../graph/index.ts";
-import { BatchNorm1d, BatchNorm2d, Conv2d, cloneWith, Linear, Module, mapModules, orthogonal } from "../nn/index.ts";
+import {
+  asIdentity,
+  BatchNorm1d,
+  BatchNorm2d,
+  Conv2d,
+  cloneWith,
+  Linear,
+  Module,
+  mapModules,
+  orthogonal,
+} from "../nn/index.ts";
 import {
   type BiasedMap,
   type KernelAlgebra,
@@ -27,7 +37,6 @@ import {
   parallel,
   type Reparameterizable,
 } from "../reparam/index.ts";
-import { Tensor } from "../tensor/index.ts";
 import { ConvBn } from "./conv-bn.ts";
 
 export interface RepMLPOptions {
@@ -323,15 +332,7 @@ export function withFc3BatchNorm<M extends Module>(model: M): M {
     module: (m) => {
       if (!(m instanceof RepMLP) || m.fc3Bn) return undefined;
       count++;
-      const bn = new BatchNorm1d(m.fc3.weight.shape[0]);
-      const one = Math.sqrt(1 + bn.eps);
-      for (const [p, value] of [
-        [bn.weight, one],
-        [bn.bias, 0],
-        [bn.runningMean, 0],
-        [bn.runningVar, 1],
-      ] as const)
-        p.set(Tensor.full(p.dtype, p.shape, value));
+      const bn = asIdentity(new BatchNorm1d(m.fc3.weight.shape[0]));
       return cloneWith(mapModules(m), { fc3Bn: bn });
     },
   });

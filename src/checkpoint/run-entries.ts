@@ -3,3 +3,6 @@
  * `optimizer.<slot>:<key>`.
  */
 export const isOptimizerState = (key: string): boolean => /^optimizer\.\w+:/.test(key);
+
+/** Whether a tensor of a training checkpoint is the range of an integer, which training with fake quantization keeps. */
+export const isQuantizationRange = (key: string): boolean => key.startsWith("quantize.");

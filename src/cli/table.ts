@@ -294,7 +294,7 @@ export const commands = {
       "checkpoints. Ctrl-C leaves a checkpoint that --resume goes on from. With --init model.onnx the model itself is " +
       "trained, whoever made it, and written again as model.onnx in the folder. Started by mpirun or srun (mpirun -n 4 repmlp " +
       "train …), several processes share every batch. Patterns of keys: * stands for anything. " +
-      "Recipes: cifar10-pure-mlp, cifar10-conv, cifar10-acnet, imagenet-repmlp-res50, fine-tune.",
+      "Recipes: cifar10-pure-mlp, cifar10-conv, cifar10-acnet, imagenet-repmlp-res50, fine-tune, quantize.",
     examples: [
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp", "the paper's CIFAR-10 network"],
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp --resume", "go on after Ctrl-C"],
@@ -333,6 +333,10 @@ export const commands = {
       scales: text(
         "--scales <file>",
         "train under RepOptimizer with the scales of this checkpoint of a search network, such as RepOpt-VGG-B1-search",
+      ),
+      insertBatchNorms: flag(
+        "--insert-batch-norms",
+        "--init is a merged network: train it with a batch norm behind each convolution",
       ),
       replaceConvs: choice(
         "--replace-convs <block>",
@@ -506,13 +510,27 @@ export const commands = {
         "an ONNX model made elsewhere",
       ],
       ["repmlp quantize net.onnx int8.onnx --calib pictures --keep-float fc --target vnni", "the last layer in float"],
+      [
+        "repmlp quantize net.onnx int8.onnx --calib pictures --keep-float auto --budget 0.02",
+        "as many layers in float as it takes for 98 % of the classes to stay",
+      ],
+      [
+        "repmlp quantize light_deploy.pth light_q4.onnx --weight-only int4",
+        "fully connected layers of 4 bits, no pictures",
+      ],
     ],
     args: {
       model: required("checkpoint (.pth, .safetensors) or .onnx file"),
       out: required("ONNX file to write"),
     },
     options: {
-      calib: text("--calib <folder>", "pictures like those that the model will see; folders in it count too (needed)"),
+      calib: text("--calib <folder>", "pictures like those that the model will see; folders in it count too"),
+      stats: text("--stats <file>", "calibration statistics that --save-stats wrote, instead of --calib"),
+      report: text(
+        "--report <file>",
+        "write a page (.html): noise, range and histogram of every activation, the worst first",
+      ),
+      saveStats: text("--save-stats <file>", "write the calibration statistics, a .safetensors file"),
       pictures: integer("--pictures <n>", "pictures to take, evenly over the folder", { default: 256 }),
       batchSize: integer("-b, --batch-size <n>", "pictures per run while calibrating", { default: 8 }),
       calibrator: choice(
@@ -522,7 +540,28 @@ export const commands = {
         "auto",
       ),
       target: choice("--target <kind>", ["portable", "vnni", "arm"], "machines that the file is for", "portable"),
-      keepFloat: texts("--keep-float <name...>", "layers that stay in float, by node, output or weight"),
+      keepFloat: texts(
+        "--keep-float <auto|n|name...>",
+        "layers that stay in float: the n that cost most, as many as it takes (auto), or by node, output or weight",
+      ),
+      budget: decimal("--budget <share>", "for --keep-float auto: share of pictures whose class may change", {
+        min: 0,
+        max: 1,
+        default: 0.01,
+      }),
+      weightOnly: choice(
+        "--weight-only <bits>",
+        ["int8", "int4"],
+        "store weights alone in fewer bits; no pictures needed",
+      ),
+      blockSize: integer(
+        "--block-size <n>",
+        "for --weight-only: inputs that share a scale in a fully connected layer",
+        {
+          default: 32,
+        },
+      ),
+      float16: flag("--float16", "store weights alone in half precision; no pictures needed"),
       equalize: flag("--equalize", "even the channels of successive convolutions first"),
       biasCorrection: flag("--no-bias-correction", "do not take what rounding weights adds on average from biases"),
       mean: decimals("--mean <r,g,b>", "subtracted from each channel (0 to 1), where the file does not state it"),
@@ -584,9 +623,12 @@ export const commands = {
   }),
   doctor: command({
     group: "Other",
-    summary: "show versions, devices and what is missing on this machine",
-    examples: [["repmlp doctor", "the first thing to run when something does not work"]],
-    args: {},
+    summary: "show versions, devices and what is missing on this machine; or how an int8 model fares on it",
+    examples: [
+      ["repmlp doctor", "the first thing to run when something does not work"],
+      ["repmlp doctor light_int8.onnx", "layers whose sums saturate here, or would on other CPUs"],
+    ],
+    args: { model: optional("int8 .onnx file to run with usual and with exact kernels") },
     options: {},
   }),
 } as const;

@@ -38,6 +38,17 @@ interface View {
   readonly one?: Handle;
 }
 
+/** What a constant is called that is some rows of another. */
+export const rowsName = (name: string, start: number, end: number): string => `${name}[${start}:${end}]`;
+
+/** Of which constant, and which rows of it, a constant of {@link Emitter.constantRows} is; nothing for any other name. */
+export function rowsOf(
+  name: string,
+): { readonly of: string; readonly start: number; readonly end: number } | undefined {
+  const [, of, start, end] = /^(.*)\[(\d+):(\d+)\](?:_\d+)?$/.exec(name) ?? [];
+  return of === undefined ? undefined : { of, start: Number(start), end: Number(end) };
+}
+
 /**
  * Writes ONNX nodes. Equal nodes (same op, inputs and attributes) are written once, so everything that two lowerings
  * have in common — a padded input, an im2col, a mask — is shared without anyone arranging it. Reshapes and transposes
@@ -160,7 +171,7 @@ export class Emitter {
         [source],
         (t) => new Tensor(t.dtype, shape, t.data.subarray(start * width, end * width) as TypedArray),
       );
-    const handle = this.addConstant(rows, this.fresh(`${x.name}[${start}:${end}]`));
+    const handle = this.addConstant(rows, this.fresh(rowsName(x.name, start, end)));
     this.memo.set(key, [handle]);
     return handle;
   }

@@ -1,3 +1,4 @@
+export { rowsName, rowsOf } from "./emitter.ts";
 export { type GradientReach, type GradientStop, type GradOptions, grad, gradientReach } from "./grad.ts";
 export * from "./layout.ts";
 export * from "./lower.ts";

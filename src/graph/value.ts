@@ -1,7 +1,7 @@
 import { fmt, must, RepmlpError } from "../errors.ts";
 import type { DType, Shape, TensorSource } from "../tensor/index.ts";
 import { type Node, type Op, type OpDef, type ParameterRef, type TensorType, Value } from "./op.ts";
-import { currentPath } from "./path.ts";
+import { currentPath, inLayer } from "./path.ts";
 
 export { type Node, type Op, type OpDef, type ParameterRef, type TensorType, Value, type VjpArgs } from "./op.ts";
 
@@ -128,14 +128,36 @@ export function substitute(outputs: readonly Value[], replacements: ReadonlyMap<
   for (const node of reachable(outputs)) {
     const inputs = node.inputs.map(get);
     if (inputs.every((v, i) => v === node.inputs[i])) continue;
-    const types = node.op.infer(
-      inputs.map((v) => v.type),
-      node.attrs as never,
-    );
-    const made = makeNode(node.op, inputs, node.attrs, "shape" in types ? [types] : types);
+    const made = remade(node, inputs);
     for (const [i, v] of node.outputs.entries()) if (!rebuilt.has(v)) rebuilt.set(v, made[i]);
   }
   return outputs.map(get);
+}
+
+/**
+ * Rebuilds what `outputs` depend on, from the leaves up: `change` is given every value as it is made of what has changed
+ * before, with the value that it was, and says what takes its place. Untouched parts are shared; nodes keep their layers.
+ */
+export function rewrite(outputs: readonly Value[], change: (made: Value, original: Value) => Value): Value[] {
+  const rebuilt = new Map<Value, Value>();
+  const get = (v: Value): Value => rebuilt.get(v) ?? v;
+  for (const node of reachable(outputs))
+    inLayer(node.path, () => {
+      const inputs = node.inputs.map(get);
+      const same = inputs.every((v, i) => v === node.inputs[i]);
+      const made = same ? node.outputs : remade(node, inputs);
+      for (const [i, v] of node.outputs.entries()) rebuilt.set(v, change(made[i], v));
+    });
+  return outputs.map(get);
+}
+
+/** The node with other inputs. */
+function remade(node: Node, inputs: readonly Value[]): readonly Value[] {
+  const types = node.op.infer(
+    inputs.map((v) => v.type),
+    node.attrs as never,
+  );
+  return makeNode(node.op, inputs, node.attrs, "shape" in types ? [types] : types);
 }
 
 /** Checks that a type has one of the given ranks. */

@@ -1,6 +1,6 @@
 import * as v from "valibot";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import { isOptimizerState } from "../checkpoint/run-entries.ts";
+import { isOptimizerState, isQuantizationRange } from "../checkpoint/run-entries.ts";
 import { asWeights } from "../checkpoint/weights.ts";
 import type { Preprocessing } from "../data/index.ts";
 import { listed, must } from "../errors.ts";
@@ -128,7 +128,7 @@ const defined = (options: Readonly<Record<string, unknown>>): ModelOptions =>
 
 /** Entries of a checkpoint that are a network's. */
 export const modelEntries = <T>(entries: ReadonlyMap<string, T>): Map<string, T> =>
-  new Map([...entries].filter(([key]) => !isOptimizerState(key)));
+  new Map([...entries].filter(([key]) => !isOptimizerState(key) && !isQuantizationRange(key)));
 
 /** What a network's file states; the names of its classes have another name in an ONNX file. */
 const picked = ({ preprocessing, classes, labels = classes }: Readonly<Record<string, string>>) => ({

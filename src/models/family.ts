@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import { branchKinds, replaceConvs, withCompactors } from "../blocks/index.ts";
+import { branchKinds, insertBatchNorms, replaceConvs, withCompactors } from "../blocks/index.ts";
 import type { Preprocessing } from "../data/index.ts";
 import { fmt, must, nearest } from "../errors.ts";
 import { type Module, type Net, resizedModule } from "../nn/index.ts";
@@ -125,18 +125,29 @@ export interface TrainingForm {
   readonly make: <M extends Module>(merged: M) => M;
 }
 
-/** The training forms that every family has: branches beside the merged network's convolutions, see {@link replaceConvs}. */
-const branchForms: Readonly<Record<string, TrainingForm>> = Object.fromEntries(
-  branchKinds.map((kind) => [
-    kind,
-    {
-      description: `merged form with branches of ${kind} beside its convolutions`,
-      flag: `--replace-convs ${kind}`,
-      keyPart: ".branches.",
-      make: (merged) => replaceConvs(merged, kind),
-    },
-  ]),
-);
+/**
+ * The training forms that every family has: branches beside the merged network's convolutions, see {@link replaceConvs}, or
+ * batch norms behind them, see {@link insertBatchNorms}.
+ */
+const usualForms: Readonly<Record<string, TrainingForm>> = {
+  ...Object.fromEntries(
+    branchKinds.map((kind): [string, TrainingForm] => [
+      kind,
+      {
+        description: `merged form with branches of ${kind} beside its convolutions`,
+        flag: `--replace-convs ${kind}`,
+        keyPart: ".branches.",
+        make: (merged) => replaceConvs(merged, kind),
+      },
+    ]),
+  ),
+  insertedNorms: {
+    description: "merged form with batch norms behind its convolutions",
+    flag: "--insert-batch-norms",
+    keyPart: ".inserted_bn.",
+    make: insertBatchNorms,
+  },
+};
 
 /** Everything that is known of a family of networks: what differs from one to another is data. */
 export interface Family {
@@ -170,7 +181,7 @@ export function defineFamily<O extends object>(definition: FamilyDefinition<O>):
   const { name, variants, options: entries, create, preprocessing, namings, trainingForms = {} } = definition;
   const optionNames = Object.keys(entries);
   return {
-    ...{ name, optionNames, namings, trainingForms: { ...trainingForms, ...branchForms } },
+    ...{ name, optionNames, namings, trainingForms: { ...trainingForms, ...usualForms } },
     variants: variants as Readonly<Record<string, Variant>>,
     options(variant, given) {
       const own = Object.entries(given).filter(([, value]) => value !== undefined);

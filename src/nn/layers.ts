@@ -225,6 +225,19 @@ class AffineBatchNorm extends BatchNorm {
   }
 }
 
+/** Gives a new batch norm values with which it changes nothing in evaluation mode. */
+export function asIdentity<B extends BatchNorm>(bn: B): B {
+  const { weight, bias, runningMean, runningVar, eps } = bn;
+  const values = [
+    [weight, Math.sqrt(1 + eps)],
+    [bias, 0],
+    [runningMean, 0],
+    [runningVar, 1],
+  ] as const;
+  for (const [p, value] of values) p?.set(Tensor.full(p.dtype, p.shape, value));
+  return bn;
+}
+
 /** Batch norm of images `[N, C, H, W]`. */
 export class BatchNorm2d extends AffineBatchNorm {
   override forward(x: Value): Value {

@@ -46,6 +46,19 @@ export type MultiOutputNet = Net & {
 
 export const hasTrainingOutputs = (net: Net): net is MultiOutputNet => "trainingOutputs" in net;
 
+/**
+ * A network whose training form is another one at different times of a run, as when its batch norms or the ranges of its
+ * activations are fixed from some step on.
+ */
+export type StagedNet = Net & {
+  /** The present form; steps are compiled for each. */
+  readonly stage: string;
+  /** Says that so much of the run's steps is done, from 0 to 1. */
+  atProgress(share: number): void;
+};
+
+export const isStaged = (net: Net): net is StagedNet => "atProgress" in net;
+
 /** Shapes of values before and after, by the path of the layer that made them; of several the last. */
 export type ResizedShapes = ReadonlyMap<string, readonly [before: Shape, after: Shape]>;
 

@@ -22,13 +22,17 @@ export {
   type RealRange,
   squaredError,
 } from "./calibrators.ts";
+export { exactKernels } from "./exact.ts";
 export { StreamingHistogram } from "./histogram.ts";
+export { type InspectedLayer, inspectQuantized, type QuantizedInspection } from "./inspect.ts";
 export {
   type QuantizationTarget,
   type QuantizationTargetName,
   quantizationTargets,
 } from "./qdq.ts";
 export {
+  calibrationStatistics,
+  type LayerSensitivity,
   type QuantizedOnnx,
   type QuantizedTensor,
   type QuantizeOnnxOptions,
@@ -41,3 +45,19 @@ export {
   type InsertedBatchNorm,
   type LinearLayer,
 } from "./repair.ts";
+export {
+  type QuantizationReport,
+  quantizationReport,
+  type ReportPage,
+  reportPage,
+  type TensorNoise,
+} from "./report.ts";
+export { CalibrationStatistics, type ComparedInput } from "./statistics.ts";
+export * from "./training/index.ts";
+export {
+  blockwise,
+  type QuantizedWeights,
+  type QuantizeWeightsOptions,
+  quantizeWeights,
+  type StoredLayer,
+} from "./weight-only.ts";

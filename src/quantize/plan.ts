@@ -153,6 +153,45 @@ export function planQuantization(model: OnnxModel, keepFloat: readonly string[],
   return { weighted, tensors: roots, kept };
 }
 
+/**
+ * What becomes integers where the tensors are given that do: each weight that `isInteger` names, behind such a tensor, and
+ * what passes the tensor's values on to it.
+ *
+ * @param steps  by tensor
+ */
+export function planOfTensors(
+  model: OnnxModel,
+  steps: ReadonlyMap<string, unknown>,
+  isInteger: (weight: string) => boolean,
+): QuantizationPlan {
+  const constants = constantsOf(model);
+  const makers = new Map(model.nodes.map((node) => [node.outputs[0], node] as const));
+  const tensors = new Map([...steps.keys()].map((name) => [name, name] as const));
+  /** The tensor with a step that a value was passed on from; those on the way take its step. */
+  const rootOf = (name: string): string | undefined => {
+    if (tensors.has(name)) return tensors.get(name);
+    const maker = makers.get(name);
+    if (!maker || !(passing.has(maker.opType) || maker.opType === "Slice")) return undefined;
+    const root = rootOf(maker.inputs[0]);
+    if (root !== undefined) tensors.set(name, root);
+    return root;
+  };
+  const weighted: WeightedNode[] = [];
+  const kept: { name: string; operator: string; reason: string }[] = [];
+  for (const node of model.nodes) {
+    if (node.inputs.length < 2 || node.domain || !Object.hasOwn(readers, node.opType)) continue;
+    const found = isInteger(node.inputs[1]) ? readers[node.opType](node, constants) : "asked for";
+    if (typeof found !== "string" && rootOf(node.inputs[0]) !== undefined) weighted.push({ node, ...found });
+    else
+      kept.push({
+        name: nameOf(node),
+        operator: node.opType,
+        reason: typeof found === "string" ? found : "its input has no range",
+      });
+  }
+  return { weighted, tensors, kept };
+}
+
 type Read = (node: OnnxNode, constants: ReadonlyMap<string, TensorSource>) => Omit<WeightedNode, "node"> | string;
 
 const weightProblem = (

@@ -63,6 +63,7 @@ const BIAS_LIMIT = 2 ** 30;
  *
  * @param inputStep   scale of the node's input
  * @param inputMeans  means of the input channels, to correct the bias by; absent: no correction
+ * @param scales      of the output channels; default from the largest weights
  */
 export function integerWeight(
   { axis, groups }: Pick<WeightedNode, "axis" | "groups">,
@@ -71,10 +72,11 @@ export function integerWeight(
   range: IntegerRange,
   inputStep: number,
   inputMeans?: ArrayLike<number>,
+  scales?: ArrayLike<number>,
 ): IntegerWeight {
   const found = weightQuantization(weight, { axis, range });
   const asked = bias?.toFloat64();
-  const maxima = found.steps.map(({ scale }) => scale);
+  const maxima = scales ? Array.from(scales) : found.steps.map(({ scale }) => scale);
   const empty = emptyChannels(weight, axis);
   const steps = maxima.map((scale, c) => {
     const least = Math.fround(Math.abs(asked?.[c] ?? 0) / inputStep / BIAS_LIMIT) * (1 + 2 ** -20);

@@ -2,10 +2,11 @@ import { mergeOnnx } from "../convert/onnx/index.ts";
 import { must } from "../errors.ts";
 import type { OnnxModel, OnnxNode } from "../onnx/index.ts";
 import { type CompileOptions, compileModel, type Feeds, type Program } from "../runtime/index.ts";
-import { sizeOf, Tensor, type TensorSource } from "../tensor/index.ts";
+import { Tensor, type TensorSource } from "../tensor/index.ts";
 import type { QuantizationStep } from "./affine.ts";
 import { type CalibratorName, calibrated, calibrators } from "./calibrators.ts";
-import { StreamingHistogram } from "./histogram.ts";
+import { exactKernels } from "./exact.ts";
+import { agreementOf, decibels, squaredShare } from "./noise.ts";
 import { constantsOf, mustBeQuantizable, nameOf, planQuantization, type QuantizationPlan } from "./plan.ts";
 import {
   type IntegerWeight,
@@ -18,14 +19,20 @@ import {
   withQuantizedTensors,
 } from "./qdq.ts";
 import { equalizeLayers } from "./repair.ts";
+import { CalibrationStatistics, observe } from "./statistics.ts";
 
 export interface QuantizeOnnxOptions {
   /** How ranges of activations are chosen. Default `auto`: for each tensor the one with the least error of the outputs. */
   readonly calibrator?: CalibratorName | "auto";
   /** Which machines it is for. Default `portable`: 7-bit weights, exact everywhere. */
   readonly target?: QuantizationTargetName;
-  /** Names of nodes, of their outputs or of their weights that stay in float. */
-  readonly keepFloat?: readonly string[];
+  /**
+   * What stays in float: layers by the names of nodes, of their outputs or of their weights; so many of those that cost the
+   * outputs most when they alone are integers; or `auto`, as many of those as it takes to keep the budget.
+   */
+  readonly keepFloat?: readonly string[] | number | "auto";
+  /** For `auto`: share of the inputs compared whose class, the largest output, may become another one. Default 0.01. */
+  readonly budget?: number;
   /** Takes what rounding a weight adds to the mean of its outputs from the bias. Default true. */
   readonly biasCorrection?: boolean;
   /** Evens the ranges of channels of successive convolutions first. Default false. */
@@ -45,6 +52,8 @@ export interface QuantizedTensor extends QuantizationStep {
   readonly min: number;
   readonly max: number;
   readonly calibrator: CalibratorName;
+  /** Whether its integers are −128 … 127 instead of 0 … 255. */
+  readonly signed: boolean;
 }
 
 export interface QuantizedOnnx {
@@ -58,21 +67,28 @@ export interface QuantizedOnnx {
   readonly notes: readonly string[];
   /** Signal to quantization noise of the outputs on a sample of the calibration data, in decibels. */
   readonly sqnr: number;
+  /** Share of that sample whose class, the largest output, is that of the float model. */
+  readonly agreement: number;
+  /** Where layers were chosen to stay in float: noise of the outputs when each alone is integers, the worst first. */
+  readonly sensitivity?: readonly LayerSensitivity[];
+  /** The model as it was before rounding: merged, and with what else was asked for. */
+  readonly float: OnnxModel;
+  /** What the ranges come from; another call may take it in place of the data. */
+  readonly statistics: CalibrationStatistics;
   /** Inputs that the ranges come from, counted by their first axis. */
   readonly samples: number;
 }
-
-/** Inputs that are kept to compare outputs on. */
-const SAMPLED = 32;
 
 /**
  * Quantizes an ONNX model after training: batch norms and branches are merged first, then convolutions and matrix products
  * get symmetric 8-bit weights with a scale per output channel, and their activations 8 bits with a range each, taken from
  * `calibration` in one pass, so that memory does not grow with the data. The result is plain ONNX in QDQ form.
  *
- * @param calibration  inputs like those that the model will see, prepared alike; a batch at a time
+ * @param calibration  inputs like those that the model will see, prepared alike; a batch at a time. Or what an earlier call
+ *   has seen of them, of the same model with the same `equalize`
  * @throws RepmlpError `quantize/already`, `quantize/control-flow`, `quantize/training`, `quantize/opset`, `quantize/nothing`,
- *   `quantize/keep-float`, `quantize/no-data` without any input, `quantize/finite` where a weight or an activation is NaN or
+ *   `quantize/keep-float`, `quantize/budget`, `quantize/no-data` without any input, `quantize/statistics` for those of another
+ *   model, `quantize/finite` where a weight or an activation is NaN or
  *   infinite, and what running the model throws
  * @example
  * const { model } = await quantizeOnnx(await openOnnx("net.onnx"), batches, { target: "vnni" });
@@ -80,142 +96,197 @@ const SAMPLED = 32;
  */
 export async function quantizeOnnx(
   source: OnnxModel,
-  calibration: Iterable<Feeds> | AsyncIterable<Feeds>,
+  calibration: Iterable<Feeds> | AsyncIterable<Feeds> | CalibrationStatistics,
   options: QuantizeOnnxOptions = {},
 ): Promise<QuantizedOnnx> {
-  const { calibrator = "auto", keepFloat = [], biasCorrection = true, name = "model" } = options;
+  const { calibrator = "auto", keepFloat = [], name = "model" } = options;
   const target = quantizationTargets[options.target ?? "portable"];
   mustBeQuantizable(source, name);
-  // What was kept of a file as it stands names outputs and types that do not hold any more.
-  const { kept: _, ...bare } = source;
-  const merged = mergeOnnx(bare).model;
-  const model = options.equalize ? equalized(merged) : merged;
-  const plan = planQuantization(model, keepFloat, name);
-  const data = await observe(model, plan, calibration, options);
+  const model = prepared(source, options);
+  const named = Array.isArray(keepFloat) ? (keepFloat as readonly string[]) : [];
+  const whole = planQuantization(model, named, name);
+  const data =
+    calibration instanceof CalibrationStatistics
+      ? calibration.mustBeOf(whole, name)
+      : await observe(model, whole, calibration, options);
   const stepOf = (root: string, by: CalibratorName): QuantizationStep =>
     calibrated(data.histograms.get(root)!, by, target.activations);
-  const roots = [...data.histograms.keys()];
-  const constants = constantsOf(model);
-  const weightsFor = (steps: ReadonlyMap<string, QuantizationStep>): Map<OnnxNode, IntegerWeight> =>
-    new Map(
-      plan.weighted.map((entry) => {
-        const { inputs } = entry.node;
-        const means = biasCorrection ? data.means.get(inputs[0]) : undefined;
-        const bias = constants.get(inputs[2] ?? "")?.readSync();
-        const { scale } = steps.get(plan.tensors.get(inputs[0])!)!;
-        const weight = constants.get(inputs[1])!.readSync();
-        return [entry.node, integerWeight(entry, weight, bias, target.weights, scale, means)];
-      }),
-    );
-  const by = (one: CalibratorName): Map<string, QuantizationStep> => new Map(roots.map((r) => [r, stepOf(r, one)]));
+  const roots = [...new Set(whole.tensors.values())];
   const chosen = new Map<string, CalibratorName>(roots.map((r) => [r, calibrator === "auto" ? "mse" : calibrator]));
-  if (calibrator === "auto")
-    await chooseCalibrators(model, plan, weightsFor(by("mse")), { chosen, stepOf, data, target, options });
+  const work = new QuantizationRun(model, data, options);
+  if (calibrator === "auto") {
+    const steps = new Map(roots.map((r) => [r, stepOf(r, "mse")]));
+    await chooseCalibrators(model, whole, work.weightsFor(whole, steps), { chosen, stepOf, data, target, options });
+  }
   const steps = new Map(roots.map((r) => [r, stepOf(r, chosen.get(r)!)]));
-  const result = quantizedModel(model, plan, steps, weightsFor(steps), target);
-  await using program = await compileModel(result, options.compile);
+  const kept = Array.isArray(keepFloat) ? undefined : await keptLayers(work, whole, steps, options);
+  const plan = kept ? planQuantization(model, kept.layers, name) : whole;
+  const result = work.quantized(plan, steps);
+  const { share, agreement } = await work.compared(result);
+  const used = new Set(plan.tensors.values());
   return {
     model: result,
     layers: plan.weighted.map(({ node }) => nameOf(node)),
-    kept: plan.kept,
-    tensors: roots.map((root) => {
-      const { min, max } = data.histograms.get(root)!;
-      return { name: root, min, max, calibrator: chosen.get(root)!, ...steps.get(root)! };
-    }),
-    notes: notesOn(model, data),
-    sqnr: decibels(await noise(data, (feeds) => program.run(feeds))),
+    kept: plan.kept.map((entry) =>
+      kept?.layers.includes(entry.name) ? { ...entry, reason: "costs the outputs most" } : entry,
+    ),
+    tensors: roots
+      .filter((root) => used.has(root))
+      .map((root) => {
+        const { min, max } = data.histograms.get(root)!;
+        const signed = target.activations.qmin < 0;
+        return { name: root, min, max, calibrator: chosen.get(root)!, signed, ...steps.get(root)! };
+      }),
+    notes: [...notesOn(model, data), ...(kept?.notes ?? [])],
+    sqnr: decibels(share),
+    agreement,
     samples: data.samples,
+    float: model,
+    statistics: data,
+    ...(kept && { sensitivity: kept.sensitivity }),
   };
 }
 
-/** What one pass over the calibration data showed. */
-interface Observed {
-  readonly histograms: ReadonlyMap<string, StreamingHistogram>;
-  /** Means of the channels of tensors that layers read. */
-  readonly means: ReadonlyMap<string, Float64Array>;
-  /** A few inputs with the outputs of the float model. */
-  readonly compared: readonly { readonly feeds: Feeds; readonly outputs: Readonly<Record<string, Tensor>> }[];
-  readonly samples: number;
+/** The model as it is quantized: merged, and with what else is asked for. */
+function prepared(source: OnnxModel, { equalize }: QuantizeOnnxOptions): OnnxModel {
+  // What was kept of a file as it stands names outputs and types that do not hold any more.
+  const { kept: _, ...bare } = source;
+  const merged = mergeOnnx(bare).model;
+  return equalize ? equalized(merged) : merged;
 }
 
-async function observe(
-  model: OnnxModel,
-  plan: QuantizationPlan,
+/**
+ * Looks at calibration data for {@link quantizeOnnx}, to be used for several settings of it; with the same `equalize`.
+ *
+ * @throws RepmlpError as of {@link quantizeOnnx}
+ */
+export async function calibrationStatistics(
+  source: OnnxModel,
   calibration: Iterable<Feeds> | AsyncIterable<Feeds>,
-  { compile, signal, onProgress, name = "model" }: QuantizeOnnxOptions,
-): Promise<Observed> {
-  const inputs = new Set(model.inputs.map((v) => v.name));
-  const read = new Set(plan.weighted.map(({ node }) => node.inputs[0]));
-  const watched = new Set([...plan.tensors.values(), ...read]);
-  const asOutputs = [...watched].filter((v) => !inputs.has(v) && !model.outputs.some((o) => o.name === v));
-  const shown = [...model.outputs, ...asOutputs.map((v) => ({ name: v, dtype: "float32" as const }))];
-  await using program = await compileModel({ ...model, outputs: shown }, compile);
-  const histograms = new Map([...plan.tensors.values()].map((root) => [root, new StreamingHistogram()]));
-  const sums = new Map<string, { sum: Float64Array; count: number }>();
-  const groupsOf = new Map(plan.weighted.map(({ node, groups }) => [node.inputs[0], groups] as const));
-  const compared: Observed["compared"][number][] = [];
-  let samples = 0;
-  let kept = 0;
-  for await (const feeds of calibration) {
-    signal?.throwIfAborted();
-    const made = await program.run(feeds);
-    const size = Object.values(feeds)[0]?.shape[0] ?? 1;
-    for (const value of watched) {
-      const tensor = made[value] ?? feeds[value];
-      histograms.get(value)?.add(tensor.data as Float32Array, `${name}: the value "${value}"`);
-      if (groupsOf.get(value) !== undefined) addMeans(sums, value, tensor);
-    }
-    if (kept < SAMPLED) {
-      const outputs = Object.fromEntries(model.outputs.map((o) => [o.name, made[o.name]]));
-      compared.push({ feeds, outputs });
-      kept += size;
-    }
-    samples += size;
-    onProgress?.({ label: "calibrate", done: samples });
+  options: Pick<QuantizeOnnxOptions, "equalize" | "compile" | "signal" | "onProgress" | "name"> = {},
+): Promise<CalibrationStatistics> {
+  const { name = "model" } = options;
+  mustBeQuantizable(source, name);
+  const model = prepared(source, options);
+  return observe(model, planQuantization(model, [], name), calibration, options);
+}
+
+/** A model that is being quantized, with what was seen of its values. */
+class QuantizationRun {
+  private readonly constants: ReadonlyMap<string, TensorSource>;
+
+  constructor(
+    readonly model: OnnxModel,
+    readonly data: CalibrationStatistics,
+    readonly options: QuantizeOnnxOptions,
+  ) {
+    this.constants = constantsOf(model);
   }
-  must(samples > 0, "quantize/no-data", () => `${name}: there is no calibration data. Give some inputs.`, "usage");
-  const means = new Map([...sums].map(([value, { sum, count }]) => [value, sum.map((s) => s / count)]));
-  return { histograms, means, compared, samples };
+
+  private get target(): (typeof quantizationTargets)[QuantizationTargetName] {
+    return quantizationTargets[this.options.target ?? "portable"];
+  }
+
+  weightsFor(
+    { weighted, tensors }: QuantizationPlan,
+    steps: ReadonlyMap<string, QuantizationStep>,
+  ): Map<OnnxNode, IntegerWeight> {
+    const { biasCorrection = true } = this.options;
+    return new Map(
+      weighted.map((entry) => {
+        const { inputs } = entry.node;
+        const means = biasCorrection ? this.data.means.get(inputs[0]) : undefined;
+        const bias = this.constants.get(inputs[2] ?? "")?.readSync();
+        const { scale } = steps.get(tensors.get(inputs[0])!)!;
+        const weight = this.constants.get(inputs[1])!.readSync();
+        return [entry.node, integerWeight(entry, weight, bias, this.target.weights, scale, means)];
+      }),
+    );
+  }
+
+  quantized(plan: QuantizationPlan, steps: ReadonlyMap<string, QuantizationStep>): OnnxModel {
+    return quantizedModel(this.model, plan, steps, this.weightsFor(plan, steps), this.target);
+  }
+
+  /** What a model's outputs are worth beside the float model's. */
+  async compared(model: OnnxModel): Promise<{ readonly share: number; readonly agreement: number }> {
+    await using program = await compileModel(model, exactKernels(this.options.compile));
+    const pairs = await pairsOf(this.data, (feeds) => program.run(feeds));
+    return { share: squaredShare(pairs), agreement: agreementOf(pairs) };
+  }
 }
 
-/** Adds up the channels (axis 1) of a tensor. */
-function addMeans(sums: Map<string, { sum: Float64Array; count: number }>, value: string, tensor: Tensor): void {
-  const [batch, channels] = tensor.shape;
-  const inner = sizeOf(tensor.shape.slice(2));
-  const entry = sums.get(value) ?? { sum: new Float64Array(channels), count: 0 };
-  sums.set(value, entry);
-  const values = tensor.data as Float32Array;
-  for (let n = 0, i = 0; n < batch; n++)
-    for (let c = 0; c < channels; c++) for (let k = 0; k < inner; k++, i++) entry.sum[c] += values[i];
-  entry.count += batch * inner;
+/** How much the outputs suffer when a layer alone is integers. */
+export interface LayerSensitivity {
+  readonly layer: string;
+  readonly operator: string;
+  /** Signal to noise of the outputs, in decibels. */
+  readonly sqnr: number;
 }
 
-/** Squared error of a model's outputs by their squares. */
-async function noise(
-  { compared }: Observed,
+/** Finds the layers that cost most, and how many of them are to stay in float. */
+async function keptLayers(
+  work: QuantizationRun,
+  { weighted }: QuantizationPlan,
+  steps: ReadonlyMap<string, QuantizationStep>,
+  { keepFloat, budget = 0.01, name = "model", signal, onProgress }: QuantizeOnnxOptions,
+): Promise<{ readonly layers: readonly string[]; readonly sensitivity: LayerSensitivity[]; readonly notes: string[] }> {
+  must(
+    keepFloat === "auto" || (Number.isInteger(keepFloat) && (keepFloat as number) > 0),
+    "quantize/keep-float",
+    () => `${name}: keepFloat must be names of layers, a number of them from 1, or auto, got ${keepFloat}.`,
+    "usage",
+  );
+  must(
+    budget >= 0 && budget < 1,
+    "quantize/budget",
+    () => `${name}: the budget is a share of the inputs from 0 to below 1, got ${budget}.`,
+    "usage",
+  );
+  const all = weighted.map(({ node }) => nameOf(node));
+  const limit = keepFloat === "auto" ? all.length - 1 : Math.min(keepFloat as number, all.length - 1);
+  const planWithout = (layers: readonly string[]): QuantizationPlan => planQuantization(work.model, layers, name);
+  const within = async (layers: readonly string[]): Promise<boolean> =>
+    1 - (await work.compared(work.quantized(planWithout(layers), steps))).agreement <= budget;
+  if (keepFloat === "auto" && (await within([]))) return { layers: [], sensitivity: [], notes: [] };
+  const sensitivity: LayerSensitivity[] = [];
+  for (const [i, { node }] of weighted.entries()) {
+    signal?.throwIfAborted();
+    const { share } = await work.compared(work.quantized(planWithout(all.filter((_, k) => k !== i)), steps));
+    sensitivity.push({ layer: all[i], operator: node.opType, sqnr: decibels(share) });
+    onProgress?.({ label: "try layers", done: i + 1, total: all.length });
+  }
+  sensitivity.sort((a, b) => a.sqnr - b.sqnr);
+  const worst = sensitivity.map(({ layer }) => layer);
+  if (keepFloat !== "auto") return { layers: worst.slice(0, limit), sensitivity, notes: [] };
+  for (let count = 1; count <= limit; count++) {
+    signal?.throwIfAborted();
+    const layers = worst.slice(0, count);
+    if (await within(layers)) return { layers, sensitivity, notes: [] };
+    onProgress?.({ label: "keep layers in float", done: count, total: limit });
+  }
+  const notes = [`the budget of ${100 * budget} % of other classes is not kept with one layer of integers either`];
+  return { layers: worst.slice(0, limit), sensitivity, notes };
+}
+
+/** Outputs of the float model on the sample, each with that of another model. */
+async function pairsOf(
+  { compared }: CalibrationStatistics,
   run: (feeds: Feeds) => Promise<Readonly<Record<string, Tensor>>>,
-): Promise<number> {
-  let [error, signal] = [0, 0];
+): Promise<(readonly [exact: Tensor, other: Tensor])[]> {
+  const pairs: (readonly [Tensor, Tensor])[] = [];
   for (const { feeds, outputs } of compared) {
     const made = await run(feeds);
-    for (const [name, exact] of Object.entries(outputs)) {
-      const [a, b] = [exact.toFloat64(), made[name].toFloat64()];
-      for (let i = 0; i < a.length; i++) {
-        error += (a[i] - b[i]) ** 2;
-        signal += a[i] ** 2;
-      }
-    }
+    for (const [name, exact] of Object.entries(outputs)) pairs.push([exact, made[name]]);
   }
-  return signal > 0 ? error / signal : error;
+  return pairs;
 }
-
-const decibels = (share: number): number => (share > 0 ? -10 * Math.log10(share) : Number.POSITIVE_INFINITY);
 
 interface Choice {
   /** Is filled in. */
   readonly chosen: Map<string, CalibratorName>;
   readonly stepOf: (root: string, by: CalibratorName) => QuantizationStep;
-  readonly data: Observed;
+  readonly data: CalibrationStatistics;
   readonly target: (typeof quantizationTargets)[QuantizationTargetName];
   readonly options: QuantizeOnnxOptions;
 }
@@ -235,10 +306,10 @@ async function chooseCalibrators(
   const { simulated, feedOf } = simulation(model, plan, weights, target.activationType);
   await using program: Program = await compileModel(simulated, options.compile);
   const steps = new Map(roots.map((r) => [r, new Map(names.map((n) => [n, stepOf(r, n)]))]));
-  const errorOf = (choice: ReadonlyMap<string, CalibratorName>): Promise<number> => {
+  const errorOf = async (choice: ReadonlyMap<string, CalibratorName>): Promise<number> => {
     options.signal?.throwIfAborted();
     const own = Object.assign({}, ...roots.map((r) => feedOf(r, steps.get(r)!.get(choice.get(r)!)!))) as Feeds;
-    return noise(data, (feeds) => program.run({ ...feeds, ...own }));
+    return squaredShare(await pairsOf(data, (feeds) => program.run({ ...feeds, ...own })));
   };
   let least = Number.POSITIVE_INFINITY;
   const consider = async (choice: ReadonlyMap<string, CalibratorName>): Promise<void> => {
@@ -313,7 +384,7 @@ function simulation(
   };
 }
 
-function notesOn({ nodes }: OnnxModel, { histograms }: Observed): string[] {
+function notesOn({ nodes }: OnnxModel, { histograms }: CalibrationStatistics): string[] {
   const norms = nodes.filter(({ opType }) => opType === "BatchNormalization").length;
   const constant = [...histograms]
     .filter(([, { min, max }]) => min === max)

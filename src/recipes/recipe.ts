@@ -216,6 +216,24 @@ const recipe = v.strictObject({
   ),
   /** How the network is pruned; for `repmlp prune`. */
   prune: v.optional(pruning),
+  /** Trains the network as it will compute in integers, and writes `model.int8.onnx`. */
+  quantize: v.optional(
+    v.strictObject({
+      /** Machines that it is for. */
+      target: v.optional(v.picklist(["portable", "vnni", "arm"])),
+      /** Ranges of activations: a moving average of what they were, or learned. */
+      activations: v.optional(v.picklist(["average", "learned"])),
+      /** Scales of weights: from the largest of each output channel, or learned. */
+      weights: v.optional(v.picklist(["largest", "learned"])),
+      /** Weights that stay in float, by their keys in the merged network; `*` stands for anything. */
+      keepFloat: v.optional(v.array(v.string())),
+      /** Shares of the run after which batch norms keep their statistics, and activations their ranges. */
+      freezeBatchNorm: v.optional(share),
+      freezeObservers: v.optional(share),
+      /** Batches that ranges, and norms inserted into a merged network, start from. */
+      batches: v.optional(count, 16),
+    }),
+  ),
   /** Keys that are trained, the rest is frozen; `*` stands for anything. Default all. */
   train: v.optional(v.array(v.string()), ["*"]),
   /** Keys that are not trained, of those that `train` leaves. */

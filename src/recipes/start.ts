@@ -19,7 +19,7 @@ export interface StartOptions {
   readonly allowMismatch?: readonly string[];
   /**
    * `init` is a merged network, trained in this form of its family, such as `fc3BatchNorm`: each RepMLP gets a batch norm
-   * after FC3; converting takes it in again. Or `acb`, `dbb`, `repvgg`, `mobileone`: branches beside its convolutions, also
+   * after FC3; converting takes it in again. `insertedNorms` puts one behind every convolution. Or `acb`, `dbb`, `repvgg`, `mobileone`: branches beside its convolutions, also
    * of an ONNX model; see {@link replaceConvs}.
    */
   readonly trainingForm?: string | undefined;

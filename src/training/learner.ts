@@ -1,7 +1,7 @@
 import { allReduceMany, alone, type Communicator, shareOf } from "../distributed/index.ts";
 import { fmt, listed, must, nearest, RepmlpError } from "../errors.ts";
 import type { ParameterRef } from "../graph/index.ts";
-import { Buffer, cloneModule, coefficientScalars, type Net, Parameter, parameterNames } from "../nn/index.ts";
+import { Buffer, cloneModule, coefficientScalars, isStaged, type Net, Parameter, parameterNames } from "../nn/index.ts";
 import { type BatchShare, type CompileOptions, compileStep, type StepProgram, StepState } from "../runtime/index.ts";
 import { rng, type Shape, sameShape, sizeOf, Tensor } from "../tensor/index.ts";
 import { gradientStep, type TrainStep, type TrainStepOptions, trainStep, updateStep } from "./train-step.ts";
@@ -166,14 +166,15 @@ export class Learner<N extends Net = Net> implements StateAccess {
   }
 
   private async compiled(key: string, graphOf: (options: LearnerOptions<N>) => TrainStep): Promise<Compiled> {
-    const known = this.programs.get(key);
+    const staged = isStaged(this.model) ? `${this.model.stage} ${key}` : key;
+    const known = this.programs.get(staged);
     if (known) return known;
     this.model.initialize();
     this.model.train();
     const { device, threads, session } = this.options;
     const graph = graphOf(this.options);
     const made = { graph, program: await compileStep(graph, { state: this.state, device, threads, session }) };
-    this.programs.set(key, made);
+    this.programs.set(staged, made);
     return made;
   }
 

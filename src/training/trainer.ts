@@ -2,7 +2,7 @@ import { type Batch, DataLoader, type LoadedBatch, type PictureBatch } from "../
 import { alone, type Communicator, gatherJson } from "../distributed/index.ts";
 import { fmt, listed, must, RepmlpError } from "../errors.ts";
 import { coefficientMetadata } from "../inference/index.ts";
-import { cloneModule, coefficientsOf, countParameters, type Net } from "../nn/index.ts";
+import { cloneModule, coefficientsOf, countParameters, isStaged, type Net } from "../nn/index.ts";
 import { defaultTask, evaluateTask, type Sums, type Task } from "../tasks/index.ts";
 import { bestKey, isBetter, leadingNumber, recordKey, trainingNumbers } from "../tasks/shown.ts";
 import {
@@ -176,6 +176,11 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
       own.get(name)?.set(rampValue(ramp, epoch));
   }
 
+  /** Tells a network that has several forms in the course of a run how far it is. */
+  private setStage(): void {
+    if (isStaged(this.model)) this.model.atProgress(this.learner.step / this.totalSteps);
+  }
+
   /** Steps of the whole run. */
   get totalSteps(): number {
     return this.options.epochs * this.loader.length;
@@ -268,6 +273,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     this.model.initialize(this.seed);
     await this.mustAgree();
     await shareValues(this.model, this.communicator);
+    this.setStage();
     const outputs = await this.compile();
     this.task.checkOutputs?.(outputs, data.train, "training");
     this.report({
@@ -367,6 +373,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     const { sums, learner, task, totalSteps } = this;
     const { images, epoch } = batch;
     this.setCoefficients(epoch);
+    this.setStage();
     const lr = this.rate(learner.step);
     const count = this.loader.indicesOf(epoch, batch.batch).length;
     const feeds = task.feeds(batch, this.options.data.train);

@@ -183,6 +183,21 @@ const elementwise: OpCase[] = [
   },
   {
     op: "fakeQuantize",
+    name: "stored as integers",
+    inputs: { x: { shape: image, range: [-3, 3] } },
+    build: ({ x }) =>
+      x.dtype === "float32"
+        ? fakeQuantize(
+            x,
+            constant(Tensor.float32([1], [0.25])),
+            { qmin: -128, qmax: 127, stored: "int8" },
+            constant(Tensor.float32([1], [3])),
+          )
+        : fakeQuantize(x, constant(Tensor.full(x.dtype, [1], 0.25)), { qmin: -128, qmax: 127 }),
+    differentiatedAs: ({ x }) => x,
+  },
+  {
+    op: "fakeQuantize",
     name: "a scale and a zero point per channel",
     inputs: { x: { shape: image, range: [-3, 3] } },
     build: ({ x }) => {

@@ -15,6 +15,7 @@ import {
   DistilledClassifier,
   ECB,
   IndexedConvBn,
+  insertBatchNorms,
   LightBlock,
   LinearBn,
   MBRConv,
@@ -44,6 +45,7 @@ import {
 import type { Pair } from "../../src/graph/index.ts";
 import type { Net } from "../../src/nn/index.ts";
 import * as nn from "../../src/nn/index.ts";
+import { convertToDeploy } from "../../src/reparam/index.ts";
 import type { Shape } from "../../src/tensor/index.ts";
 import { mobileConfigs } from "./mobile-configurations.ts";
 import { randomTensor, withAnyNorms, withRandomState } from "./support.ts";
@@ -184,6 +186,30 @@ const branched = fc
       options: { kind, unit, bias, inChannels, outChannels, ...options },
       shape: [2, inChannels, 9, 8],
       build: () => withAnyNorms(replaceConvs<Net>(units[unit as keyof typeof units](), kind), seed).eval(),
+    };
+  });
+
+const normed = fc
+  .record({
+    unit: fc.constantFrom("Conv2d", "Conv2d without bias", "ConvBnRelu"),
+    groups: size(3),
+    channels: fc.tuple(size(3), size(4)),
+    kernelSize: size(4),
+    stride: size(2),
+    padding: fc.nat(2),
+    seed: fc.nat(1000),
+  })
+  .map(({ unit, channels: [c, o], seed, ...rest }): Config => {
+    const [inChannels, outChannels] = [c * rest.groups, o * rest.groups];
+    const make = (): Net =>
+      unit === "ConvBnRelu"
+        ? convertToDeploy(new ConvBnRelu(inChannels, outChannels, rest).eval())
+        : new nn.Conv2d(inChannels, outChannels, { ...rest, bias: unit === "Conv2d" });
+    return {
+      block: "NormedConv",
+      options: { unit, inChannels, outChannels, ...rest },
+      shape: [2, inChannels, 9, 8],
+      build: () => withAnyNorms(insertBatchNorms(make()), seed).eval(),
     };
   });
 
@@ -567,6 +593,7 @@ export const configsByBlock: Readonly<Record<string, readonly Config[]>> = {
   SegmentationHead: sample(segmentationHead(SegmentationHead), 200),
   AuxiliaryHead: sample(segmentationHead(AuxiliaryHead), 200),
   BranchedConv: branchedConfigs,
+  NormedConv: sample(normed, 200),
   DBB: dbbConfigs,
   ConvBn: convBnConfigs.filter(({ block }) => block === "ConvBn"),
   ConvBnRelu: convBnConfigs.filter(({ block }) => block === "ConvBnRelu"),

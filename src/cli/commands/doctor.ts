@@ -9,9 +9,10 @@ import { cpuFeatures, saturates } from "../cpu-features.ts";
 import { wantsReexec } from "../reexec.ts";
 import type { Run } from "../table.ts";
 
-/** Versions, devices and what is missing on this machine. */
-export const run: Run<"doctor"> = async ({ io }) => {
+/** Versions, devices and what is missing on this machine; or what becomes of an int8 model on it. */
+export const run: Run<"doctor"> = async ({ args, io }) => {
   registerNode();
+  if (args.model !== undefined) return (await import("./doctor-model.ts")).doctorModel(args.model, io);
   const require = createRequire(import.meta.url);
   const version = (name: string): string => {
     try {
@@ -69,4 +70,5 @@ export const run: Run<"doctor"> = async ({ io }) => {
       ...(report.sharp === "not found" ? ["missing           sharp: pictures cannot be decoded; run npm install"] : []),
     ].join("\n"),
   );
+  return undefined;
 };

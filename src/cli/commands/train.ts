@@ -29,6 +29,7 @@ async function runIn(processes: Processes, { args, options, io }: Call<"train">)
     std,
     train: trained,
     fc3BatchNorm,
+    insertBatchNorms,
     replaceConvs,
     ...rest
   } = options;
@@ -36,10 +37,15 @@ async function runIn(processes: Processes, { args, options, io }: Call<"train">)
     throw new RepmlpError("train/recipe", "train: say how with --recipe; see repmlp train --help.", "usage");
   if (!mean !== !std)
     throw new RepmlpError("train/options", "train: --mean and --std belong together. Give both or none.", "usage");
-  if (fc3BatchNorm && replaceConvs)
+  const forms = [
+    ...(fc3BatchNorm ? [{ form: "fc3BatchNorm", flag: "--fc3-batch-norm" }] : []),
+    ...(insertBatchNorms ? [{ form: "insertedNorms", flag: "--insert-batch-norms" }] : []),
+    ...(replaceConvs ? [{ form: replaceConvs, flag: `--replace-convs ${replaceConvs}` }] : []),
+  ];
+  if (forms.length > 1)
     throw new RepmlpError(
       "train/options",
-      `train: --fc3-batch-norm and --replace-convs ${replaceConvs} are two forms to train in. Give one of them.`,
+      `train: ${forms.map(({ flag }) => flag).join(" and ")} are ${forms.length === 2 ? "two" : "several"} forms to train in. Give one of them.`,
       "usage",
     );
   const base = await readRecipe(name);
@@ -55,7 +61,7 @@ async function runIn(processes: Processes, { args, options, io }: Call<"train">)
   const result = await train({
     ...{ data: args.data, recipe, folder: out, signal: io.signal, ...processes, ...rest },
     ...(mean && std && { normalization: { mean, std } }),
-    ...((fc3BatchNorm || replaceConvs) && { trainingForm: replaceConvs ?? "fc3BatchNorm" }),
+    ...(forms.length && { trainingForm: forms[0].form }),
     onEvent: (event, task) => showTraining(event, io, progress, "", task),
     onUnreadable: (error) => io.warn(error.message),
     onStart: (plan) => showPlan(plan, options.init, io),
@@ -87,16 +93,21 @@ function showPlan(plan: TrainingPlan, init = "", io: Io): void {
 }
 
 function showResult(result: TrainResult, out: string, io: Io): void {
-  const { name, arch, summary, weights, averaged, onnx, curves, events } = result;
+  const { name, arch, summary, weights, averaged, onnx, quantized, curves, events } = result;
   // Recipes train classifiers.
   const { best: bestTop1 = 0, steps, stoppedEarly } = summary;
-  const files = { weights, averaged, onnx, curves, events };
+  const files = { weights, averaged, onnx, quantized, curves, events };
   io.result({ type: "result", name, arch, bestTop1, steps, stoppedEarly, ...files }, () =>
     [
       `best top-1 ${(100 * bestTop1).toFixed(2)} %, ${steps} steps`,
       `weights  ${weights}`,
       ...(averaged === undefined ? [] : [`average  ${averaged}`]),
       ...(onnx === undefined ? [] : [`model    ${onnx}`]),
+      ...(quantized
+        ? [
+            `int8     ${quantized.path}, ${quantized.layers.length} layers, ${quantized.sqnr.toFixed(1)} dB beside the network in training`,
+          ]
+        : []),
       `curves   ${curves}`,
       `logs     ${out}/log.csv, ${out}/log.jsonl, ${events}`,
       ...(arch === undefined ? [] : [`convert with: repmlp convert ${weights} deploy.pth -a ${arch}`]),

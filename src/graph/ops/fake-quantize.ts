@@ -1,6 +1,7 @@
 import { fmt, must } from "../../errors.ts";
 import { isFloating, type Shape, Tensor } from "../../tensor/index.ts";
 import { broadcastsTo } from "../emitter.ts";
+import type { Lowering, Physical } from "../op.ts";
 import { constant, defineOp, type Value } from "../value.ts";
 import { reshape, unbroadcast } from "./broadcast.ts";
 import { add, cast, clip, div, lowerElementwise, mul, neg, nonNegative, round, sub } from "./elementwise.ts";
@@ -14,6 +15,7 @@ export interface IntegerRange {
 interface FakeQuantizeAttrs extends IntegerRange {
   /** Factor of the gradients of scale and zero point; without one they are fixed. */
   readonly stepGradient: number | undefined;
+  readonly stored: FakeQuantizeOptions["stored"];
 }
 
 const fakeQuantizeOp = defineOp<FakeQuantizeAttrs>({
@@ -53,15 +55,37 @@ const fakeQuantizeOp = defineOp<FakeQuantizeAttrs>({
     const total = (g: Value, shape: Shape): Value => unbroadcast(mul(mul(dy, g), stepGradient), shape);
     return [dx, total(byScale, scale.shape), total(neg(mul(outside, scale)), zeroPoint.shape)];
   },
-  lower: (lowering, { inputs, outputs }, { qmin, qmax }) =>
-    lowerElementwise(lowering, inputs, outputs[0].shape.length, (emit, x, scale, zeroPoint) => {
+  lower: (lowering, { inputs, outputs }, { qmin, qmax, stored }) => {
+    if (stored) return lowerStored(lowering, inputs, stored);
+    return lowerElementwise(lowering, inputs, outputs[0].shape.length, (emit, x, scale, zeroPoint) => {
       const [low, high] = [qmin, qmax].map((v) => emit.constant(Tensor.scalar(v, x.dtype)));
       const clipped = (h: typeof x) => emit.node("Clip", [h, low, high], {}, h.shape);
       const zero = clipped(emit.unary("Round", zeroPoint));
       const moved = emit.binary("Add", emit.unary("Round", emit.binary("Div", x, scale)), zero);
       return emit.binary("Mul", emit.binary("Sub", clipped(moved), zero), scale);
-    }),
+    });
+  },
 });
+
+/** The pair of nodes of which runtimes make integer kernels. */
+function lowerStored(
+  lowering: Lowering,
+  [x, scale, zeroPoint]: readonly Value[],
+  stored: NonNullable<FakeQuantizeOptions["stored"]>,
+): Physical {
+  const { emit } = lowering;
+  const layout = lowering.layoutOf(x);
+  const handle = lowering.read(x, layout);
+  const [step, zero] = [scale, zeroPoint].map((v) => emit.initializers.get(lowering.read(v).name)?.readSync());
+  must(
+    step?.size === 1 && zero?.size === 1 && Number.isInteger(zero.toFloat64()[0]),
+    "fakeQuantize/stored",
+    () => "fakeQuantize: what is stored as integers needs one scale and one whole zero point for all, both constants",
+  );
+  const constants = [step.reshape([]), Tensor.scalar(zero.toFloat64()[0], stored)].map((t) => emit.constant(t));
+  const integers = emit.node("QuantizeLinear", [handle, ...constants], {}, handle.shape, stored);
+  return { handle: emit.node("DequantizeLinear", [integers, ...constants], {}, handle.shape, x.dtype), layout };
+}
 
 export interface FakeQuantizeOptions extends IntegerRange {
   /** Axis of x along which scale and zero point have an entry each; without it they have one for all. */
@@ -71,6 +95,11 @@ export interface FakeQuantizeOptions extends IntegerRange {
    * gives. Without it they are fixed.
    */
   readonly stepGradient?: number;
+  /**
+   * Writes ONNX's QuantizeLinear and DequantizeLinear, with integers of this type: for files. Scale and zero point must then
+   * be one constant each, and qmin and qmax the limits of the type.
+   */
+  readonly stored?: "uint8" | "int8";
 }
 
 /**
@@ -88,7 +117,7 @@ export interface FakeQuantizeOptions extends IntegerRange {
 export function fakeQuantize(
   x: Value,
   scale: Value,
-  { qmin, qmax, axis, stepGradient }: FakeQuantizeOptions,
+  { qmin, qmax, axis, stepGradient, stored }: FakeQuantizeOptions,
   zeroPoint: Value = constant(Tensor.zeros(scale.dtype, scale.shape)),
 ): Value {
   const rank = x.shape.length;
@@ -113,6 +142,7 @@ export function fakeQuantize(
     qmin,
     qmax,
     stepGradient,
+    stored,
   });
 }
 

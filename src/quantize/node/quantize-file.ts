@@ -1,5 +1,12 @@
-import { readdir, stat } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, readdir, stat } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
+import {
+  formatOfName,
+  openCheckpointFile,
+  saveCheckpointFile,
+  writeFileAtomically,
+} from "../../checkpoint/node/index.ts";
 import { mustBeWritable, mustDiffer } from "../../convert/node/checkpoint-file.ts";
 import { type Preprocessing, preprocess } from "../../data/index.ts";
 import { pictureEndings } from "../../data/node/class-folders.ts";
@@ -10,13 +17,23 @@ import { readMetadata } from "../../inference/index.ts";
 import { fileSha256, type OpenModelOptions, openModelFile, openOnnx, saveOnnx } from "../../inference/node/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import type { Feeds } from "../../runtime/index.ts";
-import { sizeOf, Tensor } from "../../tensor/index.ts";
+import { fmtBytes, rng, sizeOf, Tensor } from "../../tensor/index.ts";
 import { byCodePoint } from "../../text.ts";
+import { quantizationTargets } from "../qdq.ts";
 import { type QuantizedOnnx, type QuantizeOnnxOptions, quantizeOnnx } from "../quantize-onnx.ts";
+import { quantizationReport, reportPage } from "../report.ts";
+import { CalibrationStatistics } from "../statistics.ts";
+import { type QuantizedWeights, type QuantizeWeightsOptions, quantizeWeights } from "../weight-only.ts";
 
 export interface QuantizeFileOptions extends Omit<QuantizeOnnxOptions, "name">, OpenModelOptions {
-  /** Folder of pictures like those that the model will see; folders in it are looked through. */
-  readonly calib: string;
+  /** Folder of pictures like those that the model will see; folders in it are looked through. Needed without `stats`. */
+  readonly calib?: string | undefined;
+  /** Calibration statistics that an earlier call wrote, instead of `calib`. */
+  readonly stats?: string | undefined;
+  /** Where to write the calibration statistics: a `.safetensors` file. */
+  readonly saveStats?: string | undefined;
+  /** Where to write a page with the noise, the range and a histogram of every activation. */
+  readonly report?: string | undefined;
   /** Pictures to take, evenly over the folder in the order of their paths. Default 256. */
   readonly pictures?: number;
   /** Pictures per run; their activations are in memory together. Default 8. */
@@ -28,7 +45,7 @@ export interface QuantizeFileOptions extends Omit<QuantizeOnnxOptions, "name">, 
   readonly onUnreadable?: (error: RepmlpError) => void;
 }
 
-export interface QuantizedFile extends Omit<QuantizedOnnx, "model"> {
+export interface QuantizedFile extends Omit<QuantizedOnnx, "model" | "float" | "statistics"> {
   readonly paths: readonly string[];
   /** Sizes of both files. */
   readonly bytes: readonly [before: number, after: number];
@@ -42,19 +59,62 @@ export interface QuantizedFile extends Omit<QuantizedOnnx, "model"> {
 /** So few pictures that ranges are a matter of luck. */
 const FEW = 16;
 
+/** File names of a model folder as transformers.js knows them, by how weights are stored. */
+export const hubQuantizedFile = {
+  quantized: "onnx/model_quantized.onnx",
+  int8: "onnx/model_int8.onnx",
+  int4: "onnx/model_q4.onnx",
+  float16: "onnx/model_fp16.onnx",
+} as const;
+
+/**
+ * Where a model goes: the file itself or, where `save` is a model folder, its file of that kind.
+ *
+ * @throws RepmlpError `quantize/folder` for a folder that is no model folder
+ */
+async function placeOf(save: string, kind: keyof typeof hubQuantizedFile): Promise<string> {
+  const isFolder = await stat(save).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+  if (!isFolder) return save;
+  must(
+    existsSync(join(save, "config.json")),
+    "quantize/folder",
+    () =>
+      `${save}: is a folder without config.json, and so no model folder. Name an ONNX file, or make one with repmlp export --layout hub.`,
+    "usage",
+  );
+  await mkdir(join(save, "onnx"), { recursive: true });
+  return join(save, hubQuantizedFile[kind]);
+}
+
 /**
  * Quantizes a checkpoint (merged first) or an ONNX file by {@link quantizeOnnx} with the pictures of a folder, and writes an
- * ONNX file that `repmlp test` and `predict` take.
+ * ONNX file that `repmlp test` and `predict` take; into a model folder as `onnx/model_quantized.onnx`.
  *
  * @throws RepmlpError `quantize/calib` for a folder without pictures, `quantize/unreadable` where none can be read,
  *   `quantize/input` for a model that does not take pictures, `quantize/preprocessing` for one that does not say how, and
  *   what {@link quantizeOnnx} and opening the file throw
  */
 export async function quantizeFile(load: string, save: string, options: QuantizeFileOptions): Promise<QuantizedFile> {
-  mustDiffer(load, save, "model");
-  mustBeWritable(save);
-  const { calib, pictures = 256, onUnreadable } = options;
-  const found = await picturesBelow(calib);
+  const place = await placeOf(save, "quantized");
+  mustDiffer(load, place, "model");
+  mustBeWritable(place);
+  const { calib, stats, saveStats, pictures = 256, onUnreadable, onProgress } = options;
+  must(
+    (calib === undefined) !== (stats === undefined),
+    "quantize/calib",
+    () =>
+      `${load}: calibrate with a folder of pictures like those that the model will see (calib), or with statistics of an earlier run (stats): one of the two.`,
+    "usage",
+  );
+  if (saveStats !== undefined) {
+    formatOfName(saveStats);
+    mustBeWritable(saveStats);
+  }
+  if (options.report !== undefined) mustBeWritable(options.report);
+  const found = calib === undefined ? [] : await picturesBelow(calib);
   const { model: opened, remarks } = await openFloat(load, options);
   const { model, preprocessing } = withPreprocessing(opened, load, options);
   const unreadable: string[] = [];
@@ -62,19 +122,23 @@ export async function quantizeFile(load: string, save: string, options: Quantize
     unreadable.push(path);
     onUnreadable?.(error);
   };
-  const chosen = evenly(found, pictures);
-  const { onProgress } = options;
-  const { model: quantized, ...result } = await quantizeOnnx(
-    model,
-    batches(chosen, calib, model, preprocessing, options.batchSize ?? 8, leaveOut),
-    {
-      ...options,
-      name: load,
-      onProgress: (progress) => onProgress?.({ total: chosen.length, ...progress }),
-    },
-  );
+  const chosen = mixed(evenly(found, pictures));
+  const calibration =
+    calib === undefined
+      ? await readStatistics(stats!)
+      : batches(chosen, calib, model, preprocessing, options.batchSize ?? 8, leaveOut);
+  const made = await quantizeOnnx(model, calibration, {
+    ...options,
+    name: load,
+    onProgress: (progress) => onProgress?.({ total: chosen.length, ...progress }),
+  });
+  const { model: quantized, float: _, statistics, ...result } = made;
+  if (saveStats !== undefined) {
+    const { entries, metadata } = statistics.entries();
+    await saveCheckpointFile(saveStats, entries, { metadata });
+  }
   const { calibrator = "auto", target = "portable" } = options;
-  const { paths, bytes } = await saveOnnx(save, {
+  const { paths, bytes } = await saveOnnx(place, {
     ...quantized,
     metadata: {
       ...quantized.metadata,
@@ -84,16 +148,64 @@ export async function quantizeFile(load: string, save: string, options: Quantize
     },
   });
   const { size } = await stat(load);
+  if (options.report !== undefined) {
+    const facts = [
+      ["model", load],
+      ["target", `${target}: exact on ${quantizationTargets[target].exactOn}`],
+      ["file", `${fmtBytes(size)} become ${fmtBytes(bytes)}`],
+    ] as const;
+    const page = reportPage(await quantizationReport(made, options.compile), made, {
+      ...{ title: `${basename(place)}: integers beside floats`, facts },
+    });
+    await writeFileAtomically(options.report, async (sink) => sink.write(new TextEncoder().encode(page)));
+  }
   const few =
     result.samples < FEW ? [`${result.samples} pictures say little about ranges; some hundred are better`] : [];
   const notes = [...few, ...result.notes];
   return { ...result, notes, paths, bytes: [size, bytes], preprocessing, unreadable, remarks };
 }
 
+/** Statistics that {@link quantizeFile} wrote. */
+async function readStatistics(path: string): Promise<CalibrationStatistics> {
+  using file = await openCheckpointFile(path);
+  return await CalibrationStatistics.read(file.entries, file.metadata, path);
+}
+
+export interface QuantizeWeightsFileOptions extends Omit<QuantizeWeightsOptions, "name">, OpenModelOptions {}
+
+export interface WeightsFile extends Omit<QuantizedWeights, "model"> {
+  readonly paths: readonly string[];
+  /** Sizes of both files. */
+  readonly bytes: readonly [before: number, after: number];
+  readonly remarks: readonly string[];
+}
+
+/**
+ * Stores the weights of a checkpoint (merged first) or an ONNX file in fewer bits by {@link quantizeWeights}; into a model
+ * folder under the name that transformers.js has for it.
+ *
+ * @throws RepmlpError what {@link quantizeWeights} and opening the file throw
+ */
+export async function quantizeWeightsFile(
+  load: string,
+  save: string,
+  options: QuantizeWeightsFileOptions,
+): Promise<WeightsFile> {
+  const place = await placeOf(save, options.type);
+  mustDiffer(load, place, "model");
+  mustBeWritable(place);
+  const { model, remarks } = await openFloat(load, options);
+  const { model: made, ...result } = quantizeWeights(model, { ...options, name: load });
+  const metadata = { ...made.metadata, dtype: options.type };
+  const { paths, bytes } = await saveOnnx(place, { ...made, metadata });
+  const { size } = await stat(load);
+  return { ...result, paths, bytes: [size, bytes], remarks };
+}
+
 /** The float model: of a checkpoint its merged form. */
 async function openFloat(
   path: string,
-  options: QuantizeFileOptions,
+  options: OpenModelOptions,
 ): Promise<{ readonly model: OnnxModel; readonly remarks: readonly string[] }> {
   if (/\.onnx$/i.test(path)) return { model: await openOnnx(path), remarks: [] };
   const { net, arch, preprocessing, classes: labels, remarks, close } = await openModelFile(path, options);
@@ -166,6 +278,17 @@ async function picturesBelow(folder: string): Promise<string[]> {
     "file",
   );
   return pictures;
+}
+
+/** In an order of chance, always the same, so that the first pictures are not all of one folder. */
+function mixed<T>(list: readonly T[]): readonly T[] {
+  const made = [...list];
+  const random = rng(0, "calibration pictures");
+  for (let i = made.length - 1; i > 0; i--) {
+    const other = random.below(i + 1);
+    [made[i], made[other]] = [made[other], made[i]];
+  }
+  return made;
 }
 
 const evenly = <T>(list: readonly T[], count: number): readonly T[] =>

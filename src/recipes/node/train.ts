@@ -2,16 +2,25 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/index.ts";
-import type { Dataset, Preprocessing } from "../../data/index.ts";
+import { DataLoader, type Dataset, type Preprocessing } from "../../data/index.ts";
 import { packageFile } from "../../data/node/index.ts";
 import { alone, type Communicator } from "../../distributed/index.ts";
 import { listed, must, nearest, RepmlpError } from "../../errors.ts";
 import { checkpointMetadata, coefficientMetadata } from "../../inference/index.ts";
+import { saveOnnx } from "../../inference/node/index.ts";
 import type { ModelOptions } from "../../models/index.ts";
 import type { Net, Parameter } from "../../nn/index.ts";
+import {
+  calibrateQuantizedNet,
+  exportQuantized,
+  isQuantizationRange,
+  type QuantizedExport,
+  QuantizedNet,
+  startInsertedNorms,
+} from "../../quantize/index.ts";
 import { chartsSvg, learningCurves } from "../../report/node/curves.ts";
 import { classification } from "../../tasks/index.ts";
-import type { Shape } from "../../tensor/index.ts";
+import type { Shape, Tensor } from "../../tensor/index.ts";
 import { fitsPattern } from "../../text.ts";
 import {
   chain,
@@ -40,6 +49,7 @@ export const recipeNames = [
   "cifar10-acnet",
   "imagenet-repmlp-res50",
   "fine-tune",
+  "quantize",
   "prune-l1",
   "prune-resrep",
   "prune-csgd",
@@ -146,6 +156,8 @@ export interface TrainResult {
   readonly averaged?: string;
   /** Log for TensorBoard. */
   readonly events?: string;
+  /** The network in integers; with `quantize`, when the run was not stopped. */
+  readonly quantized?: { readonly path: string } & Omit<QuantizedExport, "model">;
   /** Learning curves. */
   readonly curves?: string;
   readonly folder: string;
@@ -160,7 +172,7 @@ export interface TrainResult {
 /**
  * Trains a network on a folder of pictures by a recipe. Writes into `folder`: `last.safetensors` (to resume from),
  * `best.safetensors`, `log.csv`, `log.jsonl`, `events.out.tfevents.repmlp`, and at the end `train.pth`, `curves.svg`,
- * with `ema` `ema.pth` and, from an ONNX model, `model.onnx`.
+ * with `ema` `ema.pth`, with `quantize` `model.int8.onnx` and, from an ONNX model, `model.onnx`.
  *
  * A picture that cannot be read is left out and told of.
  *
@@ -222,8 +234,17 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const { head, loaded, remarks = [], check, save } = built;
     if (init === undefined && !resume) scales?.initialize(built.net, seed);
     const stepsPerEpoch = Math.max(1, Math.floor(data.train.length / recipe.batchSize));
+    const { quantize } = recipe;
+    must(
+      !(prepare && quantize),
+      "train/quantize",
+      () =>
+        'train: a network is not pruned and trained for integers in one run. Prune it with a recipe without "quantize".',
+      "usage",
+    );
     const prepared = prepare?.(built.net, { inputShape: [1, ...imageShape], stepsPerEpoch });
-    const { net = built.net } = prepared ?? {};
+    const { net: whole = built.net } = prepared ?? {};
+    const net = quantize ? new QuantizedNet(whole, { ...quantize, inputShape: imageShape }) : whole;
     const own = trainerOptions(recipe, net, head);
     const scaled = scales ? { ...own, optimizer: scales.optimizer(recipe.optimizer, net) } : own;
     const settings = withPrepared(scaled, prepared);
@@ -253,6 +274,12 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const store = folderStore(folder);
     if (leads) await store.prepare();
     claim?.clear();
+    const batches = (): AsyncIterable<Tensor> => firstBatches(data.train, recipe, seed);
+    if (!resume) {
+      whole.initialize(seed);
+      await startInsertedNorms(whole, batches(), { ...(threads !== undefined && { threads }) });
+      if (net instanceof QuantizedNet) await calibrateQuantizedNet(net, batches());
+    }
     const trainer = new Trainer(net, {
       ...settings,
       data,
@@ -279,17 +306,22 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       events: join(folder, eventsFile),
       ...(summary.averaged && { averaged: join(folder, "ema.pth") }),
     };
-    await saveCheckpointFile(files.weights, net.stateDict(), {
+    await saveCheckpointFile(files.weights, unquantized(net).stateDict(), {
       metadata: { ...metadata, ...coefficientMetadata(net) },
     });
     if (summary.averaged && files.averaged)
-      await saveCheckpointFile(files.averaged, summary.averaged.stateDict(), { wrapper: "model_ema", metadata });
+      await saveCheckpointFile(files.averaged, unquantized(summary.averaged).stateDict(), {
+        ...{ wrapper: "model_ema", metadata },
+      });
+    const trainedNet = summary.averaged ?? net;
+    const quantized =
+      trainedNet instanceof QuantizedNet ? await saveQuantized(trainedNet, folder, data, { arch, classes }) : undefined;
     const svg = await chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
     await writeFileAtomically(files.curves, async (sink) => {
       await sink.write(new TextEncoder().encode(svg));
     });
     const onnx = await save?.(folder, data.preprocessing, classes);
-    return { ...done, ...files, ...(onnx !== undefined && { onnx }) };
+    return { ...done, ...files, ...(onnx !== undefined && { onnx }), ...(quantized && { quantized }) };
   } finally {
     claim?.release();
     await data.close();
@@ -298,8 +330,44 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
 
 /** What a run leaves in its folder, logs aside. */
 const runFiles = [
-  ...["last.safetensors", "best.safetensors", "train.pth", "ema.pth", "model.onnx", "curves.svg"],
+  ...["last.safetensors", "best.safetensors", "train.pth", "ema.pth", "model.onnx", "model.int8.onnx", "curves.svg"],
 ] as const;
+
+/** The network whose weights are trained. */
+const unquantized = (net: Net): Net => (net instanceof QuantizedNet ? net.net : net);
+
+/** Pictures of the first batches of a run. */
+async function* firstBatches(data: Dataset, { batchSize, quantize }: Recipe, seed: number): AsyncGenerator<Tensor> {
+  let left = quantize?.batches ?? STARTING_BATCHES;
+  const size = Math.min(batchSize, data.length);
+  const dropLast = data.length > size;
+  for await (const { images } of new DataLoader(data, { batchSize: size, shuffle: true, seed, dropLast, fill: true })) {
+    yield images;
+    if (--left === 0) return;
+  }
+}
+
+/** Batches that inserted batch norms get their statistics from, where the recipe does not say it. */
+const STARTING_BATCHES = 16;
+
+/** Pictures that the file in integers is compared with the network on. */
+const COMPARED = 32;
+
+async function saveQuantized(
+  net: QuantizedNet,
+  folder: string,
+  { validation, preprocessing }: { readonly validation: Dataset; readonly preprocessing: Preprocessing },
+  { arch, classes: labels }: { readonly arch: string | undefined; readonly classes: readonly string[] },
+): Promise<NonNullable<TrainResult["quantized"]>> {
+  const { images } = await validation.batch(Array.from({ length: Math.min(COMPARED, validation.length) }, (_, i) => i));
+  const { model, ...result } = await exportQuantized(net, {
+    compareOn: images,
+    metadata: { ...(arch && { arch }), preprocessing, labels },
+  });
+  const path = join(folder, "model.int8.onnx");
+  await saveOnnx(path, model);
+  return { path, ...result };
+}
 
 function split<T>(all: readonly T[], first: (item: T) => boolean): readonly [T[], T[]] {
   return [all.filter(first), all.filter((item) => !first(item))];
@@ -321,7 +389,7 @@ function withPrepared(
 
 /** What is done to the pictures, for a resumed run to be compared with. */
 function pictureSettings(
-  { augment }: Recipe,
+  { augment, quantize }: Recipe,
   { mean, std, ...rest }: Preprocessing,
   { batchNorm }: StartOptions,
 ): NonNullable<TrainerOptions["settings"]> {
@@ -329,6 +397,7 @@ function pictureSettings(
     augment: JSON.stringify(augment),
     ...{ mean: mean.join(","), std: std.join(","), preprocessing: JSON.stringify(rest) },
     ...(batchNorm && { batchNorm }),
+    ...(quantize && { quantize: JSON.stringify(quantize) }),
   };
 }
 
@@ -350,6 +419,8 @@ export function trainerOptions(recipe: Recipe, model: Net, head: readonly string
 const groupOf =
   ({ train, freeze, lrScale, headLrScale, decayNormAndBias }: Recipe, head: readonly string[]) =>
   (key: string, parameter: Parameter): ParameterGroup => {
+    // A scale is no weight: decay would only change what it means.
+    if (isQuantizationRange(key)) return { weightDecay: 0 };
     const fits = (pattern: string): boolean => fitsPattern(key, pattern);
     return {
       ...(decayNormAndBias ? undefined : noDecayOnNormAndBias(key, parameter)),
