@@ -1,7 +1,8 @@
 // What other tools make of the ONNX files of a folder, beside what `repmlp convert` does, as a table in Markdown.
 // Usage: npx tsx scripts/compare-onnx-tools.ts FOLDER [PYTHON]
 // A file NAME.deploy.onnx beside NAME.onnx is the form that the same exporter gives for the merged network. PYTHON is an
-// interpreter that has some of onnxoptimizer, onnxsim and onnxslim; without it only ONNX Runtime is compared.
+// interpreter that has onnx and some of onnxoptimizer, onnxsim, onnxslim and onnxscript; without it only ONNX Runtime is
+// compared.
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -24,28 +25,46 @@ const runtime =
 
 const [folder, python] = process.argv.slice(2);
 
-const script =
-  (body: string): Tool =>
-  (load, save) =>
-    void execFileSync(python, ["-c", `import sys, onnx\nload, save = sys.argv[1:]\n${body}`, load, save], {
-      stdio: ["ignore", "ignore", "pipe"],
-    });
+/** Tools of Python: what makes `model` of `model`, the modules that it needs being there. */
+const inPython: readonly (readonly [name: string, imports: string, body: string])[] = [
+  [
+    "onnxoptimizer",
+    "onnxoptimizer",
+    "model = onnxoptimizer.optimize(model, onnxoptimizer.get_fuse_and_elimination_passes())",
+  ],
+  ["onnxsim", "onnxsim", "model, _ = onnxsim.simplify(model)"],
+  ["onnxslim", "onnxslim", "model = onnxslim.slim(model)"],
+  [
+    "onnxscript",
+    "onnxscript.optimizer, onnxscript.rewriter, onnxscript.rewriter.rules.common as rules",
+    "model = onnxscript.optimizer.optimize(model)\n" +
+      "model = onnxscript.rewriter.rewrite(model, [rules.fuse_batchnorm_into_conv_rule, rules.fuse_batchnorm_into_conv_transpose_rule, rules.fuse_batchnorm_into_gemm_rule])\n" +
+      "model = onnxscript.optimizer.optimize(onnxscript.rewriter.rewrite(model))",
+  ],
+];
+
+const runs = (code: string, ...args: readonly string[]): void =>
+  void execFileSync(python, ["-c", `import sys, onnx\n${code}`, ...args], { stdio: "ignore" });
+
+const isThere = (imports: string): boolean => {
+  try {
+    runs(`import ${imports}`);
+    return true;
+  } catch {
+    return false;
+  }
+};
 
 const tools: ReadonlyMap<string, Tool> = new Map([
   ["ONNX Runtime, basic", runtime("basic")],
   ["ONNX Runtime, extended", runtime("extended")],
-  ...(python
-    ? ([
-        [
-          "onnxoptimizer",
-          script(
-            "import onnxoptimizer as o\nonnx.save(o.optimize(onnx.load(load), o.get_fuse_and_elimination_passes()), save)",
-          ),
-        ],
-        ["onnxsim", script("import onnxsim\nonnx.save(onnxsim.simplify(onnx.load(load))[0], save)")],
-        ["onnxslim", script("import onnxslim\nonnxslim.slim(load, save)")],
-      ] satisfies [string, Tool][])
-    : []),
+  ...inPython
+    .filter(([, imports]) => python !== undefined && isThere(imports))
+    .map(([name, imports, body]): [string, Tool] => [
+      name,
+      (load, save) =>
+        runs(`import ${imports}\nmodel = onnx.load(sys.argv[1])\n${body}\nonnx.save(model, sys.argv[2])`, load, save),
+    ]),
 ]);
 
 /** Nodes in all, convolutions (fused with an activation ones, too), batch norms. */

@@ -124,6 +124,21 @@ describe("convertOnnxFile", () => {
     expect(onnxReport(["a.onnx", "b.onnx"], result)).toContain("<svg");
   });
 
+  it("takes the second size of a recurrent layer's state for the batch", async () => {
+    const b = new Builder(1, ["n", 6, "h", "w"]);
+    const pooled = b.node("Reshape", [
+      b.node("GlobalAveragePool", [b.norm(b.conv("x", [6, 4], [3, 3]), 4)]),
+      b.ints([1, -1, 4]),
+    ]);
+    const model = b.model([b.node("Add", [pooled, "state"])], 3);
+    const state = { name: "state", dtype: "float32" as const, shape: [1, "m", 4] };
+    const { proof } = await convertOnnxBytes(encodeOnnx({ ...model, inputs: [...model.inputs, state] }));
+    expect(proof?.sizes.map((s) => s.state)).toEqual([
+      [1, 1, 4],
+      [1, 2, 4],
+    ]);
+  });
+
   it("writes nothing where a rule is wrong, unless it is forced to", async () => {
     const wrong = {
       name: "wrong",

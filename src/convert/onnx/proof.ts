@@ -215,7 +215,8 @@ function randomFeeds(
     inputs.map(({ name, dtype, shape = [] }) => {
       const sizes = shape.map((d, axis) => {
         if (typeof d === "number") return d;
-        if (axis === 0) return trial.batch[which];
+        // Behind a first size that is fixed comes the batch in the state of a recurrent layer.
+        if (axis === 0 || (axis === 1 && shape.length === 3 && typeof shape[0] === "number")) return trial.batch[which];
         return axis >= 2 && shape.length === 4 ? trial.pixels[which] : shape.length === 4 ? 3 : trial.steps[which];
       });
       const count = sizeOf(sizes);

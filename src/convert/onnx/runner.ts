@@ -18,7 +18,8 @@ export async function openRunner(
   const options = {
     intraOpNumThreads: threads,
     graphOptimizationLevel: optimize ? ("all" as const) : ("disabled" as const),
-    logSeverityLevel: 3 as const,
+    // What goes wrong is thrown, too.
+    logSeverityLevel: 4 as const,
     ...(folder && { extra: { session: folder } }),
   };
   const create = (): ReturnType<typeof ort.InferenceSession.create> =>
