@@ -137,10 +137,11 @@ class Average extends Module {
   }
 
   fused<T>(k: KernelAlgebra<T>): BiasedMap<T> {
-    const { kernelSize, outChannels, groups } = this.settings;
-    const average = normAfter(k, { weight: k.poolKernel(kernelSize, outChannels, groups) }, this.avgbn);
+    const { kernelSize, outChannels } = this.settings;
+    // Each channel is averaged on its own; without a convolution before it the block itself is depthwise.
+    const average = normAfter(k, { weight: k.poolKernel(kernelSize, outChannels, outChannels) }, this.avgbn);
     return this.conv && this.bn
-      ? inSequence(k, normAfter(k, mapOf(k, this.conv), this.bn.bn), average, groups)
+      ? inSequence(k, normAfter(k, mapOf(k, this.conv), this.bn.bn), average, outChannels)
       : average;
   }
 }

@@ -291,6 +291,21 @@ function addProduct(sums: Float64Array, { v, w, rows, middle, columns, at, from 
     }
 }
 
+/** The transpose of `rows` × `columns` values of `source`, `from` on, in `target`, `to` on. */
+function transposeInto(
+  target: Numbers,
+  source: Numbers,
+  {
+    rows,
+    columns,
+    from = 0,
+    to = 0,
+  }: { readonly rows: number; readonly columns: number; readonly from?: number; readonly to?: number },
+): void {
+  for (let r = 0; r < rows; r++)
+    for (let c = 0; c < columns; c++) target[to + c * rows + r] = source[from + r * columns + c];
+}
+
 /**
  * The kernel algebra on the host. Everything is computed in float64 and rounded once to the dtype of the result, so that
  * the order of the operations does not matter in float32. The dtype is that of the first parameter in an expression.
@@ -453,20 +468,17 @@ export class HostAlgebra implements KernelAlgebra<HostTensor> {
         run.ready(second);
         const w = run.all(first);
         return (start, out) => {
-          out.fill(0);
-          const sums = new Float64Array(c * area);
-          const count = out.length / sums.length;
-          const v = run.rows(second, start, count);
+          const count = out.length / (c * area);
+          const kernels = run.rows(second, start, count);
+          // One output's kernel with its positions as rows, and its product with the first.
+          const v = new Float64Array(area * middle);
+          const sums = new Float64Array(area * c);
           for (let r = 0; r < count; r++) {
             const group = Math.floor(((start + r) * groups) / o);
+            transposeInto(v, kernels, { rows: middle, columns: area, from: r * v.length });
             sums.fill(0);
-            for (let m = 0; m < middle; m++)
-              for (let i = 0; i < c; i++) {
-                const factor = w[(group * middle + m) * c + i];
-                const from = (r * middle + m) * area;
-                for (let p = 0; p < area; p++) sums[i * area + p] += factor * v[from + p];
-              }
-            out.set(sums, r * sums.length);
+            addProduct(sums, { v, w, rows: area, middle, columns: c, at: 0, from: group * middle * c });
+            transposeInto(out, sums, { rows: area, columns: c, to: r * sums.length });
           }
         };
       },
