@@ -93,9 +93,11 @@ describe("commands", () => {
     return code === 0 ? "" : errors;
   }
 
-  const own = lines.filter(({ line }) => /^(npx )?repmlp\b/.test(line));
+  // Behind what starts it several times, too; what follows `:::` are the values for the braces.
+  const starts = /^((npx|mpirun|srun|parallel)\b.*? )?repmlp\b/;
+  const own = lines.filter(({ line }) => starts.test(line));
   test.for(own)("$at: $line", async ({ line }) => {
-    const argv = words(line.replace(/^npx /, "")).slice(1);
+    const argv = words(line.replace(starts, "").replace(/ ::: .*$/, ""));
     expect(await parse(argv)).toBe("");
   });
 

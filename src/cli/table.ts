@@ -367,8 +367,9 @@ export const commands = {
       ),
       batchNormStatistics: choice(
         "--batch-norm-statistics <how>",
-        ["local", "averaged"],
-        "of several processes: each norms by its own share and the first one's statistics are kept, or the mean of all",
+        ["local", "averaged", "synced"],
+        "of several processes: each norms by its own share and the first one's running statistics are kept, or the mean " +
+          "of all; or all norm by the whole batch",
         "local",
       ),
     },

@@ -40,6 +40,8 @@ export interface LowerOptions {
    * each tensor after its last use: {@link Emitter.hideShapes}. Default none.
    */
   readonly shapesFrom?: string;
+  /** Outputs that are written in the layout in which they are made; see {@link Lowered.layouts}. Default none. */
+  readonly asTheyLie?: ReadonlySet<string>;
 }
 
 /** A random input of a lowered graph, to be fed by the host at every run. */
@@ -53,6 +55,8 @@ export interface Lowered {
   readonly randoms: readonly RandomInput[];
   /** Parameters that became inputs, by name. */
   readonly parameters: ReadonlyMap<string, ParameterRef>;
+  /** Layouts of the outputs. */
+  readonly layouts: ReadonlyMap<string, Layout>;
 }
 
 export const OPSET = 17;
@@ -129,7 +133,9 @@ export class GraphLowering implements Lowering {
     const input = asInput(value);
     if (input) {
       this.claim(input.name, node);
-      return asIs(this.input(input.name, shape, dtype));
+      const { layout = "natural" } = input;
+      const physical = layout === "natural" ? shape : toBatchLast(shape.length).map((axis) => shape[axis]);
+      return { handle: this.input(input.name, physical, dtype), layout };
     }
     const random = asRandom(value);
     if (random) {
@@ -189,7 +195,7 @@ export class GraphLowering implements Lowering {
  */
 export function lower(
   graph: Graph,
-  { target, names = new Map(), metadata, valueInfo, shapesFrom }: LowerOptions,
+  { target, names = new Map(), metadata, valueInfo, shapesFrom, asTheyLie = new Set() }: LowerOptions,
 ): Lowered {
   const lowering = new GraphLowering(target, names);
   const outputs = Object.entries(graph.outputs);
@@ -214,8 +220,9 @@ export function lower(
   emit.scope = "";
   const taken = new Map<string, string>();
   const produced = new Set(emit.nodes.flatMap((n) => n.outputs));
+  const layoutOf = (name: string, value: Value): Layout => (asTheyLie.has(name) ? lowering.layoutOf(value) : "natural");
   const infos = outputs.map(([name, value]) => {
-    const handle = lowering.read(value);
+    const handle = lowering.read(value, layoutOf(name, value));
     // A tensor that is also an input, a constant or another output needs a node of its own.
     const own = produced.has(handle.name) && !taken.has(handle.name);
     const source = own ? handle : emit.nodeAll("Identity", [handle], {}, [handle], { unique: true })[0];
@@ -240,6 +247,7 @@ export function lower(
     },
     randoms: lowering.randoms,
     parameters: lowering.parameters,
+    layouts: new Map(outputs.map(([name, value]) => [name, layoutOf(name, value)])),
   };
 }
 

@@ -1,5 +1,6 @@
 import { must } from "../errors.ts";
 import type { ParameterRef, Value } from "./op.ts";
+import type { SharedBatch } from "./ops/processes.ts";
 import { currentPath } from "./path.ts";
 import { input } from "./value.ts";
 
@@ -11,6 +12,8 @@ export interface Trace {
   readonly counters: ParameterRef[];
   /** Numbers that are fed at every step, by name; without it they are what they are at the moment. */
   readonly scalars?: Map<string, Value> | undefined;
+  /** Batch norms norm by the statistics of all processes' shares of the batch, of which this one has the pictures. */
+  readonly sharedBatch?: SharedBatch | undefined;
 }
 
 let current: Trace | undefined;
@@ -18,18 +21,26 @@ let current: Trace | undefined;
 /**
  * Runs `body` and records the buffer updates that it asks for; within another trace, which then knows nothing of them.
  *
- * @param fed  takes the scalars that `body` asks for: see {@link scalarInput}. Default: those of the trace around it
+ * @param fed          takes the scalars that `body` asks for: see {@link scalarInput}
+ * @param sharedBatch  of which batch the pictures are a share, where batch norms are to norm by the whole. Default of both:
+ *   those of the trace around it
  */
 export function trace<T>(
   body: () => T,
   fed?: Map<string, Value>,
+  sharedBatch?: SharedBatch,
 ): {
   readonly result: T;
   readonly updates: ReadonlyMap<ParameterRef, Value>;
   readonly counters: readonly ParameterRef[];
 } {
   const outer = current;
-  const recorded: Trace = { updates: new Map(), counters: [], scalars: fed ?? outer?.scalars };
+  const recorded: Trace = {
+    updates: new Map(),
+    counters: [],
+    scalars: fed ?? outer?.scalars,
+    sharedBatch: sharedBatch ?? outer?.sharedBatch,
+  };
   current = recorded;
   try {
     return { result: body(), ...recorded };
@@ -65,6 +76,9 @@ export function scalarInput(name: string): Value | undefined {
   scalars.set(name, value);
   return value;
 }
+
+/** The batch that is normed as a whole, in a pass for one of several processes. */
+export const sharedBatch = (): SharedBatch | undefined => current?.sharedBatch;
 
 /** Counts this pass in a counter kept by the host: integer state has no place on most devices. */
 export const countBatch = (ref: ParameterRef): void => void current?.counters.push(ref);

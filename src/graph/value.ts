@@ -1,5 +1,6 @@
 import { fmt, must, RepmlpError } from "../errors.ts";
 import type { DType, Shape, TensorSource } from "../tensor/index.ts";
+import type { Layout } from "./layout.ts";
 import { type Node, type Op, type OpDef, type ParameterRef, type TensorType, Value } from "./op.ts";
 import { currentPath, inLayer } from "./path.ts";
 
@@ -73,14 +74,18 @@ const leaf = <A extends LeafAttrs>(name: string): Op<A> =>
     lower: (lowering, node) => lowering.leaf(node),
   });
 
-const inputOp = leaf<LeafAttrs & { readonly name: string }>("input");
+const inputOp = leaf<LeafAttrs & { readonly name: string; readonly layout?: Layout | undefined }>("input");
 const parameterOp = leaf<LeafAttrs & { readonly ref: ParameterRef }>("parameter");
 const constantOp = leaf<LeafAttrs & { readonly source: TensorSource }>("constant");
 const randomOp = leaf<LeafAttrs & { readonly spec: RandomSpec }>("random");
 
-/** A named input of the graph. */
-export const input = (name: string, shape: Shape, dtype: DType = "float32"): Value =>
-  inputOp([], { name, type: { dtype, shape } });
+/**
+ * A named input of the graph.
+ *
+ * @param layout  how what is fed lies; its shape is then that of the layout
+ */
+export const input = (name: string, shape: Shape, dtype: DType = "float32", layout?: Layout): Value =>
+  inputOp([], { name, type: { dtype, shape }, layout });
 
 /** A parameter or buffer as a value; an input of training graphs, a constant of inference graphs. */
 export const parameter = (ref: ParameterRef): Value =>
@@ -95,7 +100,8 @@ export const random = (spec: RandomSpec, shape: Shape, dtype: DType = "float32")
   randomOp([], { spec, type: { dtype, shape } });
 
 /** The leaf attributes of a value, when it is that kind of leaf. */
-export const asInput = (v: Value): { readonly name: string } | undefined => attrsIf(v, inputOp);
+export const asInput = (v: Value): { readonly name: string; readonly layout?: Layout | undefined } | undefined =>
+  attrsIf(v, inputOp);
 export const asParameter = (v: Value): { readonly ref: ParameterRef } | undefined => attrsIf(v, parameterOp);
 export const asConstant = (v: Value): { readonly source: TensorSource } | undefined => attrsIf(v, constantOp);
 export const asRandom = (v: Value): { readonly spec: RandomSpec } | undefined => attrsIf(v, randomOp);

@@ -205,7 +205,7 @@ export function tracked(
   { y, mean, variance }: ops.BatchNormalized,
   { runningMean, runningVar, momentum }: TrackedStatistics,
 ): Value {
-  const count = y.shape.reduce((a, b) => a * b, 1) / y.shape[1];
+  const count = ops.valuesPerChannel(y.shape);
   const track = (buffer: Buffer, batch: Value): void => {
     const before = ops.pendingUpdate(buffer) ?? buffer.value;
     ops.updateBuffer(buffer, ops.add(ops.mul(before, 1 - momentum), ops.mul(batch, momentum)));

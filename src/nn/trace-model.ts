@@ -1,5 +1,14 @@
 import { fmt, must } from "../errors.ts";
-import { asParameter, input, type ParameterRef, reachable, trace, type Value, where } from "../graph/index.ts";
+import {
+  asParameter,
+  input,
+  type ParameterRef,
+  reachable,
+  type SharedBatch,
+  trace,
+  type Value,
+  where,
+} from "../graph/index.ts";
 import type { DType, Shape } from "../tensor/index.ts";
 import { firstNames, type Module, type Net, withPaths } from "./module.ts";
 import type { Parameter } from "./parameter.ts";
@@ -70,13 +79,17 @@ export function traceModel(
  *
  * @param valuesOf  the values in the result of `body`
  * @param feedsScalars  whether coefficients are inputs of the graph, rather than the numbers that they are. Default false
+ * @param sharedBatch  the batch that batch norms are to norm as a whole, where the pictures are one process's share of it
  * @throws `trace/parameter` as of {@link traceModel}
  */
 export function traceNet<T>(
   model: Module,
   body: () => T,
   valuesOf: (result: T) => Iterable<Value>,
-  { feedsScalars = false }: { readonly feedsScalars?: boolean } = {},
+  {
+    feedsScalars = false,
+    sharedBatch,
+  }: { readonly feedsScalars?: boolean; readonly sharedBatch?: SharedBatch | undefined } = {},
 ): Traced<T> {
   const scalars = new Map<string, Value>();
   const layers = new Map<string, Value>();
@@ -86,6 +99,7 @@ export function traceNet<T>(
         if (output instanceof Object && "node" in output) layers.set(path, output as Value);
       }),
     feedsScalars ? scalars : undefined,
+    sharedBatch,
   );
   const names = parameterNames(model);
   mustOwnParameters(valuesOf(result), names);

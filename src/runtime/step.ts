@@ -25,7 +25,8 @@ export interface StepGraph {
   readonly shapesFrom?: string;
 }
 
-const nextName = (name: string): string => `next:${name}`;
+/** @internal */
+export const nextName = (name: string): string => `next:${name}`;
 
 /** Which pictures of a batch a run has before it: `count` from `start` on. */
 export interface BatchShare {
@@ -41,6 +42,18 @@ export class StepState {
   /** @internal */ readonly current = new Map<string, Ort.Tensor>();
   /** @internal */ readonly spare = new Map<string, Ort.Tensor>();
   /** @internal */ readonly shapes = new Map<string, Shape>();
+  private where: { readonly platform: Platform; readonly device: Device } | undefined;
+
+  /** Where the programs run. @internal */
+  get host(): { readonly platform: Platform; readonly device: Device } {
+    must(this.where, "internal/state", () => "internal: state without a program", "runtime");
+    return this.where;
+  }
+
+  /** Notes where the programs run. @internal */
+  lieOn(platform: Platform, device: Device): void {
+    this.where = { platform, device };
+  }
 
   /**
    * Frees what lies in the memory of a device; host memory goes with its last user. To be called before the programs are
@@ -52,6 +65,82 @@ export class StepState {
       tensor.dispose();
       this.current.delete(name);
     }
+  }
+
+  /** Copies the present state to the host. */
+  async read(names: Iterable<string> = this.current.keys()): Promise<State> {
+    const wanted = [...names];
+    const { current, shapes } = this;
+    const onDevice = wanted.filter((n) => current.get(n)?.location === "gpu-buffer");
+    const fetched = onDevice.length ? await this.download(onDevice) : new Map<string, Tensor>();
+    return new Map(
+      wanted.map((name) => {
+        const t = fetched.get(name) ?? fromOrt(current.get(name)!);
+        return [name, new Tensor(t.dtype, shapes.get(name)!, t.data.slice() as Tensor["data"])];
+      }),
+    );
+  }
+
+  /** Replaces values between two runs, of any program that shares the state; names that none of them holds are left out. */
+  write(values: ReadonlyMap<string, Tensor>): void {
+    const { current } = this;
+    for (const [name, { dtype, size, data }] of values) {
+      const old = current.get(name);
+      if (!old) continue;
+      const copy = new Tensor(dtype, [size], data.slice() as Tensor["data"]);
+      // On a device, the next run takes the host's values there.
+      current.set(name, toOrt(this.host.platform.ort, copy));
+      if (old.location === "gpu-buffer") old.dispose();
+    }
+  }
+
+  /**
+   * Lets `change` write over present values, float32, between two runs: those of a device are copied to the host and back.
+   */
+  async change(
+    names: readonly string[],
+    change: (values: readonly Float32Array<ArrayBuffer>[]) => Promise<void>,
+  ): Promise<void> {
+    const { current } = this;
+    const onHost = names.every((name) => current.get(name)!.location === "cpu");
+    const state = onHost ? undefined : await this.read(names);
+    const values = names.map((name) => (state?.get(name) ?? current.get(name)!).data);
+    await change(values as Float32Array<ArrayBuffer>[]);
+    if (state) this.write(state);
+  }
+
+  private async download(names: readonly string[]): Promise<State> {
+    const { current } = this;
+    if (this.host.platform.canReadDevice) {
+      const read = async (name: string): Promise<[string, Tensor]> => {
+        const t = current.get(name)!;
+        return [name, new Tensor(t.type as DType, t.dims, (await t.getData()) as unknown as Tensor["data"])];
+      };
+      return new Map(await Promise.all(names.map(read)));
+    }
+    // A session that only copies, whose outputs are on the host.
+    const infos = names.map((name) => ({
+      name,
+      dtype: current.get(name)!.type as DType,
+      shape: current.get(name)!.dims,
+    }));
+    const copy: OnnxModel = {
+      nodes: infos.map(({ name }) => ({
+        opType: "Identity",
+        inputs: [name],
+        outputs: [`host:${name}`],
+        name,
+        attrs: {},
+      })),
+      inputs: infos,
+      outputs: infos.map((i) => ({ ...i, name: `host:${i.name}` })),
+      initializers: new Map(),
+      opset: 17,
+    };
+    const { session } = await createSession(copy, { device: this.host.device });
+    const results = await session.run(Object.fromEntries(names.map((n) => [n, current.get(n)!])));
+    await session.release();
+    return new Map(names.map((n) => [n, fromOrt(results[`host:${n}`])]));
   }
 }
 
@@ -148,84 +237,23 @@ export class StepProgram extends SessionOwner {
   }
 
   /** Copies the present state to the host. */
-  async readState(names: Iterable<string> = this.state.current.keys()): Promise<State> {
-    const wanted = [...names];
-    const { current, shapes } = this.state;
-    const onDevice = wanted.filter((n) => current.get(n)?.location === "gpu-buffer");
-    const fetched = onDevice.length ? await this.download(onDevice) : new Map<string, Tensor>();
-    return new Map(
-      wanted.map((name) => {
-        const t = fetched.get(name) ?? fromOrt(current.get(name)!);
-        return [name, new Tensor(t.dtype, shapes.get(name)!, t.data.slice() as Tensor["data"])];
-      }),
-    );
+  readState(names?: Iterable<string>): Promise<State> {
+    return this.state.read(names);
   }
 
-  /** Replaces values between two runs, of any program that shares the state; names that none of them holds are left out. */
+  /** Replaces values between two runs; see {@link StepState.write}. */
   writeState(values: ReadonlyMap<string, Tensor>): void {
-    const { current } = this.state;
-    for (const [name, { dtype, size, data }] of values) {
-      const old = current.get(name);
-      if (!old) continue;
-      const copy = new Tensor(dtype, [size], data.slice() as Tensor["data"]);
-      // On a device, the next run takes the host's values there.
-      current.set(name, toOrt(this.platform.ort, copy));
-      if (old.location === "gpu-buffer") old.dispose();
-    }
-  }
-
-  /**
-   * Lets `change` write over present values, float32, between two runs: those of a device are copied to the host and back.
-   */
-  async changeState(
-    names: readonly string[],
-    change: (values: readonly Float32Array<ArrayBuffer>[]) => Promise<void>,
-  ): Promise<void> {
-    const { current } = this.state;
-    const onHost = names.every((name) => current.get(name)!.location === "cpu");
-    const state = onHost ? undefined : await this.readState(names);
-    const values = names.map((name) => (state?.get(name) ?? current.get(name)!).data);
-    await change(values as Float32Array<ArrayBuffer>[]);
-    if (state) this.writeState(state);
-  }
-
-  private async download(names: readonly string[]): Promise<State> {
-    const { current } = this.state;
-    if (this.platform.canReadDevice) {
-      const read = async (name: string): Promise<[string, Tensor]> => {
-        const t = current.get(name)!;
-        return [name, new Tensor(t.type as DType, t.dims, (await t.getData()) as unknown as Tensor["data"])];
-      };
-      return new Map(await Promise.all(names.map(read)));
-    }
-    // A session that only copies, whose outputs are on the host.
-    const infos = names.map((name) => ({
-      name,
-      dtype: current.get(name)!.type as DType,
-      shape: current.get(name)!.dims,
-    }));
-    const copy: OnnxModel = {
-      nodes: infos.map(({ name }) => ({
-        opType: "Identity",
-        inputs: [name],
-        outputs: [`host:${name}`],
-        name,
-        attrs: {},
-      })),
-      inputs: infos,
-      outputs: infos.map((i) => ({ ...i, name: `host:${i.name}` })),
-      initializers: new Map(),
-      opset: 17,
-    };
-    const { session } = await createSession(copy, { device: this.device });
-    const results = await session.run(Object.fromEntries(names.map((n) => [n, current.get(n)!])));
-    await session.release();
-    return new Map(names.map((n) => [n, fromOrt(results[`host:${n}`])]));
+    this.state.write(values);
   }
 }
 
-/** Draws the numbers of one random input. */
-function drawRandom(node: Lowered["randoms"][number]["node"], name: string, seed: number, share?: BatchShare): Tensor {
+/** Draws the numbers of one random input. @internal */
+export function drawRandom(
+  node: Lowered["randoms"][number]["node"],
+  name: string,
+  seed: number,
+  share?: BatchShare,
+): Tensor {
   const { spec, type } = node.attrs as {
     readonly spec: { readonly distribution: string; readonly p?: number };
     readonly type: { readonly dtype: DType; readonly shape: Shape };
@@ -242,6 +270,9 @@ function drawRandom(node: Lowered["randoms"][number]["node"], name: string, seed
   return Tensor.of(type.dtype, type.shape, values);
 }
 
+/** What runs a step again and again, with state of its own. */
+export type RunningStep = Pick<StepProgram, "state" | "step" | "dispose">;
+
 /** A step as {@link compileStep} gives it to the runtime. */
 export interface LoweredStep {
   readonly lowered: Lowered;
@@ -253,19 +284,50 @@ export interface LoweredStep {
 
 /** Writes a step as an ONNX model for a device. */
 export function lowerStep(
-  { outputs, next, names, shapesFrom }: StepGraph,
+  graph: StepGraph,
   device: Device = "cpu",
   options: Pick<LowerOptions, "valueInfo"> = {},
 ): LoweredStep {
+  const { names, shapesFrom } = graph;
   const target = device === "webgpu" ? targets.webgpuTraining : targets.cpuTraining;
-  const changed = [...next].map(([ref, value]) => [stateName(ref, value, names), value] as const);
-  const nextOutputs = Object.fromEntries(changed.map(([name, value]) => [nextName(name), value]));
-  const lowered = lower({ outputs: { ...outputs, ...nextOutputs } }, { ...options, target, names, shapesFrom });
+  const { outputs, changed } = stepOutputs(graph);
+  const lowered = lower({ outputs }, { ...options, target, names, shapesFrom });
   const inPlace = writtenInPlace(
     lowered.model,
-    changed.map(([name]) => [name, nextName(name)]),
+    changed.map((name) => [name, nextName(name)]),
   );
-  return { lowered, changed: changed.map(([name]) => name), inPlace };
+  return { lowered, changed, inPlace };
+}
+
+/** All outputs of a step, those of the new state by {@link nextName}, and the names of the state that changes. @internal */
+export function stepOutputs({ outputs, next, names }: StepGraph): {
+  readonly outputs: Graph["outputs"];
+  readonly changed: readonly string[];
+} {
+  const changed = [...next].map(([ref, value]) => [stateName(ref, value, names), value] as const);
+  const nextOutputs = Object.fromEntries(changed.map(([name, value]) => [nextName(name), value]));
+  return { outputs: { ...outputs, ...nextOutputs }, changed: changed.map(([name]) => name) };
+}
+
+/** Session options of a step. @internal */
+export const trainingSession = ({ keepsMemory }: Platform, device: Device): Ort.InferenceSession.SessionOptions => ({
+  // What the runtime keeps for itself would lie beside the copies of the new state that it returns.
+  ...(device === "cpu" && keepsMemory && { enableCpuMemArena: false }),
+  // A memory pattern keeps one block of all tensors of a step beside what was allocated before it was known: a quarter
+  // to a third more memory, and no faster (bench/NOTES.md).
+  enableMemPattern: false,
+  // Equal nodes were written once; the runtime's search for them takes a quarter of the time to create a session.
+  extra: { optimization: { disable_specified_optimizers: "CommonSubexpressionElimination" } },
+});
+
+/** Gives a state tensor its first value, unless it has one. @internal */
+export async function loadState(state: StepState, { ort }: Platform, name: string, ref: ParameterRef): Promise<void> {
+  state.shapes.set(name, ref.shape);
+  if (state.current.has(name)) return;
+  const tensor = await ref.source().read();
+  // The program writes into its buffers, so they must not be the parameter's own.
+  const copy = new Tensor(tensor.dtype, [tensor.size], tensor.data.slice() as Tensor["data"]);
+  state.current.set(name, toOrt(ort, copy));
 }
 
 /**
@@ -286,32 +348,15 @@ export async function compileStep(
     device === "webgpu"
       ? { preferredOutputLocation: Object.fromEntries(changed.map((name) => [nextName(name), "gpu-buffer" as const])) }
       : {};
-  const { keepsMemory } = await platform(device);
-  const training = {
-    // What the runtime keeps for itself would lie beside the copies of the new state that it returns.
-    ...(device === "cpu" && keepsMemory && { enableCpuMemArena: false }),
-    // A memory pattern keeps one block of all tensors of a step beside what was allocated before it was known: a quarter
-    // to a third more memory, and no faster (bench/NOTES.md).
-    enableMemPattern: false,
-    // Equal nodes were written once; the runtime's search for them takes a quarter of the time to create a session.
-    extra: { optimization: { disable_specified_optimizers: "CommonSubexpressionElimination" } },
-  };
+  const training = trainingSession(await platform(device), device);
   const created = await createSession(lowered.model, {
     ...options,
     device,
     session: { ...training, ...preferred, ...session },
   });
-  const { ort } = created.platform;
-  const load = async (name: string, ref: ParameterRef): Promise<void> => {
-    state.shapes.set(name, ref.shape);
-    if (state.current.has(name)) return;
-    const tensor = await ref.source().read();
-    // The program writes into its buffers, so they must not be the parameter's own.
-    const copy = new Tensor(tensor.dtype, [tensor.size], tensor.data.slice() as Tensor["data"]);
-    state.current.set(name, toOrt(ort, copy));
-  };
-  for (const [name, ref] of lowered.parameters) await load(name, ref);
-  for (const ref of graph.next.keys()) await load(graph.names.get(ref)!, ref);
+  state.lieOn(created.platform, device);
+  for (const [name, ref] of lowered.parameters) await loadState(state, created.platform, name, ref);
+  for (const ref of graph.next.keys()) await loadState(state, created.platform, graph.names.get(ref)!, ref);
   return new StepProgram(created.platform, created.session, lowered, changed, inPlace, device, state);
 }
 

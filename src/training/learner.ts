@@ -2,7 +2,14 @@ import { allReduceMany, alone, type Communicator, shareOf } from "../distributed
 import { fmt, listed, must, nearest, RepmlpError } from "../errors.ts";
 import type { ParameterRef } from "../graph/index.ts";
 import { Buffer, cloneModule, coefficientScalars, isStaged, type Net, Parameter, parameterNames } from "../nn/index.ts";
-import { type BatchShare, type CompileOptions, compileStep, type StepProgram, StepState } from "../runtime/index.ts";
+import {
+  type BatchShare,
+  type CompileOptions,
+  compileSharedStep,
+  compileStep,
+  type RunningStep,
+  StepState,
+} from "../runtime/index.ts";
 import { rng, type Shape, sameShape, sizeOf, Tensor } from "../tensor/index.ts";
 import { gradientStep, type TrainStep, type TrainStepOptions, trainStep, updateStep } from "./train-step.ts";
 import { averageOf, type StateAccess, type UpdateRule } from "./transforms/index.ts";
@@ -26,9 +33,10 @@ export interface LearnerOptions<N extends Net = Net> extends Omit<TrainStepOptio
 
 /**
  * Over several processes, a batch norm in training mode normalises by its own process's share of a batch, and the running
- * statistics are those of process 0 (`local`) or the mean of all (`averaged`).
+ * statistics are those of process 0 (`local`) or the mean of all (`averaged`); or it normalises by the whole batch, as one
+ * process would (`synced`), for messages within the step.
  */
-export type NormStatistics = "local" | "averaged";
+export type NormStatistics = "local" | "averaged" | "synced";
 
 export interface StepResult {
   readonly loss: number;
@@ -88,7 +96,7 @@ function joined(parts: readonly Tensor[]): Tensor {
 
 interface Compiled {
   readonly graph: TrainStep;
-  readonly program: StepProgram;
+  readonly program: RunningStep;
 }
 
 /**
@@ -144,9 +152,13 @@ export class Learner<N extends Net = Net> implements StateAccess {
     const [count, ...picture] = inputShape;
     const { accumulate = 1 } = this.options;
     if (!this.inParts) return shapesOf(await this.wholeStep(inputShape));
-    const [whole, ...rest] = new Set(sharesOf(count, accumulate, this.communicator).map((share) => share.count));
-    const first = await this.partStep([whole, ...picture]);
-    for (const size of rest) await this.partStep([size, ...picture]);
+    const sizes = [...new Set(partSizes(count, accumulate))];
+    const parts: Compiled[] = [];
+    for (const size of sizes) {
+      const [start, end] = shareOf(size, this.communicator);
+      parts.push(await this.partStep([end - start, ...picture], size));
+    }
+    const [first] = parts;
     await this.updateOnly();
     return shapesOf(first);
   }
@@ -155,9 +167,20 @@ export class Learner<N extends Net = Net> implements StateAccess {
     return this.compiled(`${inputShape}`, (options) => trainStep(this.model, { ...options, inputShape }, this.slots));
   }
 
-  private partStep(inputShape: readonly number[]): Promise<Compiled> {
-    return this.compiled(`part ${inputShape}`, (options) =>
-      gradientStep(this.model, { ...options, inputShape }, this.sums),
+  /** @param total  pictures of the part in all processes */
+  private partStep(inputShape: readonly number[], total: number): Promise<Compiled> {
+    const { rank, size } = this.communicator;
+    if (size === 1 || this.options.batchNormStatistics !== "synced")
+      return this.compiled(`part ${inputShape}`, (options) =>
+        gradientStep(this.model, { ...options, inputShape }, this.sums),
+      );
+    const shares = Array.from({ length: size }, (_, i) => {
+      const [start, end] = shareOf(total, { rank: i, size });
+      return (end - start) / total;
+    });
+    const sharedBatch = { rank, shares };
+    return this.compiled(`part ${inputShape} of ${total}`, (options) =>
+      gradientStep(this.model, { ...options, inputShape, sharedBatch }, this.sums),
     );
   }
 
@@ -173,13 +196,18 @@ export class Learner<N extends Net = Net> implements StateAccess {
     this.model.train();
     const { device, threads, session } = this.options;
     const graph = graphOf(this.options);
-    const made = { graph, program: await compileStep(graph, { state: this.state, device, threads, session }) };
+    const compile = { state: this.state, device, threads, session };
+    const program = await (graph.exchanges
+      ? compileSharedStep(graph, this.communicator, compile)
+      : compileStep(graph, compile));
+    const made = { graph, program };
     this.programs.set(staged, made);
     return made;
   }
 
-  private get anyProgram(): StepProgram | undefined {
-    return this.programs.values().next().value?.program;
+  /** Values that the programs have by now; nothing before there is one. */
+  private get running(): StepState | undefined {
+    return this.programs.size ? this.state : undefined;
   }
 
   private async run(
@@ -224,12 +252,13 @@ export class Learner<N extends Net = Net> implements StateAccess {
     const parts: Record<string, Tensor>[] = [];
     let loss = 0;
     let from = 0;
+    const sizes = partSizes(total, accumulate);
     for (const [i, share] of sharesOf(total, accumulate, this.communicator).entries()) {
       // Each part draws dropout masks of its own.
       const own = accumulate > 1 ? rng(seed, `part/${i}`).below(2 ** 31) : seed;
       const rows = Object.entries(feeds).map(([name, tensor]) => [name, rowsOf(tensor, from, share.count)]);
       const pictures = rowsOf(images, from, share.count);
-      const { loss: ofPart, ...part } = await this.addPart(pictures, Object.fromEntries(rows), own, share);
+      const { loss: ofPart, ...part } = await this.addPart(pictures, Object.fromEntries(rows), own, share, sizes[i]);
       parts.push(part);
       loss += ((ofPart.data[0] as number) * share.count) / total;
       from += share.count;
@@ -257,8 +286,9 @@ export class Learner<N extends Net = Net> implements StateAccess {
     feeds: Readonly<Record<string, Tensor>>,
     seed: number,
     share?: BatchShare,
+    total = images.shape[0] * this.communicator.size,
   ): Promise<Record<string, Tensor>> {
-    const step = await this.partStep(images.shape);
+    const step = await this.partStep(images.shape, total);
     const addTo = this.waiting ? 1 : 0;
     const outputs = await this.run(step, { ...feeds, input: images }, { addTo }, seed, share);
     this.waiting += images.shape[0];
@@ -283,7 +313,7 @@ export class Learner<N extends Net = Net> implements StateAccess {
       "usage",
     );
     const update = await this.updateOnly();
-    const pictures = await this.sumOverProcesses(update);
+    const pictures = await this.sumOverProcesses();
     const outputs = await this.run(update, {}, { ...this.scalars(lr), perPicture: 1 / pictures });
     this.waiting = 0;
     await this.finishStep();
@@ -291,7 +321,7 @@ export class Learner<N extends Net = Net> implements StateAccess {
   }
 
   /** Sums the gradients of all processes where they lie; returns the number of their pictures. */
-  private async sumOverProcesses({ program }: Compiled): Promise<number> {
+  private async sumOverProcesses(): Promise<number> {
     const { communicator, waiting } = this;
     const { size } = communicator;
     if (size === 1) return waiting;
@@ -299,7 +329,7 @@ export class Learner<N extends Net = Net> implements StateAccess {
     await communicator.allReduce(pictures);
     const { batchNormStatistics } = this.options;
     const averaged = batchNormStatistics === "averaged" ? this.statistics : [];
-    await program.changeState([...this.sums.keys(), ...averaged], async (values) => {
+    await this.state.change([...this.sums.keys(), ...averaged], async (values) => {
       await allReduceMany(communicator, values);
       for (const array of values.slice(this.sums.size)) for (let i = 0; i < array.length; i++) array[i] /= size;
     });
@@ -338,10 +368,10 @@ export class Learner<N extends Net = Net> implements StateAccess {
 
   /** Copies the present parameters, statistics and counters into the model. */
   async sync(): Promise<void> {
-    const program = this.anyProgram;
-    if (!program) return;
+    const { running } = this;
+    if (!running) return;
     const byKey = new Map([...this.model.state()]);
-    const state = await program.readState([...byKey.keys()].filter((key) => program.state.current.has(key)));
+    const state = await running.read([...byKey.keys()].filter((key) => running.current.has(key)));
     for (const [key, tensor] of state) byKey.get(key)!.set(tensor);
     for (const p of byKey.values()) {
       const count = this.counts.get(p);
@@ -413,7 +443,7 @@ export class Learner<N extends Net = Net> implements StateAccess {
       if (ref instanceof Parameter) ref.set(value.clone());
       else this.slots.set(name, { ...ref, source: () => value.clone() });
     }
-    this.anyProgram?.writeState(values);
+    this.running?.write(values);
   }
 
   private mustKnow(names: Iterable<string>): Map<string, ParameterRef> {
@@ -433,8 +463,7 @@ export class Learner<N extends Net = Net> implements StateAccess {
 
   private async stateOf(names: readonly string[]): Promise<Map<string, Tensor>> {
     const present = this.state.current;
-    const running =
-      (await this.anyProgram?.readState(names.filter((name) => present.has(name)))) ?? new Map<string, Tensor>();
+    const running = (await this.running?.read(names.filter((name) => present.has(name)))) ?? new Map<string, Tensor>();
     const model = new Map<string, ParameterRef>(this.model.state());
     const restored = names.map(async (name) => {
       const ref = this.slots.get(name) ?? model.get(name)!;

@@ -1,5 +1,18 @@
 import { fmt, must } from "../errors.ts";
-import { add, grad, input, mul, type ParameterRef, parameter, reshape, type Value } from "../graph/index.ts";
+import {
+  add,
+  constant,
+  grad,
+  input,
+  isExchanged,
+  mul,
+  type ParameterRef,
+  parameter,
+  reachable,
+  reshape,
+  type SharedBatch,
+  type Value,
+} from "../graph/index.ts";
 import { type Net, type Parameter, parameterNames, type Traced, traceNet } from "../nn/index.ts";
 import type { StepGraph } from "../runtime/index.ts";
 import { defaultTask, type StepInputs, type StepTask, type TaskLoss } from "../tasks/index.ts";
@@ -18,6 +31,8 @@ export interface TrainStepOptions<N extends Net = Net> extends UpdateOptions {
    * gradients up to rounding. On the CPU; WebGPU keeps everything. Default false.
    */
   readonly gradCheckpointing?: boolean;
+  /** The batch that batch norms norm as a whole, of which the pictures are one process's share. Default: they are all. */
+  readonly sharedBatch?: SharedBatch;
 }
 
 /** State that belongs to a parameter, zero at the start. */
@@ -34,6 +49,8 @@ export interface TrainStep extends StepGraph {
   readonly scalars: readonly string[];
   /** Names of the outputs that are the task's: a row per picture. */
   readonly perPicture: readonly string[];
+  /** Whether processes exchange values within it. */
+  readonly exchanges?: boolean;
 }
 
 /**
@@ -91,30 +108,31 @@ interface Forward extends Omit<Traced<TaskLoss>, "result">, TaskLoss {}
 /** Forward and loss as the task has them. */
 function forward<N extends Net>(
   model: N,
-  { inputShape, task = defaultTask }: Pick<TrainStepOptions<N>, "inputShape" | "task">,
+  { inputShape, task = defaultTask, sharedBatch }: Pick<TrainStepOptions<N>, "inputShape" | "task" | "sharedBatch">,
 ): Forward {
   const inputs = stepInputs(inputShape);
   const { result, ...traced } = traceNet(
     model,
     () => task.loss(model, inputs),
     ({ loss, outputs }) => [loss, ...Object.values(outputs)],
-    { feedsScalars: true },
+    { feedsScalars: true, sharedBatch },
   );
   checkLoss(result, inputShape);
   return { ...traced, ...result };
 }
 
-/** Forward, loss and the flat gradient of every trained parameter. */
+/** Forward, loss and the flat gradient of every trained parameter: of the loss, or of `weight` times it. */
 function forwardBackward<N extends Net>(
   model: N,
   { parameters }: Trained,
   options: TrainStepOptions<N>,
+  weight?: number,
 ): { readonly traced: Forward; readonly gradients: readonly Value[] } {
   const traced = forward(model, options);
   const gradients = grad(
     traced.loss,
     parameters.map(([, p]) => p.value),
-    undefined,
+    weight === undefined ? undefined : constant(Tensor.full(traced.loss.dtype, traced.loss.shape, weight)),
     options.gradCheckpointing ? { recompute: ({ path }) => blockOf(path) } : {},
   );
   return { traced, gradients: gradients.map(flat) };
@@ -168,13 +186,17 @@ export function trainStep<N extends Net>(model: N, options: TrainStepOptions<N>,
  */
 export function gradientStep<N extends Net>(model: N, options: TrainStepOptions<N>, sums: Slots): TrainStep {
   const trained = trainedOf(model, options.group);
-  const { traced, gradients } = forwardBackward(model, trained, options);
+  // Where pictures of other processes are in the statistics, the losses must have their weights before their gradient is taken.
+  const [pictures] = options.inputShape;
+  const [before, after] = options.sharedBatch ? [pictures, 1] : [undefined, pictures];
+  const { traced, gradients } = forwardBackward(model, trained, options, before);
   const [next, names] = [statistics(traced), new Map(traced.names)];
   const addTo = input("scalar:addTo", [1]);
   for (const [i, ref] of sumsOf(trained, sums, names).entries())
-    next.set(ref, add(mul(flat(parameter(ref)), addTo), mul(gradients[i], options.inputShape[0])));
+    next.set(ref, add(mul(flat(parameter(ref)), addTo), mul(gradients[i], after)));
   return {
     ...results(traced),
+    exchanges: reachable(next.values()).some(({ outputs: [value] }) => isExchanged(value)),
     next,
     names,
     counters: traced.counters,

@@ -2,9 +2,11 @@ import { spawn, spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { loadKoffi } from "../../src/distributed/node/index.ts";
 
+export const kinds = ["Open MPI", "MPICH"] as const;
+
 /** An installed launcher. */
 export interface Launcher {
-  readonly name: "Open MPI" | "MPICH";
+  readonly name: (typeof kinds)[number];
   readonly command: string;
   readonly args: readonly string[];
 }
@@ -32,7 +34,7 @@ export const launchers: readonly Launcher[] = (() => {
   return found.filter(({ name }, i) => found.findIndex((other) => other.name === name) === i);
 })();
 
-if (launchers.length < 2)
+if (launchers.length < kinds.length)
   console.warn(
     `tests over MPI are skipped for ${launchers.length ? `all but ${launchers[0].name}` : "Open MPI and MPICH"}: install openmpi-bin and mpich (Debian), and koffi.`,
   );

@@ -77,7 +77,7 @@ function distance(a: Module, b: Module): number {
   return Math.max(...entries.map(of));
 }
 
-describe("several processes give the single run's weights, batch norms aside", () => {
+describe("several processes give the single run's weights", () => {
   test.for<{ readonly name: string; readonly options: Partial<TrainerOptions> }>([
     { name: "as it is", options: {} },
     { name: "in parts", options: { accumulate: 2 } },
@@ -96,6 +96,21 @@ describe("several processes give the single run's weights, batch norms aside", (
       expect(record.validationTop1).toBe(one.summary.history[0].validationTop1);
       if (options.ema)
         expect(distance(one.summary.averaged as Module, all[0].summary.averaged as Module)).toBeLessThan(1e-6);
+    }
+  });
+
+  test.for<{ readonly name: string; readonly options: Partial<TrainerOptions> }>([
+    { name: "as it is", options: {} },
+    { name: "in parts, averaged", options: { accumulate: 2, ema: { decay: 0.9 } } },
+    { name: "shares of different sizes", options: { batchSize: 11 } },
+    { name: "computing inner values once more", options: { gradCheckpointing: true } },
+  ])("and with them, where they are synced: $name", async ({ options }) => {
+    const one = await run(options);
+    for (const size of [2, 3]) {
+      const all = await together(size, { ...options, batchNormStatistics: "synced" });
+      expect(distance(one.model, all[0].model)).toBeLessThan(1e-6);
+      for (const { model } of all) expect(bytesOf(model)).toBe(bytesOf(all[0].model));
+      expect(all[0].summary.history[0].trainLoss).toBeCloseTo(one.summary.history[0].trainLoss, 6);
     }
   });
 

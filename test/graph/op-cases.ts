@@ -63,6 +63,7 @@ import {
   sqrt,
   stopGradient,
   sub,
+  sumOverProcesses,
   tanh,
   transpose,
   unpartition,
@@ -350,6 +351,11 @@ const selections = variants("kthLargest", {
   "of a matrix": [{ x: [3, 5] }, ({ x }) => kthLargest(x, 4)],
   "the smallest": [{ x: [7] }, ({ x }) => kthLargest(x, 7)],
   "of pictures": [{ x: image }, ({ x }) => kthLargest(x, 11)],
+});
+
+/** Several processes are in test/distributed. */
+const processes = variants("sumOverProcesses", {
+  "of one process": [{ x: image }, ({ x }) => sumOverProcesses(mul(x, x), 1)],
 });
 
 const reductions: OpCase[] = Object.entries({ reduceSum, reduceMean, reduceMax }).flatMap(([op, f]) =>
@@ -728,6 +734,7 @@ export const opCases: readonly OpCase[] = [
   ...shapes,
   ...reductions,
   ...selections,
+  ...processes,
   ...products,
   ...convolutions,
   ...pointwiseNorms,

@@ -1,14 +1,15 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { listed, must, RepmlpError } from "../../errors.ts";
-import type { MpiKind } from "../launcher.ts";
-import { type AbiName, abis, kindOf, libraryNames } from "./mpi-abi.ts";
+import { RepmlpError } from "../../errors.ts";
+import type { Launch, MpiKind } from "../launcher.ts";
+import { type AbiName, kindOf, libraryNames } from "./mpi-abi.ts";
 
 /** What is used of koffi, which need not be installed. */
 export interface Koffi {
   readonly version: string;
-  load(path: string, options?: { readonly global?: boolean }): KoffiLibrary;
+  /** `null`: what the program itself has loaded. */
+  load(path: string | null, options?: { readonly global?: boolean }): KoffiLibrary;
   /** What may be set before the first call. */
   config(options?: Readonly<Record<string, number>>): { readonly async_stack_size: number };
 }
@@ -17,7 +18,6 @@ export interface KoffiLibrary {
   func(prototype: string): KoffiFunction;
   /** Throws where there is no such symbol. */
   symbol(name: string, type: string): unknown;
-  unload?(): void;
 }
 
 export interface KoffiFunction {
@@ -77,6 +77,20 @@ function makeRoom(koffi: Koffi): void {
   }
 }
 
+/** `RTLD_NOW`, on every system that has `dlopen`. */
+const NOW = 2;
+
+/**
+ * Loads the library that MPI is called in. It stays until the process is gone: koffi closes what it has opened when Node
+ * ends, while threads of Open MPI (its TCP transport's) may still run in it.
+ */
+export function loadForCalls(koffi: Koffi, path: string): KoffiLibrary {
+  // Open MPI opens plugins that look for its symbols among those of the program.
+  const library = koffi.load(path, { global: true });
+  koffi.load(null).func("void *dlopen(const char *, int)")(path, NOW);
+  return library;
+}
+
 const hasSymbol = (library: KoffiLibrary, name: string): boolean => {
   try {
     library.symbol(name, "void *");
@@ -111,7 +125,7 @@ function candidates(env: NodeJS.ProcessEnv): readonly string[] {
   return [...inConda, ...names];
 }
 
-/** Every MPI library that can be loaded here. */
+/** Every MPI library that can be loaded here. What is looked at is loaded and closed again with Node. */
 export function mpiLibraries(koffi: Koffi, env: NodeJS.ProcessEnv = process.env): MpiLibrary[] {
   const found = candidates(env).flatMap((path) => probe(koffi, path) ?? []);
   return found.filter(({ version, abi }, i) => found.findIndex((f) => f.version === version && f.abi === abi) === i);
@@ -125,22 +139,30 @@ const packagesOf: Readonly<Record<MpiKind, string>> = {
 const nameOf: Readonly<Record<MpiKind, string>> = { openmpi: "Open MPI", mpich: "MPICH or Intel MPI" };
 
 /**
- * The library for processes that a launcher of this kind has started, or the first there is.
+ * The library for processes that a launcher of this kind has started, or the first there is. No other is loaded.
  *
  * @throws `mpi/library` where there is none, or none of that kind
  */
-export function chooseLibrary(found: readonly MpiLibrary[], kind: MpiKind | undefined, launcher: string): MpiLibrary {
-  const chosen = found.find((library) => kind === undefined || library.kind === kind);
-  const others = listed(found.map(({ version, path }) => `${version} (${path})`));
-  must(
-    chosen,
+export function findLibrary(
+  koffi: Koffi,
+  { kind, launcher }: Pick<Launch, "kind" | "launcher">,
+  env: NodeJS.ProcessEnv = process.env,
+): MpiLibrary {
+  const others: MpiLibrary[] = [];
+  for (const path of candidates(env)) {
+    const library = probe(koffi, path);
+    if (library && (kind === undefined || library.kind === kind)) return library;
+    if (library) others.push(library);
+  }
+  const [other] = others;
+  const found = other
+    ? `the only MPI library here is ${other.version} (${other.path}); the two must be of one kind`
+    : "no MPI library is found on this machine";
+  const packages = kind === undefined ? `${packagesOf.openmpi} or ${packagesOf.mpich}` : packagesOf[kind];
+  const otherwise = other ? `, or use the launcher of ${nameOf[other.kind]}` : "";
+  throw new RepmlpError(
     "mpi/library",
-    () =>
-      `mpi: ${launcher} has started this process, but ${found.length ? `the only MPI library here is ${others}; the two must be of one kind` : "no MPI library is found on this machine"}. ` +
-      `Install ${kind === undefined ? `${packagesOf.openmpi} or ${packagesOf.mpich}` : packagesOf[kind]}${found.length && kind ? `, or use the launcher of ${nameOf[found[0].kind]}` : ""}, or name the library in REPMLP_MPI_LIBRARY.`,
+    `mpi: ${launcher} has started this process, but ${found}. Install ${packages}${otherwise}, or name the library in REPMLP_MPI_LIBRARY.`,
     "usage",
   );
-  return chosen;
 }
-
-export const handleType = (abi: AbiName): "int" | "void *" => abis[abi].handle;

@@ -3,13 +3,13 @@ import type { Communicator, Reducible, Reduction } from "../communicator.ts";
 import type { Launch } from "../launcher.ts";
 import { abis, type MpiAbi } from "./mpi-abi.ts";
 import {
-  chooseLibrary,
+  findLibrary,
   type Koffi,
   type KoffiFunction,
   type KoffiLibrary,
+  loadForCalls,
   loadKoffi,
   type MpiLibrary,
-  mpiLibraries,
 } from "./mpi-library.ts";
 
 /** Counts are 32-bit integers in every binary interface. */
@@ -191,7 +191,7 @@ class MpiCommunicator implements Communicator {
  *   processes without MPI, or the library does not find the others
  */
 export async function openMpi(launch: Launch, koffi: Koffi = loadKoffi()): Promise<Communicator> {
-  const { launcher, kind, rank, size } = launch;
+  const { launcher, rank, size } = launch;
   must(
     launch.mpi,
     "mpi/launcher",
@@ -199,7 +199,7 @@ export async function openMpi(launch: Launch, koffi: Koffi = loadKoffi()): Promi
       `mpi: ${launcher} has started this process as rank ${rank} of ${size}, without MPI between them. Start it by MPI instead: mpirun -n ${size} repmlp train …`,
     "usage",
   );
-  const library = chooseLibrary(mpiLibraries(koffi), kind, launcher);
+  const library = findLibrary(koffi, launch);
   const communicator = start(koffi, library);
   must(
     communicator.rank === rank && communicator.size === size,
@@ -213,8 +213,7 @@ export async function openMpi(launch: Launch, koffi: Koffi = loadKoffi()): Promi
 
 function start(koffi: Koffi, { path, abi: name, version }: MpiLibrary): MpiCommunicator {
   const abi = abis[name];
-  // Open MPI opens plugins that look for its symbols among those of the program.
-  const mpi = new Binding(koffi.load(path, { global: true }), abi);
+  const mpi = new Binding(loadForCalls(koffi, path), abi);
   const provided = new Int32Array(1);
   mpi.call("MPI_Init_thread", "void *, void *, int, void *", null, null, abi.serialized, provided);
   must(

@@ -2,6 +2,7 @@ import { fmt, must } from "../../errors.ts";
 import { type DType, type Shape, Tensor } from "../../tensor/index.ts";
 import type { Handle } from "../emitter.ts";
 import type { Lowering } from "../op.ts";
+import { sharedBatch } from "../trace.ts";
 import { constant, defineOp, mustRank, type TensorType, type Value } from "../value.ts";
 import { reduceSum, reshape } from "./broadcast.ts";
 import { conv2d, convTranspose2d, gradWeight } from "./conv.ts";
@@ -242,12 +243,12 @@ export function pointwiseNormTrain(x: Value, w: Value, weight: Value, bias: Valu
   const [n, c, height, width] = x.shape;
   const o = w.shape[0];
   must(
-    positionsOf(x.shape) > 1,
+    positionsOf(x.shape) > 1 || sharedBatch(),
     "pointwiseNormTrain/samples",
     () => "pointwiseNormTrain: expected more than 1 value per channel when training. Use a larger batch or eval mode.",
   );
-  // So few positions leave little but what cancels in the gradient.
-  if (positionsOf(x.shape) < 4 * c) return batchNormTrain(conv2d(x, w), weight, bias, eps);
+  // So few positions leave little but what cancels in the gradient; shared statistics are of the output.
+  if (positionsOf(x.shape) < 4 * c || sharedBatch()) return batchNormTrain(conv2d(x, w), weight, bias, eps);
   const { centred, shift } = centreChannels(x);
   const ones = constant(Tensor.full(x.dtype, [n, 1, height, width], 1));
   const matrix = reshape(w, [o, c]);

@@ -3,9 +3,11 @@ import { type Shape, sizeOf } from "../../tensor/index.ts";
 import type { Emitter, Handle } from "../emitter.ts";
 import type { Layout } from "../layout.ts";
 import type { Lowering, Physical } from "../op.ts";
+import { sharedBatch } from "../trace.ts";
 import { defineOp, type TensorType, type Value } from "../value.ts";
 import { reduceSum, reshape } from "./broadcast.ts";
 import { add, div, mul, neg, sqrt, sub } from "./elementwise.ts";
+import { sharedMoments } from "./processes.ts";
 import { bare, normGradient } from "./zero-sum.ts";
 
 /** Values per channel: all axes but 1. */
@@ -202,17 +204,20 @@ const channelAxes = ({ shape }: Handle): { readonly axes: number[]; readonly col
   column: shape.map((d, i) => (i === 1 ? d : 1)),
 });
 
+const mustHaveSamples = (shape: Shape, count: number): void =>
+  must(
+    count > 1,
+    "batchNormTrain/samples",
+    () =>
+      `batchNormTrain: expected more than 1 value per channel when training, got ${fmt(shape)}. Use a larger batch or eval mode.`,
+  );
+
 const batchNormTrainOp = defineOp<NormAttrs>({
   name: "batchNormTrain",
   inputs: ["x", "weight", "bias"],
   infer: ([x, weight, bias]) => {
     mustFitChannels("batchNormTrain", x, { weight, bias });
-    must(
-      perChannel(x.shape) > 1,
-      "batchNormTrain/samples",
-      () =>
-        `batchNormTrain: expected more than 1 value per channel when training, got ${fmt(x.shape)}. Use a larger batch or eval mode.`,
-    );
+    mustHaveSamples(x.shape, perChannel(x.shape));
     return [x, weight, weight];
   },
   /*
@@ -305,9 +310,21 @@ export interface BatchNormalized {
   readonly variance: Value;
 }
 
-/** Batch norm with the batch's own statistics. */
+/** Values per channel (axis 1) behind the statistics of a batch norm of pictures of this shape: of all processes' shares. */
+export function valuesPerChannel(shape: Shape): number {
+  const batch = sharedBatch();
+  return batch ? Math.round(perChannel(shape) / batch.shares[batch.rank]) : perChannel(shape);
+}
+
+/** Batch norm with the batch's own statistics; with those of all processes' shares where {@link sharedBatch} says so. */
 export function batchNormTrain(x: Value, weight: Value, bias: Value, eps = 1e-5): BatchNormalized {
   const { centred, shift } = centreChannels(x);
+  const batch = sharedBatch();
+  if (batch) {
+    mustHaveSamples(x.shape, valuesPerChannel(x.shape));
+    const { mean, variance } = sharedMoments(centred, shift, batch);
+    return { y: batchNorm(x, weight, bias, mean, variance, eps), mean, variance };
+  }
   const [y, mean, variance] = batchNormTrainOp.all([centred, weight, bias], { eps });
   return { y, mean: add(shift, mean), variance };
 }
