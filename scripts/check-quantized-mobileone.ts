@@ -75,8 +75,10 @@ async function correct(quantized: OnnxModel): Promise<number> {
 
 const rows: Record<string, QuantizeOnnxOptions> = {};
 for (const target of ["portable", "vnni"] as const) {
-  for (const calibrator of ["minmax", "percentile", "entropy", "mse", "auto"] as const)
+  for (const calibrator of ["minmax", "percentile", "entropy", "mse", "auto"] as const) {
     rows[`${target} ${calibrator}`] = { target, calibrator };
+    rows[`${target} ${calibrator}, biases as they are`] = { target, calibrator, biasCorrection: false };
+  }
   rows[`${target} auto, 1 in float`] = { target, keepFloat: 1 };
   rows[`${target} auto, 4 in float`] = { target, keepFloat: 4 };
   rows[`${target} auto, as many as it takes`] = { target, keepFloat: "auto", budget: 0.04 };

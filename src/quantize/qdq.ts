@@ -63,6 +63,7 @@ const BIAS_LIMIT = 2 ** 30;
  *
  * @param inputStep   scale of the node's input
  * @param inputMeans  means of the input channels, to correct the bias by; absent: no correction
+ * @param roundedMeans  the same of the input as integers. Default `inputMeans`
  * @param scales      of the output channels; default from the largest weights
  */
 export function integerWeight(
@@ -73,6 +74,7 @@ export function integerWeight(
   inputStep: number,
   inputMeans?: ArrayLike<number>,
   scales?: ArrayLike<number>,
+  roundedMeans?: ArrayLike<number>,
 ): IntegerWeight {
   const found = weightQuantization(weight, { axis, range });
   const asked = bias?.toFloat64();
@@ -87,7 +89,7 @@ export function integerWeight(
   const integers = quantizeTensor(weight, quantization, "int8");
   const rounded = dequantizeTensor(integers, quantization);
   if (!inputMeans || groups === undefined) return { quantization, integers, rounded, ...(bias && { bias }) };
-  const shift = biasShift({ weight, groups }, rounded, inputMeans).toFloat64();
+  const shift = biasShift({ weight, groups }, rounded, inputMeans, roundedMeans).toFloat64();
   const corrected = Tensor.float32(
     [shift.length],
     shift.map((s, c) => (asked?.[c] ?? 0) - s),

@@ -12,9 +12,11 @@ export interface LinearLayer {
 
 /**
  * What quantizing a weight adds to the mean of each output, to be taken from the bias (Nagel et al., arXiv 1906.04721,
- * section 4.2): Σ (quantized − weight) · mean of the input channel.
+ * section 4.2): Σ (quantized − weight) · mean of the input channel. Where the input is rounded and clamped, too, its mean moves,
+ * which adds Σ quantized · (rounded mean − mean).
  *
- * @param inputMeans  `[inputs]`
+ * @param inputMeans    `[inputs]`
+ * @param roundedMeans  means of the rounded input. Default `inputMeans`
  * @returns `[outputs]`
  * @throws RepmlpError `quantize/means` for another number of means than the layer has inputs
  */
@@ -22,6 +24,7 @@ export function biasShift(
   { weight, groups = 1 }: LinearLayer,
   quantized: Tensor,
   inputMeans: ArrayLike<number>,
+  roundedMeans: ArrayLike<number> = inputMeans,
 ): Tensor {
   const [outputs, perGroup] = weight.shape;
   must(
@@ -36,7 +39,8 @@ export function biasShift(
     const first = Math.floor(o / (outputs / groups)) * perGroup;
     for (let i = 0; i < perGroup; i++) {
       const at = (o * perGroup + i) * inner;
-      for (let k = at; k < at + inner; k++) shift[o] += (q[k] - w[k]) * inputMeans[first + i];
+      const moved = roundedMeans[first + i] - inputMeans[first + i];
+      for (let k = at; k < at + inner; k++) shift[o] += (q[k] - w[k]) * inputMeans[first + i] + q[k] * moved;
     }
   }
   return Tensor.of("float32", [outputs], shift);

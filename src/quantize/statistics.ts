@@ -123,7 +123,7 @@ export async function observe(
   const shown = [...model.outputs, ...asOutputs.map((v) => ({ name: v, dtype: "float32" as const }))];
   await using program = await compileModel({ ...model, outputs: shown }, compile);
   const histograms = new Map([...plan.tensors.values()].map((root) => [root, new StreamingHistogram()]));
-  const sums = new Map<string, { sum: Float64Array; count: number }>();
+  const sums = new Map<string, ChannelSum>();
   const groupsOf = new Map(plan.weighted.map(({ node, groups }) => [node.inputs[0], groups] as const));
   const compared: ComparedInput[] = [];
   let samples = 0;
@@ -150,14 +150,25 @@ export async function observe(
   return new CalibrationStatistics(histograms, means, compared, samples);
 }
 
-/** Adds up the channels (axis 1) of a tensor. */
-function addMeans(sums: Map<string, { sum: Float64Array; count: number }>, value: string, tensor: Tensor): void {
+/** Values of each channel added up, and how many there are of one. */
+export interface ChannelSum {
+  readonly sum: Float64Array;
+  count: number;
+}
+
+/** Adds up the channels (axis 1) of a tensor, or what `of` makes of its values. */
+export function addMeans(
+  sums: Map<string, ChannelSum>,
+  value: string,
+  tensor: Tensor,
+  of: (v: number) => number = (v) => v,
+): void {
   const [batch, channels] = tensor.shape;
   const inner = sizeOf(tensor.shape.slice(2));
   const entry = sums.get(value) ?? { sum: new Float64Array(channels), count: 0 };
   sums.set(value, entry);
   const values = tensor.data as Float32Array;
   for (let n = 0, i = 0; n < batch; n++)
-    for (let c = 0; c < channels; c++) for (let k = 0; k < inner; k++, i++) entry.sum[c] += values[i];
+    for (let c = 0; c < channels; c++) for (let k = 0; k < inner; k++, i++) entry.sum[c] += of(values[i]);
   entry.count += batch * inner;
 }

@@ -133,6 +133,13 @@ describe("a quantized model", () => {
     expect(await meanError(true)).toBeLessThan(await meanError(false));
   });
 
+  test("one scale for a whole weight is the largest of its channels", async () => {
+    const { model } = await quantizeOnnx(network(), feeds, { calibrator: "minmax", perChannel: false });
+    const scales = [...model.initializers].filter(([name]) => name.endsWith(".weight_scale"));
+    expect(scales).toHaveLength(5);
+    for (const [, source] of scales) expect(new Set(source.readSync().toFloat64()).size).toBe(1);
+  });
+
   test("a channel without weights keeps its bias", async () => {
     const b = new Builder(4, [...inputShape]);
     let i = 0;

@@ -203,6 +203,10 @@ describe.each([1, 2])("repairs of layers in %i groups", (groups) => {
     const shift = biasShift({ weight, groups }, rounded, means).toFloat64();
     const [exact, changed] = [layer(weight, means, groups), layer(rounded, means, groups)];
     for (const [i, s] of shift.entries()) expect(s).toBeCloseTo(changed[i] - exact[i], 5);
+    const clamped = [0.5, -1.5, 2, 1];
+    const both = biasShift({ weight, groups }, rounded, means, clamped).toFloat64();
+    const lower = layer(rounded, clamped, groups);
+    for (const [i, s] of both.entries()) expect(s).toBeCloseTo(lower[i] - exact[i], 5);
   });
 
   test("equalised layers compute the same and have one range per channel", () => {

@@ -42,7 +42,8 @@ function kept(words: readonly string[]): readonly string[] | number | "auto" {
 }
 
 async function integers({ args: { model, out }, options, io }: Call): Promise<undefined> {
-  const { calib, stats, saveStats, pictures, batchSize, calibrator, target, equalize, biasCorrection } = options;
+  const { calib, stats, saveStats, pictures, batchSize, calibrator, target, equalize, biasCorrection, perChannel } =
+    options;
   const { budget, mean, std, report } = options;
   must(
     calib !== undefined || stats !== undefined,
@@ -65,6 +66,7 @@ async function integers({ args: { model, out }, options, io }: Call): Promise<un
       target,
       equalize,
       biasCorrection,
+      perChannel,
       mean,
       std,
       budget,
