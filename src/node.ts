@@ -17,6 +17,7 @@ export {
 export { type ConvertedOnnxFile, convertOnnxFile } from "./convert/node/onnx-file.ts";
 export {
   cifar10,
+  classNamesOf,
   decodePicture,
   fashionMnist,
   fashionMnistSmall,
@@ -25,9 +26,12 @@ export {
   ImageFolder,
   type ImageFolderOptions,
   imageFolder,
-  type MaskAugmentation,
   type MaskFolderOptions,
+  type MaskLabels,
+  type MaskPair,
   maskFolder,
+  maskPairs,
+  maskSet,
   mnist,
   readPicture,
   type Split,

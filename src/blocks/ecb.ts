@@ -109,7 +109,7 @@ class Edge extends Module {
 }
 
 /** Activation with a slope for each channel below 0: key `weight`. */
-class PReLU extends Module {
+export class PReLU extends Module {
   readonly weight: Parameter;
 
   constructor(channels: number) {

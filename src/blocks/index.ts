@@ -4,7 +4,7 @@ export * from "./conv-bn.ts";
 export type { ConvPlace } from "./conv-place.ts";
 export * from "./conv-unit.ts";
 export * from "./dbb.ts";
-export { ECB, type ECBOptions } from "./ecb.ts";
+export { ECB, type ECBOptions, PReLU } from "./ecb.ts";
 export * from "./fastvit.ts";
 export * from "./inserted-norm.ts";
 export { LearnableRepLayer, type LearnableRepLayerOptions } from "./learnable-rep.ts";

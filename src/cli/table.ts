@@ -35,6 +35,16 @@ const labels = text("--labels <file>", "class names: one per line, or columns wi
 const output = text("-o, --output <file>", "write the counts as JSON");
 const csv = text("--csv <file>", "add a line to a results file with timm's columns");
 const overwrite = flag("--overwrite", "take the place of an earlier run in the folder");
+/** How a network for segmentation looks at pictures. */
+const tiles = {
+  mirror: flag("--mirror", "segmentation: look at the mirrored picture, too"),
+  scales: decimals("--scales <x,…>", "segmentation: look at the picture at these scales, such as 0.75,1,1.25"),
+  stride: decimal("--stride <share>", "segmentation: distance of two tiles by their size (default: 2/3)", {
+    min: 0.05,
+    max: 1,
+  }),
+  whole: flag("--whole", "segmentation: look at pictures as a whole, where the network takes any size"),
+};
 const minTop1 = decimal("--min-top1 <percent>", "exit code 1 below this accuracy", { min: 0, max: 100 });
 
 /** Every command of the program. How to add one: see main.ts. */
@@ -289,12 +299,13 @@ export const commands = {
     summary: "train or fine-tune a network on a folder of pictures, by a recipe",
     description:
       "DATA is CIFAR-10 as distributed, MNIST or Fashion-MNIST (IDX files), or folders train and val with a folder of " +
-      "pictures per class. A recipe is a small JSON file: architecture, epochs, optimizer, schedule, augmentation; those " +
+      "pictures per class, for faces one per person; for segmentation folders train, trainannot, val and valannot of " +
+      "pictures and masks, or those of ADE20K and Pascal VOC. A recipe is a small JSON file: architecture, epochs, optimizer, schedule, augmentation; those " +
       "of the package are named below, copy one to change it. Writes logs (CSV, JSON lines), learning curves (SVG) and " +
       "checkpoints. Ctrl-C leaves a checkpoint that --resume goes on from. With --init model.onnx the model itself is " +
       "trained, whoever made it, and written again as model.onnx in the folder. Started by mpirun or srun (mpirun -n 4 repmlp " +
       "train …), several processes share every batch. Patterns of keys: * stands for anything. " +
-      "Recipes: cifar10-pure-mlp, cifar10-conv, cifar10-acnet, imagenet-repmlp-res50, fine-tune, quantize.",
+      "Recipes: cifar10-pure-mlp, cifar10-conv, cifar10-acnet, imagenet-repmlp-res50, fine-tune, quantize, cityscapes-pspnet, faces.",
     examples: [
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp", "the paper's CIFAR-10 network"],
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp --resume", "go on after Ctrl-C"],
@@ -310,6 +321,11 @@ export const commands = {
         'repmlp train flowers --recipe fine-tune --init model.onnx --num-classes 5 --train "*fc*" "*layer4*"',
         "an ONNX model, some of its weights, a new head",
       ],
+      [
+        "repmlp train cityscapes --task segmentation --recipe cityscapes-pspnet --backbone res50_train.pth",
+        "segmentation: PSPNet on a network of classes that was trained before",
+      ],
+      ["repmlp train people --task faces --recipe faces", "embeddings of faces"],
     ],
     args: { data: required("folder of the data set") },
     options: {
@@ -319,7 +335,13 @@ export const commands = {
       epochs: integer("--epochs <n>", "instead of the recipe's"),
       batchSize: integer("-b, --batch-size <n>", "instead of the recipe's"),
       lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
+      task: choice(
+        "--task <name>",
+        ["classification", "segmentation", "faces"],
+        "what the network is for; by default what the architecture is for",
+      ),
       init: text("--init <file>", "checkpoint of the training form, or ONNX model, to start from"),
+      backbone: text("--backbone <file>", "checkpoint of a network of classes whose weights the backbone starts with"),
       key,
       prefix,
       numClasses: integer("--num-classes <n>", "start with a new head for the n classes of the data"),
@@ -476,10 +498,14 @@ export const commands = {
   }),
   predict: command({
     group: "Deployment",
-    summary: "classify pictures",
+    summary: "say what is in pictures",
+    description:
+      "Prints the classes of pictures. A network for segmentation writes for each picture, into a folder, the classes of its " +
+      "pixels as a palette PNG of class numbers, and as colours over the picture.",
     examples: [
       ["repmlp predict light.onnx cat.jpg", "an exported file knows its preprocessing and labels"],
       ["repmlp predict light_deploy.pth *.jpg --labels imagenet_classes.tsv --top-k 3", "a checkpoint in either form"],
+      ["repmlp predict pspnet.onnx street.png --out masks", "segmentation: writes masks/street.png and an overlay"],
     ],
     args: {
       weights: required("checkpoint (.pth, .safetensors) or exported .onnx file"),
@@ -489,8 +515,63 @@ export const commands = {
       arch,
       imageSize,
       ...weights,
-      topK: integer("--top-k <n>", "classes to show", { default: 5 }),
+      topK: integer("--top-k <n>", "classes to show (default: 5)"),
       labels,
+      ...tiles,
+      out: text("--out <folder>", "segmentation: where masks and overlays go (default: predictions)"),
+    },
+  }),
+  embed: command({
+    group: "Deployment",
+    summary: "vectors of pictures, from a network of embeddings",
+    description:
+      "Writes a vector of length 1 for each picture: the sum of those of the picture and of its mirror image. A .npy file " +
+      "is a float32 matrix with a row per picture, in their order; .jsonl has a line with path and vector each.",
+    examples: [
+      ["repmlp embed faces_train.pth people/*/*.jpg -o vectors.npy", "for NumPy and whoever reads its files"],
+      ["repmlp embed faces.onnx a.jpg b.jpg -o vectors.jsonl", "lines of JSON, from an exported file"],
+    ],
+    args: {
+      weights: required("checkpoint (.pth, .safetensors) or exported .onnx file"),
+      image: many("picture files"),
+    },
+    options: {
+      arch,
+      imageSize,
+      ...weights,
+      output: text("-o, --output <file>", "file to write, .npy or .jsonl (default: lines of JSON on stdout)"),
+      mirror: flag("--no-mirror", "take the embedding of the picture alone"),
+      batchSize: integer("-b, --batch-size <n>", "pictures per run", { default: 32 }),
+      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
+    },
+  }),
+  "verify-faces": command({
+    group: "Evaluation",
+    summary: "one person or two: accuracy of a network of embeddings on pairs of pictures",
+    description:
+      "PAIRS is a CSV file label,a,b or LFW's pairs.txt. Ten folds as with LFW: the threshold is chosen on nine and tried on " +
+      "the tenth. A checkpoint in training form is compared in both forms.",
+    examples: [
+      ["repmlp verify-faces pairs.csv faces_train.pth --data people", "accuracy and true accept rates, both forms"],
+      ["repmlp verify-faces pairs.csv faces.onnx --baselines --roc roc.svg", "beside pixels and an untrained network"],
+    ],
+    args: {
+      pairs: required("list of pairs"),
+      weights: required("checkpoint (.pth, .safetensors) or exported .onnx file"),
+    },
+    options: {
+      data: text("--data <folder>", "what the paths of the pairs are below (default: the folder of the list)"),
+      arch,
+      imageSize,
+      ...weights,
+      folds: integer("--folds <n>", "folds", { min: 2, default: 10 }),
+      far: decimals("--far <x,…>", "false accept rates at which true ones are told (default: 0.01,0.001)"),
+      mirror: flag("--no-mirror", "take embeddings of the pictures alone"),
+      baselines: flag("--baselines", "beside the pixels themselves and an untrained network"),
+      roc: text("--roc <file>", "draw true against false accept rates (SVG)"),
+      batchSize: integer("-b, --batch-size <n>", "pictures per run", { default: 32 }),
+      output,
+      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
     },
   }),
   quantize: command({
@@ -576,17 +657,23 @@ export const commands = {
   }),
   test: command({
     group: "Evaluation",
-    summary: "accuracy on a folder of pictures, with the output of the original program",
+    summary: "how well a network does on a folder of pictures",
     description:
       "DATA holds val/<class>/<picture>; folders are matched with the class names of the weights, and where these have " +
       "none, the index of a class is the rank of its folder's name. MODE is the form that the weights must be in, " +
       "train or deploy; check compares a training checkpoint with its merged form. Prints every tensor, the progress " +
-      "lines and the last line of the original test program.",
+      "lines and the last line of the original test program. Of a network for segmentation, DATA holds pictures with masks " +
+      "as for train, and what is printed is the table of classes with mIoU; of one for faces, val/<person>/<picture>, and " +
+      "it is how many pictures are nearest to the first one of their person.",
     examples: [
       ["repmlp test imagenet train light_train.pth", "accuracy of the training form"],
       ["repmlp test imagenet deploy light.onnx --csv results.csv", "an exported file; adds a line to a results file"],
       ["repmlp test sample deploy light.onnx --class-map imagenet_classes.tsv", "data with some of the classes"],
       ["repmlp test imagenet deploy light.onnx --shard 3/16 -o part3.json", "a sixteenth; see `repmlp merge`"],
+      [
+        "repmlp test camvid check pspnet_train.pth --mirror --scales 0.75,1,1.25",
+        "segmentation: both forms in one table, at several scales and mirrored",
+      ],
     ],
     args: {
       data: required("folder that holds val"),
@@ -597,7 +684,7 @@ export const commands = {
       arch,
       ...weights,
       workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0, default: 4 }),
-      batchSize: integer("-b, --batch-size <n>", "pictures per batch", { default: 100 }),
+      batchSize: integer("-b, --batch-size <n>", "pictures per batch (default: 100), or tiles of pictures (4)"),
       resolution: integer("-r, --resolution <n>", "height and width of the input; the architecture's by default"),
       classMap: text(
         "--class-map <file>",
@@ -605,6 +692,13 @@ export const commands = {
       ),
       shard: text("--shard <i/n>", "only the i-th of n parts"),
       strict: flag("--strict", "fail at a picture that cannot be read, instead of naming it and leaving it out"),
+      part: text("--part <name>", "segmentation: which part of the data (default: val)"),
+      ...tiles,
+      overlays: text("--overlays <file>", "segmentation: a page with pictures, masks and what the network says"),
+      distractors: text(
+        "--distractors <folder>",
+        "faces: people in folders who are nobody's match, in the gallery too",
+      ),
       output,
       csv,
       minTop1,

@@ -1,4 +1,5 @@
 export * from "./augment/augmentation.ts";
+export type { MaskAugmentation } from "./augment/joint.ts";
 export type { MixOptions } from "./augment/mix.ts";
 export * from "./loader.ts";
 export * from "./preprocessing/normalize.ts";

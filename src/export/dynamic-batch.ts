@@ -12,7 +12,7 @@ export interface FixedBatch {
  * One graph for every batch size, from the same network written for two: what the two have in common is kept, and a
  * size that differs depends on the batch. A differing size of a tensor becomes an expression of `name` (`"batch"`,
  * `"4*batch"`), and the differing entry of a Reshape's target becomes −1 or, where one is taken already, 0 ("as in the
- * input"). Nothing else may differ.
+ * input"). Differing sizes of a Resize are read from its input. Nothing else may differ.
  *
  * Both batch sizes should be at least 2, since writing for 1 leaves out transposes of unit axes, and should differ from
  * all other sizes of the network, so that equal constants are shared alike in both.
@@ -31,6 +31,8 @@ class Opening {
   private readonly initializers = new Map<string, TensorSource>();
   /** Opened reshape targets by their values, so that equal ones are written once. */
   private readonly targets = new Map<string, string>();
+  /** Nodes that come before the one that is being opened: those that read sizes. */
+  private readonly before: OnnxNode[] = [];
 
   constructor(
     private readonly first: FixedBatch,
@@ -47,7 +49,10 @@ class Opening {
     );
     const inputs = a.inputs.map((info, i) => this.openInfo(info, b.inputs[i]));
     this.readShapes();
-    const nodes = a.nodes.map((node, i) => this.openNode(node, b.nodes[i]));
+    const nodes = a.nodes.flatMap((node, i) => {
+      const opened = this.openNode(node, b.nodes[i]);
+      return [...this.before.splice(0), opened];
+    });
     const opened = (info: OnnxValueInfo): OnnxValueInfo => ({ ...info, shape: this.shapes.get(info.name) });
     return {
       ...a,
@@ -117,11 +122,41 @@ class Opening {
       this.initializers.set(a, constant);
       return a;
     }
+    if (node.opType === "Resize" && position === 3 && constant instanceof Tensor && other instanceof Tensor)
+      return this.openSizes(node, constant, other);
     mustOpen(
       node.opType === "Reshape" && position === 1 && constant instanceof Tensor && other instanceof Tensor,
       () => `constant input ${position} of ${node.opType} node ${node.name} depends on the batch size`,
     );
     return this.openTarget(node, constant, other);
+  }
+
+  /** Sizes of a Resize: those that depend on the batch as its input has them, the others as they are. */
+  private openSizes(node: OnnxNode, a: Tensor, b: Tensor): string {
+    const [image] = node.inputs;
+    const input = this.shapes.get(image) ?? [];
+    const shape = this.openShape([...a.toFloat64()], [...b.toFloat64()]);
+    const key = `${image} ${shape.join()}`;
+    const known = this.targets.get(key);
+    if (known !== undefined) return known;
+    const name = `${node.name}_sizes`;
+    const parts: string[] = [];
+    for (const [i, d] of shape.entries()) {
+      const part = `${name}_${i}`;
+      if (typeof d === "number") this.initializers.set(part, Tensor.of("int64", [1], [d]));
+      else {
+        mustOpen(
+          d !== "" && d === input[i],
+          () => `size ${i} of Resize node ${node.name} is ${d || "none"}, that of its input ${input[i]}`,
+        );
+        const attrs = { start: i, end: i + 1 };
+        this.before.push({ opType: "Shape", name: part, inputs: [image], outputs: [part], attrs });
+      }
+      parts.push(part);
+    }
+    this.before.push({ opType: "Concat", name, inputs: parts, outputs: [name], attrs: { axis: 0 } });
+    this.targets.set(key, name);
+    return name;
   }
 
   private openTarget(node: OnnxNode, a: Tensor, b: Tensor): string {

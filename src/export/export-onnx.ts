@@ -8,6 +8,7 @@ import type { Shape } from "../tensor/index.ts";
 import { checkExport, type ExportCheck } from "./check.ts";
 import { type ExportDType, inferenceGraph } from "./graph.ts";
 import { opsets } from "./opset.ts";
+import { formatOf } from "./task-format.ts";
 
 export interface ExportOnnxOptions {
   /** One input without the batch, `[C, H, W]`. */
@@ -24,6 +25,8 @@ export interface ExportOnnxOptions {
   readonly metadata?: Omit<ExportMetadata, "form" | "dtype" | "checkMaxAbsDiff">;
   /** Runs the result on random input beside the network itself and compares. Default true. */
   readonly check?: boolean;
+  /** Name of the task that the network is for, which says what is exported. Default `classification`: the network. */
+  readonly task?: string;
   /** Where the check runs. */
   readonly compile?: CompileOptions;
 }
@@ -50,8 +53,9 @@ export interface OnnxExport {
  * const { model } = await exportOnnx(net, { inputShape: [3, 224, 224] });
  * const bytes = encodeOnnx(model);
  */
-export async function exportOnnx(net: Net, options: ExportOnnxOptions): Promise<OnnxExport> {
+export async function exportOnnx(given: Net, options: ExportOnnxOptions): Promise<OnnxExport> {
   const { inputShape, batch = "dynamic", opset = opsets.lowest, dtype = "float32", metadata = {} } = options;
+  const net = formatOf(options.task).exported?.(given) ?? given;
   must(
     !net.training,
     "export/training",

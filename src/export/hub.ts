@@ -3,6 +3,7 @@ import { must } from "../errors.ts";
 import type { OnnxModel } from "../onnx/index.ts";
 import { Tensor, type TensorSource } from "../tensor/index.ts";
 import { type ExportDType, ioNames } from "./graph.ts";
+import { formatOf } from "./task-format.ts";
 
 /** File name of the ONNX model of a type, relative to the folder; the suffixes are those of transformers.js. */
 export const hubModelFile: Readonly<Record<ExportDType, string>> = {
@@ -15,6 +16,8 @@ const hubType: Readonly<Record<ExportDType, string>> = { float32: "fp32", float1
 
 export interface HubConfigOptions {
   readonly arch: string;
+  /** Name of the task that the network is for. Default `classification`. */
+  readonly task?: string;
   /** Types that are in the folder; the first is what transformers.js loads when not told otherwise. */
   readonly dtypes: readonly ExportDType[];
   /** Number of outputs. */
@@ -27,26 +30,37 @@ export interface HubConfigOptions {
 }
 
 /**
- * `config.json`. The model type is that of a plain image classifier, `resnet`, whatever the architecture: it selects
- * how transformers.js calls the model, not what is computed.
+ * `config.json`. The model type is that of a plain network of the task, such as `resnet` of image classifiers, whatever the
+ * architecture: it selects how transformers.js calls the model, not what is computed.
  *
  * @throws RepmlpError `export/labels` when labels and outputs do not match
  */
-export function hubConfig({ arch, dtypes, classes, labels, preprocessing, external = [] }: HubConfigOptions): object {
+export function hubConfig({
+  arch,
+  task,
+  dtypes,
+  classes,
+  labels,
+  preprocessing,
+  external = [],
+}: HubConfigOptions): object {
+  const { modelType, architecture, hasClasses } = formatOf(task);
   const names = labels ?? Array.from({ length: classes }, (_, i) => `LABEL_${i}`);
   must(
-    names.length === classes,
+    !hasClasses || names.length === classes,
     "export/labels",
     () => `export: ${names.length} labels for ${classes} outputs. Give one label per output.`,
     "usage",
   );
   const apart = Object.fromEntries(external.map((dtype) => [hubModelFile[dtype].slice("onnx/".length), true]));
   return {
-    model_type: "resnet",
-    architectures: ["ResNetForImageClassification"],
-    id2label: Object.fromEntries(names.map((name, i) => [i, name])),
-    // Names may repeat (ImageNet has two "crane"); the first class of a name keeps it here.
-    label2id: Object.fromEntries(names.map((name, i) => [name, i] as const).reverse()),
+    model_type: modelType,
+    architectures: [architecture],
+    ...(hasClasses && {
+      id2label: Object.fromEntries(names.map((name, i) => [i, name])),
+      // Names may repeat (ImageNet has two "crane"); the first class of a name keeps it here.
+      label2id: Object.fromEntries(names.map((name, i) => [name, i] as const).reverse()),
+    }),
     num_channels: preprocessing.inputSize[0],
     "transformers.js_config": {
       dtype: hubType[dtypes[0]],
@@ -57,17 +71,17 @@ export function hubConfig({ arch, dtypes, classes, labels, preprocessing, extern
 }
 
 /** `preprocessor_config.json`: resize, centre crop, rescale and normalise, step by step as ours. */
-export function hubPreprocessor(preprocessing: Preprocessing): object {
+export function hubPreprocessor(preprocessing: Preprocessing, task?: string): object {
+  const { processor, squashes = false } = formatOf(task);
   const { inputSize, interpolation = "bilinear", mean, std } = preprocessing;
   const [channels, height, width] = inputSize;
   return {
-    image_processor_type: "BitImageProcessor",
+    image_processor_type: processor,
     do_convert_rgb: channels === 3,
     do_resize: true,
     size: hubSize(preprocessing),
     resample: interpolation === "bicubic" ? 3 : 2,
-    do_center_crop: true,
-    crop_size: { height, width },
+    ...(squashes ? { do_center_crop: false } : { do_center_crop: true, crop_size: { height, width } }),
     do_rescale: true,
     rescale_factor: 1 / 255,
     do_normalize: true,

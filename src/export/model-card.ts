@@ -1,6 +1,7 @@
 import { describePreprocessing, type Preprocessing } from "../data/index.ts";
 import { fmtBytes } from "../tensor/index.ts";
 import { visible } from "../text.ts";
+import { formatOf } from "./task-format.ts";
 
 /** Accuracy of the exported weights, as found by an evaluation of the very file. */
 export interface CardEvaluation {
@@ -13,6 +14,8 @@ export interface CardEvaluation {
 
 export interface CardOptions {
   readonly arch: string;
+  /** Name of the task that the network is for. Default `classification`. */
+  readonly task?: string;
   readonly description: string;
   /** SPDX identifier or one of the hub's words; the hub shows it. */
   readonly license?: string;
@@ -34,16 +37,17 @@ export interface CardOptions {
 
 /** README.md of a model folder. Without an evaluation it claims no accuracy. */
 export const modelCard = (options: CardOptions): string =>
-  [header(options), title(options), usage, input(options), results(options), files(options)].join("\n");
+  [header(options), title(options), usage(options), input(options), results(options), files(options)].join("\n");
 
 const percent = (part: number, total: number): string => ((100 * part) / total).toFixed(3);
 
-function header({ arch, license = "unknown", evaluation }: CardOptions): string {
+function header({ arch, task, license = "unknown", evaluation }: CardOptions): string {
+  const { pipeline } = formatOf(task);
   const lines = [
     "---",
     `license: ${yaml(license)}`,
     "library_name: transformers.js",
-    "pipeline_tag: image-classification",
+    `pipeline_tag: ${pipeline}`,
     "tags:",
     ...["onnx", "repmlp", "structural-re-parameterization"].map((tag) => `- ${tag}`),
   ];
@@ -60,7 +64,7 @@ function header({ arch, license = "unknown", evaluation }: CardOptions): string 
       `- name: ${yaml(arch)}`,
       "  results:",
       "  - task:",
-      "      type: image-classification",
+      `      type: ${pipeline}`,
       "    dataset:",
       `      name: ${yaml(evaluation.dataset)}`,
       "      type: imagefolder",
@@ -96,24 +100,23 @@ function code(text: string): string {
   return `${fence}${space}${shown}${space}${fence}`;
 }
 
-const title = ({ arch, description, parameters, classes, form, source }: CardOptions): string => `# ${plain(arch)}
+const title = ({ arch, task, description, parameters, classes, form, source }: CardOptions): string => `# ${plain(arch)}
 
-${description.slice(0, 1).toUpperCase()}${visible(description.slice(1))}. ${parameters.toLocaleString("en")} parameters, ${classes.toLocaleString("en")} classes. ${form}${
+${description.slice(0, 1).toUpperCase()}${visible(description.slice(1))}. ${parameters.toLocaleString("en")} parameters, ${classes.toLocaleString("en")} ${formatOf(task).outputs.noun}. ${form}${
   source ? `\n\nMade from ${code(source.name)} (SHA-256 ${code(source.sha256)}).` : ""
 }
 `;
 
-const usage = `## Use
+const usage = ({ task }: CardOptions): string => `## Use
 
 \`\`\`js
 import { pipeline } from "@huggingface/transformers";
 
-const classify = await pipeline("image-classification", "path/or/name/of/this/folder");
-console.log(await classify("picture.jpg"));
+${formatOf(task).usage.join("\n")}
 \`\`\`
 
-The ONNX files take \`pixel_values\` (float32, batch × channels × height × width) and give \`logits\`. \`config.json\` names
-the model type of a plain image classifier; Python's transformers cannot build the network from it, but reads the ONNX
+The ONNX files take \`pixel_values\` (float32, batch × channels × height × width) and give \`logits\`${formatOf(task).outputs.shape}. \`config.json\` names
+the model type of a plain network of this kind; Python's transformers cannot build the network from it, but reads the ONNX
 files with ONNX Runtime.
 `;
 

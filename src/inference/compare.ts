@@ -65,7 +65,7 @@ export function top1(row: ArrayLike<number>): { readonly index: number; readonly
   return { index, margin: row[index] - second };
 }
 
-/** An input that two networks put into different classes. */
+/** An input, or a pixel of one, that two networks put into different classes. */
 export interface Disagreement {
   readonly index: number;
   /** The first network's class, and the second's. */
@@ -74,28 +74,50 @@ export interface Disagreement {
   readonly margin: number;
 }
 
-/** Running comparison of two networks' outputs `[N, classes]`: their values, and the class of each row. */
+/** Disagreements that are told one by one. */
+const TOLD = 1000;
+
+/**
+ * Running comparison of two networks' outputs `[N, classes]` or `[N, classes, H, W]`: their values, and the class of each
+ * row or pixel.
+ */
 export class LogitsComparison extends Comparison {
-  /** Rows so far. */
+  /** Rows or pixels so far. */
   total = 0;
+  /** The first thousand. */
   readonly disagreements: Disagreement[] = [];
+  private differing = 0;
 
   /** Adds the first `rows` rows (default: all of them). */
   addRows(a: Tensor, b: Tensor, rows = a.shape[0]): void {
     const [x, y] = [a.data as Float32Array, b.data as Float32Array];
     const width = a.size / a.shape[0];
     this.add(x, y, rows * width);
-    for (let i = 0; i < rows; i++) {
-      const [p, q] = [x, y].map((values) => top1(values.subarray(i * width, (i + 1) * width)));
-      if (p.index !== q.index)
-        this.disagreements.push({ index: this.total + i, classes: [p.index, q.index], margin: p.margin });
-    }
-    this.total += rows;
+    const classes = a.shape.length > 2 ? a.shape[1] : width;
+    const places = width / classes;
+    const [own, other] = [new Float64Array(classes), new Float64Array(classes)];
+    for (let i = 0; i < rows; i++)
+      for (let p = 0; p < places; p++) {
+        for (let c = 0, at = i * width + p; c < classes; c++, at += places) {
+          own[c] = x[at];
+          other[c] = y[at];
+        }
+        const [first, second] = [top1(own), top1(other)];
+        if (first.index === second.index) continue;
+        this.differing++;
+        if (this.disagreements.length < TOLD)
+          this.disagreements.push({
+            index: this.total + i * places + p,
+            classes: [first.index, second.index],
+            margin: first.margin,
+          });
+      }
+    this.total += rows * places;
   }
 
-  /** Rows whose largest value is at the same place. */
+  /** Rows or pixels whose largest value is at the same place. */
   get agree(): number {
-    return this.total - this.disagreements.length;
+    return this.total - this.differing;
   }
 }
 

@@ -26,6 +26,7 @@ export {
   type ExportSource,
   readMetadata,
   restoreCoefficients,
+  type TaskMetadata,
   writeMetadata,
 } from "./metadata.ts";
 export { mixesPictures } from "./mixing.ts";

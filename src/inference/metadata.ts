@@ -23,12 +23,17 @@ export interface ExportMetadata {
   readonly preprocessing?: Preprocessing;
   /** Class names; an output's index is an index into them. */
   readonly labels?: readonly string[];
+  /** What a task's settings say that its tests must know, such as a label to be ignored; with its name as `kind`. */
+  readonly task?: TaskMetadata;
   readonly source?: ExportSource;
   /** Largest difference of the logits from those of the network it was made of, found when it was exported. */
   readonly checkMaxAbsDiff?: number;
   /** Further entries, as they are. */
   readonly extra?: Readonly<Record<string, string>>;
 }
+
+/** A task's name and settings. */
+export type TaskMetadata = { readonly kind: string } & Readonly<Record<string, unknown>>;
 
 const preprocessingSchema = v.object({
   inputSize: v.pipe(
@@ -43,11 +48,30 @@ const preprocessingSchema = v.object({
   std: v.array(v.number()),
 });
 
-const known = ["arch", "form", "dtype", "preprocessing", "labels", "source", "source_sha256", "check_max_abs_diff"];
+const taskSchema = v.pipe(
+  v.looseObject({ kind: v.string() }),
+  v.transform((task): TaskMetadata => task),
+);
+
+const known = [
+  "arch",
+  "form",
+  "dtype",
+  "preprocessing",
+  "labels",
+  "task",
+  "source",
+  "source_sha256",
+  "check_max_abs_diff",
+];
+
+/** Stated where there is more to say of a task than its name, which the architecture tells. */
+const statedTask = (task: TaskMetadata | undefined): { readonly task?: string } =>
+  task && Object.keys(task).length > 1 ? { task: JSON.stringify(task) } : {};
 
 /** Metadata as the strings that a file holds. */
 export function writeMetadata(metadata: ExportMetadata): Record<string, string> {
-  const { arch, form, dtype, preprocessing, labels, source, checkMaxAbsDiff, extra = {} } = metadata;
+  const { arch, form, dtype, preprocessing, labels, task, source, checkMaxAbsDiff, extra = {} } = metadata;
   const clash = Object.keys(extra).find((key) => known.includes(key));
   must(
     clash === undefined,
@@ -61,6 +85,7 @@ export function writeMetadata(metadata: ExportMetadata): Record<string, string> 
     dtype,
     preprocessing: preprocessing && JSON.stringify(preprocessing),
     labels: labels && JSON.stringify(labels),
+    ...statedTask(task),
     source: source?.name,
     source_sha256: source?.sha256,
     check_max_abs_diff: checkMaxAbsDiff?.toExponential(3),
@@ -76,13 +101,15 @@ export function checkpointMetadata(of: {
   readonly options?: ModelOptions;
   readonly classes?: readonly string[];
   readonly preprocessing?: Preprocessing;
+  readonly task?: TaskMetadata;
 }): Record<string, string> {
-  const { arch, options = {}, classes, preprocessing } = of;
+  const { arch, options = {}, classes, preprocessing, task } = of;
   return {
     ...(arch !== undefined && { arch }),
     ...(Object.keys(options).length > 0 && { options: JSON.stringify(options) }),
     ...(classes && { classes: JSON.stringify(classes) }),
     ...(preprocessing && { preprocessing: JSON.stringify(preprocessing) }),
+    ...statedTask(task),
   };
 }
 
@@ -130,6 +157,7 @@ export function readMetadata({ metadata = {} }: Pick<OnnxModel, "metadata">, whe
     ...(dtype !== undefined && { dtype }),
     ...parsed("preprocessing", preprocessingSchema, metadata.preprocessing, where),
     ...parsed("labels", v.array(v.string()), metadata.labels, where),
+    ...parsed("task", taskSchema, metadata.task, where),
     ...(source !== undefined && sha256 !== undefined && { source: { name: source, sha256 } }),
     ...(difference !== undefined && { checkMaxAbsDiff: Number(difference) }),
     ...(Object.keys(extra).length > 0 && { extra }),

@@ -9,7 +9,7 @@ import type { ModelOptions } from "../models/family.ts";
 import { familyOf, modelInfo } from "../models/registry.ts";
 import type { Net } from "../nn/module.ts";
 import type { TensorSource } from "../tensor/index.ts";
-import { readMetadata, restoreCoefficients } from "./metadata.ts";
+import { readMetadata, restoreCoefficients, type TaskMetadata } from "./metadata.ts";
 
 export interface ReadModelOptions {
   /** Architecture. Default: found from the keys. */
@@ -35,6 +35,8 @@ export interface StoredModel {
   readonly preprocessing: Preprocessing;
   /** Names of the classes, if the file has them. */
   readonly classes: readonly string[] | undefined;
+  /** The task that the network is for, with what the file says of it. */
+  readonly task: TaskMetadata;
   /** What was taken of several, or was not taken over, in words. */
   readonly remarks: readonly string[];
 }
@@ -77,6 +79,7 @@ export function readModel(checkpoint: Checkpoint, given: ReadModelOptions = {}):
   const usual = naming?.preprocessing?.(own) ?? own;
   return {
     ...{ found, options, entries, classes: stated.labels },
+    task: stated.task ?? { kind: modelInfo(found.name).task },
     preprocessing: preprocessingOf(stated.preprocessing, usual, imageSize),
     remarks: remarksOn(checkpoint, checkpoint.entries.size - state.size, taken),
   };
@@ -131,9 +134,10 @@ export const modelEntries = <T>(entries: ReadonlyMap<string, T>): Map<string, T>
   new Map([...entries].filter(([key]) => !isOptimizerState(key) && !isQuantizationRange(key)));
 
 /** What a network's file states; the names of its classes have another name in an ONNX file. */
-const picked = ({ preprocessing, classes, labels = classes }: Readonly<Record<string, string>>) => ({
+const picked = ({ preprocessing, classes, labels = classes, task }: Readonly<Record<string, string>>) => ({
   ...(preprocessing !== undefined && { preprocessing }),
   ...(labels !== undefined && { labels }),
+  ...(task !== undefined && { task }),
 });
 
 /** What the weights were made with goes before what the architecture usually has; another size leaves the normalisation. */

@@ -23,8 +23,9 @@ export interface VerifyOptions extends CompileOptions {
 export interface Equivalence extends Difference {
   /** One entry per merged block that is as wide in both, in order of computation. */
   readonly blocks: readonly Difference[];
-  readonly top1: { readonly agree: number; readonly total: number };
-  /** Inputs whose top class differs. */
+  /** Inputs, or pixels where the network tells the classes of these, whose top class is the same. */
+  readonly top1: { readonly agree: number; readonly total: number; readonly of?: "pixels" };
+  /** Those whose top class differs, up to a thousand. */
   readonly disagreements: readonly Disagreement[];
 }
 
@@ -82,6 +83,7 @@ export async function verifyEquivalence(a: Net, b: Net, options: VerifyOptions =
   const output = new LogitsComparison();
   const blocks = shared.map((path) => new Comparison(path));
   const size = sizeOf(shape);
+  let isDense = false;
   for (let start = 0; start < total; start += batch) {
     const count = Math.min(batch, total - start);
     // The last batch is filled up; in evaluation mode samples do not affect each other.
@@ -95,6 +97,7 @@ export async function verifyEquivalence(a: Net, b: Net, options: VerifyOptions =
         `verify: the outputs are ${fmt(x.output.shape)} and ${fmt(y.output.shape)}; these are not two forms of one model`,
     );
     output.addRows(x.output, y.output, count);
+    isDense = x.output.shape.length > 2;
     for (const [i, path] of shared.entries()) {
       const [p, q] = [x[layerName(path)], y[layerName(path)]];
       blocks[i].add(p.data as Float32Array, q.data as Float32Array, (p.size / batch) * count);
@@ -104,7 +107,7 @@ export async function verifyEquivalence(a: Net, b: Net, options: VerifyOptions =
   return {
     ...output.result,
     blocks: blocks.map((c) => c.result),
-    top1: { agree: output.agree, total },
+    top1: { agree: output.agree, total: output.total, ...(isDense && { of: "pixels" as const }) },
     disagreements: output.disagreements,
   };
 }

@@ -149,9 +149,20 @@ const usualForms: Readonly<Record<string, TrainingForm>> = {
   },
 };
 
+/** A network inside of a network, whose weights a file of it alone can give. */
+export interface Part {
+  /** What its keys begin with there, `backbone.`. */
+  readonly prefix: string;
+  /** The network that it is a part of, or all of, by name, and that network's options. */
+  readonly arch: string;
+  readonly options: ModelOptions;
+}
+
 /** Everything that is known of a family of networks: what differs from one to another is data. */
 export interface Family {
   readonly name: string;
+  /** Name of the task that its networks are for. */
+  readonly task: string;
   readonly variants: Readonly<Record<string, Variant>>;
   /** Names of the options. */
   readonly optionNames: readonly string[];
@@ -160,6 +171,10 @@ export interface Family {
   /** A network in training form, without values. */
   create(options: ModelOptions): Net;
   preprocessing(options: ModelOptions): PreprocessingConfig;
+  /** The network inside of one with these options whose weights may come from a file of its own, such as a backbone. */
+  part?(options: ModelOptions): Part;
+  /** Whether the shape of a parameter depends on the size of the input: it begins anew at another size. */
+  dependsOnSize(key: string): boolean;
   /** Names of keys, ours first. */
   readonly namings: readonly Naming[];
   readonly trainingForms: Readonly<Record<string, TrainingForm>>;
@@ -167,11 +182,17 @@ export interface Family {
 
 interface FamilyDefinition<O extends object> {
   readonly name: string;
+  /** Default `classification`. */
+  readonly task?: string;
   readonly variants: Readonly<Record<string, Variant<O>>>;
   /** What each option may be. */
   readonly options: { readonly [K in keyof O]-?: v.GenericSchema<unknown, O[K] & {}> };
   readonly create: (options: O) => Net;
   readonly preprocessing: (options: O) => PreprocessingConfig;
+  /** See {@link Family.part}. Default none. */
+  readonly part?: (options: O) => Part;
+  /** See {@link Family.dependsOnSize}. Default no parameter. */
+  readonly dependsOnSize?: (key: string) => boolean;
   readonly namings: readonly Naming[];
   readonly trainingForms?: Readonly<Record<string, TrainingForm>>;
 }
@@ -179,9 +200,10 @@ interface FamilyDefinition<O extends object> {
 /** Declares a family: data, of which nothing is built until a network of it is asked for. */
 export function defineFamily<O extends object>(definition: FamilyDefinition<O>): Family {
   const { name, variants, options: entries, create, preprocessing, namings, trainingForms = {} } = definition;
+  const { task = "classification", part, dependsOnSize = () => false } = definition;
   const optionNames = Object.keys(entries);
   return {
-    ...{ name, optionNames, namings, trainingForms: { ...trainingForms, ...usualForms } },
+    ...{ name, task, optionNames, namings, dependsOnSize, trainingForms: { ...trainingForms, ...usualForms } },
     variants: variants as Readonly<Record<string, Variant>>,
     options(variant, given) {
       const own = Object.entries(given).filter(([, value]) => value !== undefined);
@@ -208,6 +230,7 @@ export function defineFamily<O extends object>(definition: FamilyDefinition<O>):
       return compactors ? withCompactors(net, compactors) : net;
     },
     preprocessing: (options) => preprocessing(options as O),
+    ...(part && { part: (options: ModelOptions) => part(options as O) }),
   };
 }
 

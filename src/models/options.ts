@@ -116,3 +116,16 @@ export const byNumber = v.record(
   whole,
   "an object of whole numbers by whole numbers",
 );
+
+/** A name. */
+export const word = v.pipe(v.string("a name"), v.minLength(1, "a name"), v.maxLength(LIMITS.length, "a name"));
+
+/** Values by name, which whoever they are for checks. */
+export const byName = v.record(v.string(), v.unknown(), "an object of options");
+
+/** Whole numbers from 1, at least one. */
+export const counts = v.pipe(
+  v.array(whole, "a list of whole numbers from 1"),
+  v.minLength(1, "a list of whole numbers from 1"),
+  v.maxLength(LIMITS.length, `a list of at most ${LIMITS.length} numbers`),
+);

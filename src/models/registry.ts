@@ -2,11 +2,14 @@ import { listed, must, nearest } from "../errors.ts";
 import type { Net } from "../nn/index.ts";
 import { acnetCifar } from "./acnet-cifar.ts";
 import { cifarResnet } from "./cifar-resnet.ts";
-import type { Family, ModelOptions, PreprocessingConfig, Variant } from "./family.ts";
+import { faces } from "./face-family.ts";
+import type { Family, ModelOptions, Part, PreprocessingConfig, Variant } from "./family.ts";
 import { fastvit } from "./fastvit.ts";
 import { lenet } from "./lenet.ts";
+import { mobilefacenet } from "./mobilefacenet.ts";
 import { mobilenet } from "./mobilenet.ts";
 import { mobileone } from "./mobileone.ts";
+import { pspnet } from "./pspnet-family.ts";
 import { qarepvgg } from "./qarepvgg.ts";
 import { repghost } from "./repghost.ts";
 import { replknet } from "./replknet.ts";
@@ -19,6 +22,7 @@ import { repvgg } from "./repvgg.ts";
 import { repvggplus } from "./repvggplus.ts";
 import { repvit } from "./repvit.ts";
 import { resnet } from "./resnet.ts";
+import { unet } from "./unet.ts";
 import { unireplknet } from "./unireplknet.ts";
 import { vanillanet } from "./vanillanet.ts";
 
@@ -44,6 +48,10 @@ export const families: readonly Family[] = [
   repghost,
   vanillanet,
   fastvit,
+  pspnet,
+  unet,
+  faces,
+  mobilefacenet,
 ];
 
 /** A network by name. */
@@ -83,6 +91,8 @@ export interface ModelInfo extends Pick<Variant, "description" | "figures" | "si
   readonly name: string;
   /** Name of the family. */
   readonly family: string;
+  /** Name of the task that it is for. */
+  readonly task: string;
   /** Channels, and height or width of the input. */
   readonly channels: number;
   readonly imageSize: number;
@@ -98,14 +108,24 @@ export function modelInfo(model: string): ModelInfo {
   const [channels, imageSize] = preprocessing({}).inputSize;
   const { description, figures, sizes } = variant;
   return {
-    ...{ name, family: family.name, description, channels, imageSize, preprocessing },
+    ...{ name, family: family.name, task: family.task, description, channels, imageSize, preprocessing },
     ...(figures && { figures }),
     ...(sizes && { sizes }),
   };
 }
 
+/** Name of the task that a model is for; what is not known here is taken for a network of classes. */
+export const taskOfModel = (model: string | undefined): string =>
+  (model === undefined ? undefined : named().get(model.toLowerCase()))?.family.task ?? "classification";
+
 /** The family that a model is of. Throws `models/unknown` with the names that are near. */
 export const familyOf = (model: string): Family => find(model).family;
+
+/** The network inside of a model whose weights may come from a file of its own; `undefined` for a model without. */
+export function partOf(model: string, options: ModelOptions = {}): Part | undefined {
+  const { name, family } = find(model);
+  return family.part?.(family.options(name, options));
+}
 
 function find(name: string): Named {
   const found = named().get(name.toLowerCase());

@@ -233,4 +233,6 @@ export const repmlpResNet = defineFamily<RepMLPResNetOptions>({
     },
   ],
   trainingForms: { fc3BatchNorm },
+  // FC1 and FC2 have as many inputs as there are partitions.
+  dependsOnSize: (key) => key.includes(".fc1_fc2."),
 });

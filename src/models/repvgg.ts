@@ -1,10 +1,10 @@
 import { RepVGGBlock, type RepVGGBlockOptions } from "../blocks/index.ts";
 import { imagenetNormalization } from "../data/index.ts";
-import { globalAvgPool, type Value } from "../graph/index.ts";
+import { globalAvgPool, type Pair, type Value } from "../graph/index.ts";
 import { Linear, Module, type Net } from "../nn/index.ts";
 import { type BackboneOptions, stageSteps } from "./backbone.ts";
 import { defineFamily, keyParts, type PreprocessingConfig, picturesOf, type Variant } from "./family.ts";
-import { byNumber, four, positive, whole, yesOrNo } from "./options.ts";
+import { byNumber, four, oneOrTwo, positive, whole, yesOrNo } from "./options.ts";
 
 export type Four = readonly [number, number, number, number];
 
@@ -22,7 +22,7 @@ export interface RepVGGOptions {
   /** Default 1000. */
   readonly numClasses?: number;
   /** Height and width that the preprocessing makes; the network takes any. Default 224. */
-  readonly imageSize?: number;
+  readonly imageSize?: number | Pair;
 }
 
 /** Blocks one after the other; keys start with their positions. */
@@ -130,7 +130,7 @@ function variant(
     top1,
     imageSize = 224,
     ...options
-  }: Pick<RepVGGOptions, "groups" | "useSe" | "imageSize"> & { readonly top1?: number },
+  }: Pick<RepVGGOptions, "groups" | "useSe"> & { readonly imageSize?: number; readonly top1?: number },
   [parameters, macs]: readonly [Sizes, Sizes],
 ): Variant<RepVGGOptions> {
   const { groups, useSe } = options;
@@ -150,7 +150,7 @@ function variant(
 }
 
 /** timm's preprocessing: the crop is 0.875 of the picture's edge, at 320 all of it. */
-export const repvggPictures = (imageSize: number): PreprocessingConfig =>
+export const repvggPictures = (imageSize: number | Pair): PreprocessingConfig =>
   picturesOf(imageSize, imagenetNormalization, (size) => (size >= 320 ? size : Math.floor(size / 0.875)));
 
 /** What the options may be. */
@@ -161,7 +161,7 @@ export const repvggSchema = {
   groupsByLayer: byNumber,
   useSe: yesOrNo,
   numClasses: whole,
-  imageSize: whole,
+  imageSize: oneOrTwo,
 };
 
 /** What timm's networks of this kind call the parts around their blocks, as RepVGG's and MobileOne's authors do. */

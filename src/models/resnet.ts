@@ -1,10 +1,10 @@
 import { type ConvFactory, type ConvUnitName, convUnit } from "../blocks/index.ts";
 import { imagenetNormalization } from "../data/index.ts";
-import { add, globalAvgPool, maxPool2d, relu, type Value } from "../graph/index.ts";
+import { add, globalAvgPool, maxPool2d, type Pair, relu, type Value } from "../graph/index.ts";
 import { Linear, Module, type Net, Sequential } from "../nn/index.ts";
 import { type BackboneOptions, stageSteps } from "./backbone.ts";
 import { defineFamily, type Figure, type KeyNames, keyParts, picturesOf, type Variant } from "./family.ts";
-import { four, oneOf, positive, whole } from "./options.ts";
+import { four, oneOf, oneOrTwo, positive, whole } from "./options.ts";
 
 type Four = readonly [number, number, number, number];
 
@@ -20,7 +20,7 @@ export interface ResNetOptions {
   /** Default 1000. */
   readonly numClasses?: number;
   /** Height and width that the preprocessing makes; the network takes any. Default 224. */
-  readonly imageSize?: number;
+  readonly imageSize?: number | Pair;
 }
 
 /** Convolutions with ReLUs between them, the shortcut, and a ReLU. Keys `shortcut`, `conv1`, `conv2` … */
@@ -212,7 +212,7 @@ export const resnet = defineFamily<ResNetOptions>({
     unit: oneOf("plain", "repvgg", "acb", "dbb"),
     widthMultiplier: positive,
     numClasses: whole,
-    imageSize: whole,
+    imageSize: oneOrTwo,
   },
   create: (options) => new ResNet(options),
   preprocessing: ({ imageSize = 224 }) =>

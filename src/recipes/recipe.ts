@@ -13,6 +13,7 @@ import {
 import { listed, must, nearest, RepmlpError } from "../errors.ts";
 import { fitsPattern } from "../text.ts";
 import { adamW, type Optimizer, type ScheduleSpec, sgd } from "../training/index.ts";
+import { taskSettings } from "./task-settings.ts";
 
 const positive = v.pipe(v.number(), v.finite(), v.gtValue(0));
 const amount = v.pipe(v.number(), v.finite(), v.minValue(0));
@@ -156,6 +157,8 @@ const recipe = v.strictObject({
   description: v.optional(v.string()),
   /** Name in the registry. */
   arch: v.optional(v.string()),
+  /** What the network is trained for, where the architecture does not say it, and what the task leaves open. */
+  task: v.optional(taskSettings),
   /** Options of the architecture. */
   model: v.optional(v.record(v.string(), v.unknown()), {}),
   epochs: count,

@@ -10,6 +10,8 @@ export interface StartOptions {
   readonly arch?: string;
   /** Weights to start from: a checkpoint of the training form, or an ONNX model, which is then trained itself. */
   readonly init?: string;
+  /** Of a network with a backbone: a checkpoint of the backbone's own network of classes, whose weights it starts with. */
+  readonly backbone?: string;
   /** Of a checkpoint: which of its state dicts, and what the network's keys begin with. */
   readonly key?: string | undefined;
   readonly prefix?: string | undefined;
@@ -46,6 +48,8 @@ export interface Start {
   /** Architecture in the registry, if it is one, and its options where they are not its own. */
   readonly arch?: string;
   readonly options?: ModelOptions;
+  /** Name of the task that the network is for. */
+  readonly task: string;
   readonly preprocessing: Preprocessing;
   /** For data sets of ready pictures; absent: theirs. */
   readonly normalization?: Normalization;

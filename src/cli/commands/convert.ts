@@ -176,6 +176,6 @@ async function verified(training: Net, deploy: Net, { preprocessing }: StoredMod
   }
   const sentence =
     `largest difference ${scientific(maxAbs)} (${scientific(maxRel)} of the largest output), ` +
-    `same class on ${top1.agree} of ${top1.total} random inputs`;
+    `same class on ${top1.agree} of ${top1.total} ${top1.of ?? "random inputs"}`;
   return { maxAbs, maxRel, top1, tolerance, sentence };
 }

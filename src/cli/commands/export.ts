@@ -46,14 +46,15 @@ async function labelsOf(path: string | undefined, { classes }: OpenedModel): Pro
 }
 
 async function writeOne({ args, options, io }: Call<"export">, opened: OpenedModel, source: ExportSource) {
-  const { net, arch, preprocessing } = opened;
+  const { net, arch, preprocessing, task } = opened;
   const { opset, batch } = options;
   const dtype: ExportDType = exportDTypes[options.dtype ?? "float32"];
   const { model, ...result } = await exportOnnx(net, {
     ...graphOptions(options),
     dtype,
     inputShape: preprocessing.inputSize,
-    metadata: { arch, preprocessing, source, ...(await labelsOf(options.labels, opened)) },
+    task: task.kind,
+    metadata: { arch, preprocessing, source, task, ...(await labelsOf(options.labels, opened)) },
   });
   const { paths, bytes } = await saveOnnx(args.out, model);
   const { form } = model.metadata ?? {};
@@ -69,12 +70,12 @@ async function writeOne({ args, options, io }: Call<"export">, opened: OpenedMod
 }
 
 async function writeFolder({ args, options, io }: Call<"export">, opened: OpenedModel, source: ExportSource) {
-  const { net, arch, preprocessing } = opened;
+  const { net, arch, preprocessing, task } = opened;
   const { license, results } = options;
   const dtypes: readonly ExportDType[] = options.dtype ? [exportDTypes[options.dtype]] : ["float32", "float16"];
   const { files, exports } = await exportHub(net, args.out, {
     ...graphOptions(options),
-    ...{ arch, preprocessing, source, dtypes, license },
+    ...{ arch, preprocessing, source, dtypes, license, task: task.kind, taskMetadata: task },
     ...(await labelsOf(options.labels, opened)),
     ...(results !== undefined && { evaluation: await evaluationOf(results, source) }),
     description: modelInfo(arch).description,

@@ -7,14 +7,14 @@ import { grouped, textTable } from "../text-table.ts";
 /** Lists architectures; sizes follow from shapes alone, no values are made. */
 export const run: Run<"models"> = async ({ args: { glob }, io }) => {
   const models = listModels(glob).map((name) => {
-    const { description, figures = [], preprocessing } = modelInfo(name);
+    const { description, task, figures = [], preprocessing } = modelInfo(name);
     const { inputSize } = preprocessing({});
     const model = createModel(name);
     const [train, deploy] = [model, deployForm(model)].map((form) => ({
       parameters: countParameters(form),
       macs: countMacs(form, [1, ...inputSize]),
     }));
-    return { name, description, inputSize, train, deploy, figures };
+    return { name, task, description, inputSize, train, deploy, figures };
   });
   if (!models.length) io.note(`no model matches "${glob}"; repmlp models lists all`);
   const sources = [...new Set(models.flatMap(({ figures }) => figures.map(({ source }) => source)))];

@@ -2,6 +2,7 @@ import { describePreprocessing } from "../../data/preprocessing/preprocess.ts";
 import { listed, RepmlpError } from "../../errors.ts";
 import { readRecipe, type TrainingPlan, type TrainResult, train } from "../../recipes/node/train.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
+import { bestKey, leadingNumber, shownValue } from "../../tasks/shown.ts";
 import type { Io } from "../io.ts";
 import { type Processes, withProcesses } from "../processes.ts";
 import { reexec } from "../reexec.ts";
@@ -64,16 +65,18 @@ async function runIn(processes: Processes, { args, options, io }: Call<"train">)
     ...(forms.length && { trainingForm: forms[0].form }),
     onEvent: (event, task) => showTraining(event, io, progress, "", task),
     onUnreadable: (error) => io.warn(error.message),
-    onStart: (plan) => showPlan(plan, options.init, io),
+    onStart: (plan) => showPlan(plan, options.init ?? options.backbone, io),
   }).finally(() => progress.stop());
-  const { summary, unreadable } = result;
+  const { summary, unreadable, task } = result;
   if (unreadable.length) io.note(`left out: ${unreadable.length} unreadable (${listed(unreadable)})`);
   if (!summary.finished) {
     io.note("stopped; the same command with --resume goes on");
     return undefined;
   }
   if (summary.stoppedEarly)
-    io.note(`ended after epoch ${summary.history.length}: the accuracy has not risen for ${recipe.patience} epochs`);
+    io.note(
+      `ended after epoch ${summary.history.length}: ${leadingNumber(task).label} has not got better for ${recipe.patience} epochs`,
+    );
   showResult(result, out, io);
   return undefined;
 }
@@ -93,13 +96,13 @@ function showPlan(plan: TrainingPlan, init = "", io: Io): void {
 }
 
 function showResult(result: TrainResult, out: string, io: Io): void {
-  const { name, arch, summary, weights, averaged, onnx, quantized, curves, events } = result;
-  // Recipes train classifiers.
-  const { best: bestTop1 = 0, steps, stoppedEarly } = summary;
+  const { name, arch, task, summary, weights, averaged, onnx, quantized, curves, events } = result;
+  const { best = 0, steps, stoppedEarly } = summary;
+  const leading = leadingNumber(task);
   const files = { weights, averaged, onnx, quantized, curves, events };
-  io.result({ type: "result", name, arch, bestTop1, steps, stoppedEarly, ...files }, () =>
+  io.result({ type: "result", name, arch, [bestKey(task)]: best, steps, stoppedEarly, ...files }, () =>
     [
-      `best top-1 ${(100 * bestTop1).toFixed(2)} %, ${steps} steps`,
+      `best ${leading.label} ${shownValue(leading, best)}, ${steps} steps`,
       `weights  ${weights}`,
       ...(averaged === undefined ? [] : [`average  ${averaged}`]),
       ...(onnx === undefined ? [] : [`model    ${onnx}`]),

@@ -104,7 +104,7 @@ function text(
   const count = more.length ? ` (and values of ${more.length} more tensors)` : "";
   return [
     ...(rows.length ? [textTable([["block", "max difference", "relative"], ...rows]), ""] : []),
-    `network: largest difference ${scientific(maxAbs)} (${scientific(maxRel)} of the largest output), same class on ${top1.agree} of ${top1.total} inputs`,
+    `network: largest difference ${scientific(maxAbs)} (${scientific(maxRel)} of the largest output), same class on ${top1.agree} of ${top1.total} ${top1.of ?? "inputs"}`,
     ...(narrower ? ["weights: of other widths, since one of the networks is pruned; outputs alone are compared"] : []),
     ...(weights && !wrong ? [`weights: ${weights.tensors} tensors are the merge's, but for rounding`] : []),
     ...(verdict.passed && wrong ? [] : [verdictLine(verdict, tolerance)]),

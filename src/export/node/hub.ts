@@ -18,6 +18,8 @@ export interface ExportHubOptions extends Omit<ExportOnnxOptions, "inputShape" |
   readonly preprocessing: Preprocessing;
   /** Class names by output. */
   readonly labels?: readonly string[];
+  /** What is said of the task, for the files' metadata. */
+  readonly taskMetadata?: ExportMetadata["task"];
   /** Default float32 and float16. */
   readonly dtypes?: readonly ExportDType[];
   readonly source?: ExportMetadata["source"];
@@ -38,18 +40,18 @@ export interface HubFolder {
 /**
  * Writes a model folder as transformers.js and the Hugging Face hub know it: `config.json`, `preprocessor_config.json`,
  * `onnx/model.onnx` and `_fp16`, `model.safetensors` (the same form), and a card. `pipeline("image-classification",
- * folder)` opens it. The ONNX files of a network for grey pictures take colour ones, as transformers.js gives them, and
+ * folder)`, or the pipeline of the network's task, opens it. The ONNX files of a network for grey pictures take colour ones, as transformers.js gives them, and
  * compute the brightness first.
  *
  * @throws RepmlpError as {@link exportOnnx}, `export/labels`, and `export/preprocessing` for what transformers.js cannot
  *   do
  */
 export async function exportHub(net: Net, folder: string, options: ExportHubOptions): Promise<HubFolder> {
-  const { arch, labels, source, dtypes = ["float32", "float16"], onFile = () => {} } = options;
+  const { arch, labels, source, task, taskMetadata, dtypes = ["float32", "float16"], onFile = () => {} } = options;
   const isGrey = options.preprocessing.inputSize[0] === 1;
   const preprocessing = isGrey ? inColour(options.preprocessing) : options.preprocessing;
   // What cannot be written is found before the first file is.
-  const preprocessor = hubPreprocessor(preprocessing);
+  const preprocessor = hubPreprocessor(preprocessing, options.task);
   await mkdir(join(folder, "onnx"), { recursive: true });
   const exports = new Map<ExportDType, Omit<OnnxExport, "model">>();
   const external: ExportDType[] = [];
@@ -62,7 +64,10 @@ export async function exportHub(net: Net, folder: string, options: ExportHubOpti
       ...options,
       dtype,
       inputShape: options.preprocessing.inputSize,
-      metadata: { arch, preprocessing, ...(labels && { labels }), ...(source && { source }) },
+      metadata: {
+        ...{ arch, preprocessing, ...(labels && { labels }), ...(source && { source }) },
+        ...(taskMetadata && { task: taskMetadata }),
+      },
     });
     const model = isGrey ? takingColour(own) : own;
     classes = Number(model.outputs[0].shape?.[1]);
@@ -76,7 +81,7 @@ export async function exportHub(net: Net, folder: string, options: ExportHubOpti
   // Transformers refuses safetensors without this entry.
   const metadata = { format: "pt", arch };
   await saveCheckpointFile(join(folder, "model.safetensors"), written.stateDict(), { metadata });
-  const config = { arch, dtypes, classes, labels, preprocessing, external };
+  const config = { arch, task, dtypes, classes, labels, preprocessing, external };
   await writeJson(join(folder, "config.json"), hubConfig(config));
   await writeJson(join(folder, "preprocessor_config.json"), preprocessor);
   const files = await sizes(folder, [...names, "model.safetensors", "config.json", "preprocessor_config.json"]);

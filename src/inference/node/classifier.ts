@@ -2,23 +2,25 @@ import { openSource } from "../../checkpoint/node/index.ts";
 import type { Preprocessing } from "../../data/index.ts";
 import { fmt, must } from "../../errors.ts";
 import { lower, targets } from "../../graph/index.ts";
-import { type ModelForm, rawOutput } from "../../models/index.ts";
+import { type ModelForm, type ModelOptions, rawOutput, taskOfModel } from "../../models/index.ts";
 import { countParameters, type Net, traceModel } from "../../nn/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import type { CompileOptions } from "../../runtime/index.ts";
 import { type Shape, sameShape, sizeOf, Tensor } from "../../tensor/index.ts";
 import { mustBeFinite } from "../finite-outputs.ts";
 import { Predictor } from "../index.ts";
-import { type ExportMetadata, readMetadata } from "../metadata.ts";
+import { type ExportMetadata, readMetadata, type TaskMetadata } from "../metadata.ts";
 import { openOnnx } from "./onnx-file.ts";
-import { type OpenModelOptions, openModelFile } from "./open-model.ts";
+import { type OpenModelOptions, openModelFile, withModelFile } from "./open-model.ts";
 import { compilePlaced } from "./placed-weights.ts";
 
-/** A file with a network that classifies, and what is known of it. */
+/** A file with a network of pictures, and what is known of it. */
 export interface Classifier {
   /** Architecture, if known. */
   readonly arch: string | undefined;
   readonly form: ModelForm | undefined;
+  /** The task that it is for, with what the file says of it. */
+  readonly task: TaskMetadata;
   /** Type of the weights. */
   readonly dtype: string;
   readonly preprocessing: Preprocessing;
@@ -32,8 +34,9 @@ export interface Classifier {
   readonly tensors: readonly (readonly [name: string, shape: Shape])[];
   /** Trainable values. */
   readonly parameters: number;
-  /** The network, for checkpoints. */
+  /** The network, for checkpoints, and what it was made with beside the number of classes. */
   readonly net: Net | undefined;
+  readonly modelOptions: ModelOptions | undefined;
   /** Makes it ready to run, for batches up to a size. */
   compile(options?: CompileOptions & { readonly batchSize?: number }): Promise<CompiledClassifier>;
   /**
@@ -65,10 +68,20 @@ export async function openClassifier(path: string, options: ClassifierOptions = 
 }
 
 async function openCheckpointClassifier(path: string, options: ClassifierOptions): Promise<Classifier> {
-  const { net, arch, form, close, classes: labels, remarks, ...opened } = await openModelFile(path, options);
+  const {
+    net,
+    arch,
+    form,
+    task,
+    options: modelOptions,
+    close,
+    classes: labels,
+    remarks,
+    ...opened
+  } = await openModelFile(path, options);
   const preprocessing = options.preprocessing ?? opened.preprocessing;
   return {
-    ...{ arch, form, preprocessing, net, labels, remarks, close },
+    ...{ arch, form, task, preprocessing, net, modelOptions, labels, remarks, close },
     dtype: "float32",
     classes: traceModel(net, [1, ...preprocessing.inputSize]).output.shape[1],
     tensors: [...net.state()].map(([key, { shape }]) => [key, shape]),
@@ -141,6 +154,7 @@ async function openOnnxClassifier(path: string, options: ClassifierOptions): Pro
     ...describe(metadata),
     preprocessing,
     net: undefined,
+    modelOptions: undefined,
     remarks: [],
     classes: Number(model.outputs[0].shape?.[1]),
     tensors: weights.map(([name, { shape }]) => [name, shape]),
@@ -156,7 +170,9 @@ async function openOnnxClassifier(path: string, options: ClassifierOptions): Pro
   };
 }
 
-const describe = ({ arch, form, dtype = "float32", labels }: ExportMetadata) => ({ arch, form, dtype, labels });
+const describe = ({ arch, form, task, dtype = "float32", labels }: ExportMetadata) => ({
+  ...{ arch, form, dtype, labels, task: task ?? { kind: taskOfModel(arch) } },
+});
 
 function mustTakePictures(model: OnnxModel, { inputSize }: Preprocessing, path: string): readonly (number | string)[] {
   const shape = model.inputs.length === 1 ? model.inputs[0].shape : undefined;
@@ -168,6 +184,12 @@ function mustTakePictures(model: OnnxModel, { inputSize }: Preprocessing, path: 
     "file",
   );
   return shape;
+}
+
+/** The task that the network of a file is for; no value is read of a checkpoint. */
+export async function taskOfFile(path: string, options: OpenModelOptions = {}): Promise<TaskMetadata> {
+  if (/\.onnx$/i.test(path)) return describe(readMetadata(await openOnnx(path), path)).task;
+  return withModelFile(path, options, async ({ task }) => task);
 }
 
 /** Runs batches of a fixed size; the last one is filled up with zeros, which samples do not notice. */

@@ -4,6 +4,7 @@ export {
   type CompiledClassifier,
   fileSha256,
   openClassifier,
+  taskOfFile,
 } from "./classifier.ts";
 export { type ClassRule, openTestData, type TestData, type TestDataOptions } from "./folder.ts";
 export { openOnnx, type SavedOnnx, type SaveOnnxOptions, saveOnnx } from "./onnx-file.ts";

@@ -22,16 +22,20 @@ const FILE = "model.onnx";
 export async function onnxStart(path: string, options: StartOptions): Promise<Start> {
   const kind = branchKinds.find((name) => name === options.trainingForm);
   must(
-    (kind || options.trainingForm === undefined) && !options.allowMismatch?.length && options.arch === undefined,
+    (kind || options.trainingForm === undefined) &&
+      !options.allowMismatch?.length &&
+      options.arch === undefined &&
+      options.backbone === undefined,
     "train/options",
     () =>
-      "train: `arch`, `allowMismatch` and `fc3BatchNorm` are for checkpoints, an ONNX model is trained as it is. Leave them out.",
+      "train: `arch`, `backbone`, `allowMismatch` and `fc3BatchNorm` are for checkpoints, an ONNX model is trained as it is. Leave them out.",
     "usage",
   );
   const model = await openOnnx(path);
   const { preprocessing, normalization, from } = preparation(model, path, options);
   return {
     name: basename(path),
+    task: "classification",
     preprocessing,
     ...(normalization && { normalization }),
     from,

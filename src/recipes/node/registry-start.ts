@@ -1,3 +1,4 @@
+import * as v from "valibot";
 import { asWeights } from "../../checkpoint/index.ts";
 import { listed, must, RepmlpError } from "../../errors.ts";
 import { openModelCheckpoint } from "../../inference/node/open-model.ts";
@@ -8,6 +9,7 @@ import {
   headKeys,
   type ModelOptions,
   modelInfo,
+  partOf,
   type TrainingForm,
 } from "../../models/index.ts";
 import type { LoadReport, Net } from "../../nn/index.ts";
@@ -22,12 +24,18 @@ import type { Start, StartOptions } from "../start.ts";
  * @throws `train/arch` when nothing names an architecture, `train/options` for those of ONNX models; building throws `train/init` with the keys that do not fit
  */
 export async function registryStart(options: StartOptions): Promise<Start> {
-  const { recipe, init, imageSize, normalization } = options;
+  const { recipe, init, backbone, imageSize, normalization } = options;
   const { output, head, batchNorm = "frozen" } = options;
   must(
     output === undefined && head === undefined && batchNorm === "frozen",
     "train/options",
     () => "train: `output`, `head` and `batchNorm` are for ONNX models. Leave them out, or give one with `init`.",
+    "usage",
+  );
+  must(
+    init === undefined || backbone === undefined,
+    "train/options",
+    () => "train: `init` and `backbone` both give weights to start from. Give one of them.",
     "usage",
   );
   const initial = init === undefined ? undefined : await initialOf(init, options);
@@ -40,17 +48,20 @@ export async function registryStart(options: StartOptions): Promise<Start> {
   );
   const { name: arch, ...info } = modelInfo(wanted);
   const form = options.trainingForm === undefined ? undefined : mustHaveForm(arch, options.trainingForm, init);
-  const model = { ...initial?.options, ...recipe.model, ...(imageSize !== undefined && { imageSize }) };
+  const given = { ...initial?.options, ...recipe.model, ...(imageSize !== undefined && { imageSize }) };
+  const model = backbone === undefined ? given : await withBackboneOptions(arch, given, backbone, options);
   const preprocessing = { ...info.preprocessing(model), ...normalization };
   const { mean, std } = preprocessing;
   return {
-    ...{ name: arch, arch, options: model, preprocessing },
+    ...{ name: arch, arch, options: model, task: info.task, preprocessing },
     ...(normalization && { normalization: { mean, std } }),
     async build(classes, load) {
       const create = { ...model, numClasses: classes.length };
       const whole = createModel(arch, create);
       const net = form ? form.make(deployForm(whole)) : whole;
       const head = headKeys(arch, model);
+      if (backbone !== undefined && load)
+        return { net, head, loaded: await loadBackbone(arch, create, net, backbone, options) };
       if (init === undefined || !load) return { net, head };
       return { net, head, loaded: await loadInitial({ arch, whole, net, head }, classes, init, options) };
     },
@@ -67,6 +78,65 @@ async function initialOf(
   if (wanted !== undefined) return { arch: wanted, options: statedOptions(checkpoint, wanted) ?? {} };
   const { found, options } = readModel(checkpoint, { prefix });
   return { arch: found.name, options };
+}
+
+/**
+ * A model's options with those that the checkpoint of its backbone states, where they are not given.
+ *
+ * @throws `train/backbone` for a model without one, or a checkpoint of another network
+ */
+async function withBackboneOptions(
+  arch: string,
+  model: ModelOptions,
+  path: string,
+  { key, prefix }: StartOptions,
+): Promise<ModelOptions> {
+  const part = partOf(arch, model);
+  must(
+    part,
+    "train/backbone",
+    () => `train: ${arch} has no backbone. Give the weights to start from with \`init\`.`,
+    "usage",
+  );
+  using checkpoint = await openModelCheckpoint(path, { key, prefix });
+  const { imageSize: _, numClasses: __, ...stated } = statedOptions(checkpoint, part.arch) ?? {};
+  const own = v.parse(v.optional(v.record(v.string(), v.unknown()), {}), model.backboneOptions);
+  return Object.keys(stated).length ? { ...model, backboneOptions: { ...stated, ...own } } : model;
+}
+
+/** The weights of a network of classes into the backbone of another one; what depends on the size of the input stays new. */
+async function loadBackbone(
+  arch: string,
+  model: ModelOptions,
+  net: Net,
+  path: string,
+  { key, prefix, seed = 0 }: StartOptions,
+): Promise<LoadReport & { readonly remarks: readonly string[] }> {
+  const { prefix: place, arch: own, options } = partOf(arch, model)!;
+  using checkpoint = await openModelCheckpoint(path, { key, prefix });
+  const { entries: stored, remarks } = readEntries(checkpoint, own, prefix);
+  const keys = new Set([...net.state()].map(([name]) => name));
+  // The classifier, which a backbone does without.
+  const leftOut = new Set(
+    [...createModel(own, options).state()].map(([name]) => name).filter((n) => !keys.has(place + n)),
+  );
+  const entries = new Map<string, TensorSource>();
+  for (const [name, source] of asWeights(path, stored))
+    if (!leftOut.has(name)) entries.set(place + name, await source.read());
+  net.initialize(seed);
+  const { dependsOnSize } = familyOf(own);
+  try {
+    const report = net.loadStateDict(entries, { allow: (name) => !name.startsWith(place) || dependsOnSize(name) });
+    return { ...report, missing: report.missing.filter((name) => name.startsWith(place)), remarks };
+  } catch (error) {
+    if (!(error instanceof RepmlpError) || !error.code.startsWith("state-dict/")) throw error;
+    throw new RepmlpError(
+      "train/backbone",
+      `${path}: ${error.message}${/[.!]$/.test(error.message) ? "" : "."} The backbone of ${arch} is ${own}: give a training checkpoint of it, or say another one in the recipe: "model": { "backbone": …, "backboneOptions": { … } }.`,
+      "file",
+      { cause: error },
+    );
+  }
 }
 
 /** Throws `train/init` unless the family has that further form to train in, and there is a merged network to make it of. */

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/index.ts";
-import { DataLoader, type Dataset, type Preprocessing } from "../../data/index.ts";
+import { DataLoader, type PictureBatch, type PictureSet, type Preprocessing } from "../../data/index.ts";
 import { packageFile } from "../../data/node/index.ts";
 import { alone, type Communicator } from "../../distributed/index.ts";
 import { listed, must, nearest, RepmlpError } from "../../errors.ts";
@@ -19,7 +19,7 @@ import {
   startInsertedNorms,
 } from "../../quantize/index.ts";
 import { chartsSvg, learningCurves } from "../../report/node/curves.ts";
-import { classification } from "../../tasks/index.ts";
+import type { ShownTask } from "../../tasks/index.ts";
 import type { Shape, Tensor } from "../../tensor/index.ts";
 import { fitsPattern } from "../../text.ts";
 import {
@@ -36,11 +36,13 @@ import { folderStore } from "../../training/node/checkpoint-store.ts";
 import { eventsFile, fileLogs, loggedLosses, tensorBoardLog } from "../../training/node/logs.ts";
 import { claimRunFolder, type RunFolder } from "../../training/node/run-folder.ts";
 import { mustFitSome, parseRecipe, type Recipe } from "../recipe.ts";
-import type { StartedNet, StartOptions } from "../start.ts";
+import type { Start, StartedNet, StartOptions } from "../start.ts";
+import { type TaskName, type TaskSettings, taskNames } from "../task-settings.ts";
 import { onnxStart } from "./onnx-start.ts";
 import { registryStart } from "./registry-start.ts";
 import { readScales } from "./scales.ts";
-import { type DataKind, openTrainingData } from "./training-data.ts";
+import type { DataKind } from "./training-data.ts";
+import { workflows } from "./workflows/index.ts";
 
 /** The recipes of the package, by name: files to read, copy and change. */
 export const recipeNames = [
@@ -49,6 +51,8 @@ export const recipeNames = [
   "cifar10-acnet",
   "imagenet-repmlp-res50",
   "fine-tune",
+  "cityscapes-pspnet",
+  "faces",
   "quantize",
   "prune-l1",
   "prune-resrep",
@@ -77,7 +81,9 @@ export async function readRecipe(nameOrFile: string): Promise<Recipe> {
 }
 
 export interface TrainOptions extends StartOptions {
-  /** Folder of the data set; see {@link openTrainingData}. */
+  /** What the network is to be trained for. Default what the architecture is for. */
+  readonly task?: TaskName;
+  /** Folder of the data set; see {@link openTrainingData}, and docs/guides/tasks.md for other tasks. */
   readonly data: string;
   readonly kind?: DataKind;
   /** Folder of everything that is written. */
@@ -147,6 +153,7 @@ export interface TrainResult {
   readonly name: string;
   /** Architecture in the registry, if it is one. */
   readonly arch?: string;
+  readonly task: ShownTask;
   readonly summary: TrainingSummary;
   /** Final weights, training form; absent when the run was stopped, and of other processes than the first. */
   readonly weights?: string;
@@ -166,7 +173,7 @@ export interface TrainResult {
   /** In evaluation mode. */
   readonly model: Net;
   /** The pictures that it was validated on. */
-  readonly test: Dataset;
+  readonly test: PictureSet;
 }
 
 /**
@@ -176,7 +183,8 @@ export interface TrainResult {
  *
  * A picture that cannot be read is left out and told of.
  *
- * @throws `train/resume` when there is nothing to resume, `train/arch` when nothing names an architecture, `train/classes`
+ * @throws `train/resume` when there is nothing to resume, `train/arch` when nothing names an architecture, `train/task` for
+ *   a network of another task, `train/entry` for an entry of the recipe that says nothing to it, `train/classes`
  *   when a new head is asked for with another number of classes than the data has; `run-folder/taken`,
  *   `run-folder/results` where another run writes there or an earlier one has left its results; what reading data, weights
  *   and training throw
@@ -218,17 +226,18 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     unreadable.add(path);
     options.onUnreadable?.(error);
   };
-  const data = await openTrainingData(options.data, {
-    onUnreadable,
-    ...{ augment: recipe.augment, preprocessing: start.preprocessing, normalization: start.normalization, workers },
+  const settings = taskOf(start, options);
+  const workflow = workflows[settings.kind];
+  const data = await workflow.open(options.data, settings, {
+    ...{ onUnreadable, recipe, preprocessing: start.preprocessing, normalization: start.normalization, workers },
     ...(options.kind && { kind: options.kind }),
   });
   let claim: RunFolder | undefined;
   try {
-    const { classes, imageShape } = data.train;
+    const { classes } = data;
+    const { imageShape } = data.train;
     mustBeSize(imageShape, start.preprocessing.inputSize, start.name, options.data);
     mustBeClasses(classes.length, numClasses, options.data);
-    const isReady = data.kind !== "image-folder";
     const { prepare } = options;
     const built = await start.build(classes, !resume || prepare !== undefined);
     const { head, loaded, remarks = [], check, save } = built;
@@ -247,8 +256,9 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const net = quantize ? new QuantizedNet(whole, { ...quantize, inputShape: imageShape }) : whole;
     const own = trainerOptions(recipe, net, head);
     const scaled = scales ? { ...own, optimizer: scales.optimizer(recipe.optimizer, net) } : own;
-    const settings = withPrepared(scaled, prepared);
-    const [trained, frozen] = split([...net.parameters()], ([key, p]) => !settings.group?.(key, p)?.frozen);
+    const trainer = withPrepared(scaled, prepared);
+    const task = workflow.task(settings, data, recipe);
+    const [trained, frozen] = split([...net.parameters()], ([key, p]) => !trainer.group?.(key, p)?.frozen);
     const leads = communicator.rank === 0;
     if (leads)
       options.onStart?.({
@@ -257,7 +267,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
         notes: [...data.notes, ...remarks.map((remark) => `${init}: ${remark}`)],
         preprocessing: data.preprocessing,
         ...(start.from !== undefined && {
-          from: isReady && !start.normalization ? "as usual for this data set" : start.from,
+          from: data.isReady && !start.normalization ? "as usual for this data set" : start.from,
         }),
         ...{ trained: trained.map(([key]) => key), frozen: frozen.map(([key]) => key) },
       });
@@ -270,6 +280,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       ...((model ?? prepared?.options) && { options: { ...model, ...prepared?.options } }),
       classes,
       preprocessing: data.preprocessing,
+      task: workflow.stated(settings),
     });
     const store = folderStore(folder);
     if (leads) await store.prepare();
@@ -280,19 +291,18 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       await startInsertedNorms(whole, batches(), { ...(threads !== undefined && { threads }) });
       if (net instanceof QuantizedNet) await calibrateQuantizedNet(net, batches());
     }
-    const trainer = new Trainer(net, {
-      ...settings,
-      data,
-      ...{ seed, threads, store, resume, signal, communicator, batchNormStatistics },
+    const summary = await new Trainer<PictureBatch, Net>(net, {
+      ...trainer,
+      ...{ data, task, seed, threads, store, resume, signal, communicator, batchNormStatistics },
       settings: pictureSettings(recipe, data.preprocessing, options),
       metadata,
       callbacks: leads ? [fileLogs(folder), tensorBoardLog(folder)] : [],
       ...(options.onEvent && { onEvent: options.onEvent }),
-    });
-    const summary = await trainer.run();
+    }).run();
     const done = {
       name,
       ...(arch && { arch }),
+      task,
       summary,
       folder,
       unreadable: [...unreadable],
@@ -316,7 +326,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const trainedNet = summary.averaged ?? net;
     const quantized =
       trainedNet instanceof QuantizedNet ? await saveQuantized(trainedNet, folder, data, { arch, classes }) : undefined;
-    const svg = await chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }));
+    const svg = await chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }, task));
     await writeFileAtomically(files.curves, async (sink) => {
       await sink.write(new TextEncoder().encode(svg));
     });
@@ -337,7 +347,7 @@ const runFiles = [
 const unquantized = (net: Net): Net => (net instanceof QuantizedNet ? net.net : net);
 
 /** Pictures of the first batches of a run. */
-async function* firstBatches(data: Dataset, { batchSize, quantize }: Recipe, seed: number): AsyncGenerator<Tensor> {
+async function* firstBatches(data: PictureSet, { batchSize, quantize }: Recipe, seed: number): AsyncGenerator<Tensor> {
   let left = quantize?.batches ?? STARTING_BATCHES;
   const size = Math.min(batchSize, data.length);
   const dropLast = data.length > size;
@@ -356,7 +366,7 @@ const COMPARED = 32;
 async function saveQuantized(
   net: QuantizedNet,
   folder: string,
-  { validation, preprocessing }: { readonly validation: Dataset; readonly preprocessing: Preprocessing },
+  { validation, preprocessing }: { readonly validation: PictureSet; readonly preprocessing: Preprocessing },
   { arch, classes: labels }: { readonly arch: string | undefined; readonly classes: readonly string[] },
 ): Promise<NonNullable<TrainResult["quantized"]>> {
   const { images } = await validation.batch(Array.from({ length: Math.min(COMPARED, validation.length) }, (_, i) => i));
@@ -367,6 +377,32 @@ async function saveQuantized(
   const path = join(folder, "model.int8.onnx");
   await saveOnnx(path, model);
   return { path, ...result };
+}
+
+/** The task that a run is for, and what is said of it. */
+function taskOf({ name, task: own }: Start, { task: asked, recipe }: TrainOptions): TaskSettings {
+  const kind = taskNames.find((task) => task === own);
+  must(kind, "train/task", () => `train: nothing is known of the task ${own}, which ${name} is for.`);
+  for (const wanted of [asked, recipe.task?.kind])
+    must(
+      wanted === undefined || wanted === kind,
+      "train/task",
+      () =>
+        `train: ${name} is a network for the task ${kind}, not for ${wanted}. Choose another architecture; \`repmlp models\` lists them with their tasks.`,
+      "usage",
+    );
+  const { settings, without } = workflows[kind];
+  const idle = without.find((entry) => {
+    const value = recipe[entry];
+    return Array.isArray(value) ? value.length > 0 : Boolean(value);
+  });
+  must(
+    idle === undefined,
+    "train/entry",
+    () => `recipe: the entry "${idle}" says nothing to the task ${kind}. Take it out; see docs/guides/tasks.md.`,
+    "usage",
+  );
+  return recipe.task ?? settings;
 }
 
 function split<T>(all: readonly T[], first: (item: T) => boolean): readonly [T[], T[]] {
@@ -402,16 +438,19 @@ function pictureSettings(
 }
 
 /** What a recipe says, as the trainer takes it. */
-export function trainerOptions(recipe: Recipe, model: Net, head: readonly string[] = []): Omit<TrainerOptions, "data"> {
-  const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, labelSmoothing, mix } = recipe;
-  const task = classification({ labelSmoothing });
+export function trainerOptions(
+  recipe: Recipe,
+  model: Net,
+  head: readonly string[] = [],
+): Omit<TrainerOptions, "data" | "task"> {
+  const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, mix } = recipe;
   const { accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm, coefficients } = recipe;
   const keys = [...model.parameters()].map(([key]) => key);
   mustFitSome(recipe.train, keys, "recipe: train");
   mustFitSome(recipe.freeze, keys, "recipe: freeze");
   mustFitSome(Object.keys(recipe.lrScale), keys, "recipe: lrScale");
   return {
-    ...{ epochs, batchSize, lr, warmupEpochs, schedule, optimizer, task, mix, group: groupOf(recipe, head) },
+    ...{ epochs, batchSize, lr, warmupEpochs, schedule, optimizer, mix, group: groupOf(recipe, head) },
     ...{ accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm, coefficients },
   };
 }

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/index.ts";
-import type { Dataset } from "../../data/index.ts";
+import { type Dataset, isLabelled } from "../../data/index.ts";
 import { must } from "../../errors.ts";
 import { countCorrect, LogitsComparison, Predictor } from "../../inference/index.ts";
 import { modelInfo } from "../../models/index.ts";
@@ -207,6 +207,7 @@ async function runVariant(
   });
   if (!summary.finished) return undefined;
   const deploy = convertToDeploy(model);
+  must(isLabelled(test), "experiment/data", () => "internal: CIFAR-10 has classes");
   await saveCheckpointFile(join(folder, "deploy.pth"), deploy.stateDict());
   const { history } = summary;
   const [images, seconds] = [recipe.batchSize * summary.steps, history.reduce((s, r) => s + r.seconds, 0)];
