@@ -1,4 +1,6 @@
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import sharp from "sharp";
 import { beforeAll, describe, expect, test } from "vitest";
 import { type Loaders, runProgram } from "../../src/cli/program.ts";
 import { createModel, openCheckpointFile, saveCheckpointFile, type TensorSource } from "../../src/node.ts";
@@ -17,7 +19,13 @@ const loaders: Partial<Loaders> = {
   convert: () => import("../../src/cli/commands/convert.ts"),
   verify: () => import("../../src/cli/commands/verify.ts"),
   summary: () => import("../../src/cli/commands/summary.ts"),
+  export: () => import("../../src/cli/commands/export.ts"),
+  predict: () => import("../../src/cli/commands/predict.ts"),
+  test: () => import("../../src/cli/commands/test.ts"),
+  train: () => import("../../src/cli/commands/train.ts"),
 };
+// Another start of the program would be one of this test.
+process.env.REPMLP_NO_REEXEC = "1";
 
 async function repmlp(...argv: readonly string[]): Promise<Outcome> {
   const said = { stdout: "", stderr: "" };
@@ -41,10 +49,13 @@ type State = ReadonlyMap<string, TensorSource>;
 const build = ({ arch, options }: Narrow) =>
   withRandomState(createModel(arch, { ...options, imageSize: 32, numClasses: 10 })).eval();
 
+const modelOptions = (options: object): string[] =>
+  Object.entries(options).flatMap(([name, value]) => ["--model-option", `${name}=${JSON.stringify(value)}`]);
+
 /** What says on the command line which network a row has. */
 const options = ({ options }: Narrow): string[] => [
   ...["--image-size", "32", "--num-classes", "10"],
-  ...Object.entries(options).flatMap(([name, value]) => ["--model-option", `${name}=${JSON.stringify(value)}`]),
+  ...modelOptions(options),
 ];
 
 const save = async (name: string, entries: State, more: object = {}): Promise<string> => {
@@ -99,6 +110,52 @@ test.for(narrow.filter(({ arch }) => timm[arch]))("$arch is written under timm's
   // It is the same network to those who read it here.
   const verified = await repmlp("verify", train, deploy, "-a", arch, ...options(row));
   expect(verified).toMatchObject({ code: 0 });
+});
+
+/** Ten classes of two pictures each, in `train` and in `val`. */
+async function writePictures(data: string): Promise<string> {
+  const classes = Array.from({ length: 10 }, (_, i) => `class${i}`);
+  for (const part of ["train", "val"])
+    for (const [i, name] of classes.entries()) {
+      mkdirSync(join(data, part, name), { recursive: true });
+      for (const j of [0, 1]) {
+        const background = { r: 25 * i, g: 80 * j, b: 250 - 25 * i };
+        const create = { width: 32, height: 32, channels: 3, background } as const;
+        await sharp({ create })
+          .png()
+          .toFile(join(data, part, name, `${j}.png`));
+      }
+    }
+  return data;
+}
+
+describe("a checkpoint of the family goes into every command", () => {
+  // One with timm's names, one with squeeze-and-excitation, one that merges as a whole, one with partitions. FAMILY=all: every one.
+  const some = ["RepVGG-A0", "RepVGGplus-L2pse", "VanillaNet-5", "RepMLPNet-T224"];
+  const rows = process.env.FAMILY === "all" ? narrow : narrow.filter(({ arch }) => some.includes(arch));
+
+  test.for(rows)("$arch", async (row) => {
+    const { arch } = row;
+    const data = await writePictures(at("pictures"));
+    const file = await save(`${arch}-all.pth`, build(row).stateDict());
+    // Classes are counted from the head.
+    const said = ["-a", arch, ...modelOptions({ ...row.options, imageSize: 32 })];
+    const onnx = at(`${arch}.onnx`);
+    expect(await repmlp("export", file, onnx, ...said)).toMatchObject({ code: 0 });
+    const [a, b] = [
+      await repmlp("predict", file, join(data, "val/class3/0.png"), "--json", ...said),
+      await repmlp("predict", onnx, join(data, "val/class3/0.png"), "--json"),
+    ];
+    const best = ({ stdout }: Outcome): unknown => JSON.parse(stdout).topK[0].index;
+    expect(best(a)).toBe(best(b));
+    const tested = await repmlp("test", data, "train", file, ...said);
+    expect(tested).toMatchObject({ code: 0, stdout: expect.stringMatching(/Acc@1/) });
+    const recipe = at(`${arch}.json`);
+    const settings = { epochs: 1, batchSize: 10, lr: 1e-3, optimizer: { name: "sgd" } };
+    writeFileSync(recipe, JSON.stringify({ ...settings, arch, model: { ...row.options, imageSize: 32 } }));
+    const trained = await repmlp("train", data, "--recipe", recipe, "--init", file, "--out", at(`${arch}-run`));
+    expect(trained).toMatchObject({ code: 0, stdout: expect.stringMatching(/epoch 1\/1/) });
+  });
 });
 
 describe("refused by name and with the reason", () => {
