@@ -3,10 +3,12 @@ import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { convertCheckpointFile } from "../../src/convert/node/checkpoint-file.ts";
 import {
+  convertToDeploy,
   createModel,
   modelInfo,
   openCheckpointFile,
   saveCheckpointFile,
+  Tensor,
   type TensorSource,
   tensorBytes,
 } from "../../src/node.ts";
@@ -191,5 +193,51 @@ describe("interruption", () => {
     );
     expect(existsSync(at("middle.pth"))).toBe(false);
     expect(left()).toEqual([]);
+  });
+});
+
+describe("refused by name and reason, and nothing is written", () => {
+  const without = (pattern: RegExp) => [...state].filter(([key]) => !pattern.test(key));
+  const merged = () => convertToDeploy(withRandomState(createModel(arch)).eval()).stateDict();
+  const table: readonly (readonly [
+    what: string,
+    entries: () => readonly (readonly [string, TensorSource])[],
+    options: readonly string[],
+    message: RegExp,
+  ])[] = [
+    [
+      "norms in training mode",
+      () => without(/running_|tracked/),
+      [],
+      /no running statistics .* no merged form is equal/,
+    ],
+    [
+      "a half-merged file",
+      () => [...without(/^rep1\./), ...[...merged()].filter(([key]) => key.startsWith("rep1."))],
+      [],
+      /RepMLP-Mixer-28 half merged: of \d+ blocks 1 are merged\. Block rep1 is merged\./,
+    ],
+    [
+      "an unknown prefix",
+      () => [...state].map(([key, t]) => [`net.${key}`, t] as const),
+      ["--prefix", "nett."],
+      /no key begins with "nett\."/,
+    ],
+    [
+      "weights of another size, as another stride or width would have",
+      () =>
+        [...state].map(([key, t]) => [key, key === "linear.weight" ? Tensor.zeros("float32", [10, 7]) : t] as const),
+      ["--arch", arch],
+      /linear\.weight/,
+    ],
+  ];
+
+  test.for(table)("%s", async ([what, entries, options, message]) => {
+    const [load, save] = [at(`${what.slice(0, 9)}.safetensors`), at("refused.pth")];
+    await saveCheckpointFile(load, entries());
+    const { code, stderr } = await repmlp(["convert", load, save, "--no-verify", ...options]);
+    expect(code).not.toBe(0);
+    expect(stderr).toMatch(message);
+    expect(existsSync(save)).toBe(false);
   });
 });

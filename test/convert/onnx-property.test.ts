@@ -91,7 +91,7 @@ describe("random networks of the rules' patterns", () => {
         for (const [name, t] of merged.initializers)
           expect(other.initializers.get(name)!.readSync()).toEqual(t.readSync());
       }),
-      { ...runs, numRuns: 40 },
+      runs,
     );
   });
 

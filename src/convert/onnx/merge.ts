@@ -102,16 +102,21 @@ class Merging implements Sight {
   }
 
   run(): MergedOnnx & { readonly large: ReadonlySet<string> } {
-    let pending = this.graph.sorted();
-    while (pending.length) {
-      const next = new Set<OnnxNode>();
-      for (const node of pending) {
-        if (this.graph.producer(node.outputs[0]) !== node) continue;
-        this.reasons.delete(node);
-        const change = this.change(node);
-        if (change) for (const near of this.apply(change)) next.add(near);
+    // Near a change first; what became possible elsewhere is found when all are looked at once more.
+    for (let changed = true; changed; ) {
+      changed = false;
+      for (let pending = this.graph.sorted(); pending.length; ) {
+        const next = new Set<OnnxNode>();
+        for (const node of pending) {
+          if (this.graph.producer(node.outputs[0]) !== node) continue;
+          this.reasons.delete(node);
+          const change = this.change(node);
+          if (!change) continue;
+          changed = true;
+          for (const near of this.apply(change)) next.add(near);
+        }
+        pending = this.graph.sorted().filter((node) => next.has(node));
       }
-      pending = this.graph.sorted().filter((node) => next.has(node));
     }
     const nodes = this.graph.sorted();
     const kept = nodes.flatMap((node) => {
