@@ -290,6 +290,45 @@ describe("mergeOnnx", () => {
       /its layer has groups that the convolution lies across/,
     ],
     [
+      "a product of two activations",
+      (b) => b.model([b.node("Mul", [b.node("MatMul", ["x", b.node("Softmax", ["x"])]), b.constant([])])]),
+      /MatMul MatMul\d+ is not linear/,
+    ],
+    [
+      "a product with more than a matrix",
+      (b) => b.model([b.node("Mul", [b.node("MatMul", ["x", b.constant([6, 8, 8])]), b.constant([])])]),
+      /its weight is no matrix/,
+    ],
+    [
+      "a sum that repeats the channel of a branch",
+      (b) => b.model([b.node("Add", ["x", b.conv("x", [6, 1], [3, 3], same)])]),
+      /one passes its 6 channels on, another gives 1/,
+    ],
+    [
+      "padding of channels",
+      (b) => b.model([b.conv(b.node("Pad", ["x", b.ints([0, 1, 0, 0, 0, 1, 0, 0])]), [8, 4], [3, 3])]),
+      /its pads are not known, or not of pixels/,
+    ],
+    [
+      "shape arithmetic of open sizes",
+      () => {
+        const b = new Builder(1, ["n", 6, 9, 8]);
+        const batch = b.node("Gather", [b.node("Shape", ["x"]), b.ints([0])]);
+        const shape = b.node("Concat", [batch, b.ints([6, 72])], { axis: 0 });
+        return b.model([b.node("Mul", [b.node("Reshape", ["x", shape]), b.constant([])])]);
+      },
+      /Reshape Reshape\d+ is not linear/,
+    ],
+    [
+      "a formula whose numbers would make the file larger",
+      (b) => {
+        const many = b.node("Expand", [b.constant([1]), b.ints([2, 6, 9, 80])]);
+        const wide = b.node("Concat", new Array(10).fill("x"), { axis: 3 });
+        return b.model([b.node("Mul", [wide, many])]);
+      },
+      /another number for every pixel/,
+    ],
+    [
       "quantized parts",
       (b) => {
         const [scale, zero] = [b.constant([], () => 0.1), b.bytes([], () => 0)];
