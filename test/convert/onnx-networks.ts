@@ -292,6 +292,22 @@ export const merging: readonly [string, Network, Record<string, number>][] = [
     { Flatten: 1, Gemm: 1 },
   ],
   [
+    "one value twice before a transposed convolution of groups",
+    (b) => {
+      const twice = b.node("Concat", ["x", "x"], { axis: 1 });
+      return b.node("ConvTranspose", [twice, b.constant([12, 2, 2, 3])], { group: 2 });
+    },
+    { ConvTranspose: 1 },
+  ],
+  [
+    "products on the last axis and a number behind them",
+    (b) => {
+      const first = b.node("Add", [b.node("MatMul", ["x", b.constant([8, 4])]), b.constant([4])]);
+      return b.node("Sub", [b.node("MatMul", [first, b.constant([4, 3])]), b.constant([])]);
+    },
+    { MatMul: 1, Add: 1 },
+  ],
+  [
     "shape arithmetic that is constant",
     (b) => {
       const batch = b.node("Gather", [b.node("Shape", ["x"]), b.ints([0])]);

@@ -195,6 +195,75 @@ class Writer {
     return this.flip() ? this.norm(cat) : this.pointwise(cat, 4);
   }
 
+  /** Products on the last axis, which is none of channels to a convolution, however many there are. */
+  onLastAxis(x: Picture): Picture {
+    const [height, width] = x.size;
+    const wide = this.pick([width, x.channels, 2]);
+    let value = this.b.node("MatMul", [x.value, this.b.constant([width, wide])]);
+    if (this.flip())
+      value = this.b.node(this.pick(["Add", "Mul"]), [value, this.numbers(this.pick([[wide], [1, wide], []]))]);
+    if (this.flip()) return { ...x, value, size: [height, wide] };
+    const narrow = 2 + this.below(2);
+    return { ...x, value: this.b.node("MatMul", [value, this.b.constant([wide, narrow])]), size: [height, narrow] };
+  }
+
+  /** Numbers that are none of channels, although there may be as many. */
+  byPixel(x: Picture): Picture {
+    const [height, width] = x.size;
+    const shape = this.pick([[width], [height, 1], [1, 1, 1, width], [height, width], [x.channels, height, width]]);
+    return { ...x, value: this.b.node(this.pick(["Add", "Mul", "Sub"]), [x.value, this.numbers(shape)]) };
+  }
+
+  /** One value in two places of a node, and sums that repeat a smaller branch. */
+  twice(x: Picture): Picture {
+    const y = this.pointwise(x, 4);
+    const ways: readonly (() => Picture)[] = [
+      () => ({ ...y, value: this.b.node("Add", [y.value, y.value]) }),
+      () => ({ ...y, value: this.b.node("Mul", [y.value, y.value]) }),
+      () => ({ ...y, channels: 8, value: this.b.node("Concat", [y.value, y.value], { axis: 1 }) }),
+      () => ({ ...x, value: this.b.node("Add", [x.value, this.pointwise(x, 1).value]) }),
+      () => {
+        const pooled = this.b.node("GlobalAveragePool", [y.value]);
+        return {
+          ...y,
+          value: this.b.node("Add", [
+            y.value,
+            this.conv({ ...y, value: pooled, size: [1, 1] }, 4, [still, still]).value,
+          ]),
+        };
+      },
+    ];
+    return this.pick(ways)();
+  }
+
+  /** Two convolutions with one weight. */
+  shared(x: Picture): Picture {
+    const weight = this.b.constant([4, x.channels, 1, 1]);
+    const [a, b] = [0, 1].map(() => this.norm({ ...x, channels: 4, value: this.b.node("Conv", [x.value, weight]) }));
+    return { ...a, value: this.b.node("Add", [a.value, this.b.node("Relu", [b.value])]) };
+  }
+
+  /** A transposed convolution of any geometry between ones of one pixel. */
+  spread(x: Picture): Picture {
+    const [stride, dilation] = [1 + this.below(3), 1 + this.below(2)];
+    const attrs = {
+      strides: [stride, 1],
+      dilations: [dilation, 1],
+      pads: [this.below(2), 0, this.below(2), 1],
+      output_padding: [this.below(stride), 0],
+    };
+    const before = this.flip() ? this.pointwise(x, 4, this.flip()) : this.norm(x);
+    const ups = [0, 1].map(() =>
+      this.b.node("ConvTranspose", [before.value, this.b.constant([before.channels, 4, 3, 3])], attrs),
+    );
+    const value = this.flip() ? this.b.node("Add", ups) : ups[0];
+    const height =
+      (x.size[0] - 1) * stride + 2 * dilation + 1 + attrs.output_padding[0] - attrs.pads[0] - attrs.pads[2];
+    const up = { value, channels: 4, size: [height, x.size[1] + 1] as const };
+    return this.flip() ? this.pointwise(up, 2) : this.norm(up);
+  }
+
+  /** One of {@link PATTERNS} patterns behind a value. */
   step(x: Picture, pattern: number): Picture {
     const patterns: readonly ((y: Picture) => Picture)[] = [
       (y) => this.anyConv(y),
@@ -209,10 +278,15 @@ class Writer {
       (y) => this.joined(y),
       (y) => ({ ...y, value: this.b.node("Relu", [y.value]) }),
       (y) => ({ ...y, value: this.b.node(this.pick(["Identity", "Dropout"]), [y.value]) }),
+      (y) => this.onLastAxis(y),
+      (y) => this.byPixel(y),
+      (y) => this.twice(y),
+      (y) => this.shared(y),
+      (y) => this.spread(y),
     ];
     // What has grown too much is made smaller first.
     const input = x.channels > 8 || x.size[0] * x.size[1] > 120 ? this.conv(x, 4, [halved, halved]) : x;
-    return patterns[pattern % patterns.length](input);
+    return patterns[pattern](input);
   }
 
   /** Fully connected layers at the end. */
@@ -236,6 +310,9 @@ class Writer {
 
 const still: Axis = { kernel: 1, stride: 1, dilation: 1, begin: 0, end: 0 };
 const halved: Axis = { kernel: 2, stride: 2, dilation: 1, begin: 0, end: 1 };
+
+/** Number of patterns. */
+export const PATTERNS = 17;
 
 /** A network of some patterns, one after the other, with its weights in float64. */
 export function randomNetwork(seed: number, patterns: readonly number[], head: boolean): OnnxModel {

@@ -290,6 +290,14 @@ describe("mergeOnnx", () => {
       /its layer has groups that the convolution lies across/,
     ],
     [
+      "numbers of columns before all pixels are connected",
+      (b) => {
+        const shifted = b.node("Sub", ["x", b.constant([1, 1, 1, 8])]);
+        return b.model([b.node("Gemm", [b.node("Flatten", [shifted]), b.constant([432, 3])])], 2);
+      },
+      /^$/,
+    ],
+    [
       "a product of two activations",
       (b) => b.model([b.node("Mul", [b.node("MatMul", ["x", b.node("Softmax", ["x"])]), b.constant([])])]),
       /MatMul MatMul\d+ is not linear/,

@@ -151,13 +151,7 @@ export class GraphView {
 
   /** What follows about a node's output from what is known of its inputs. */
   private learn(node: OnnxNode, stated: ReadonlyMap<string, readonly (string | number)[] | undefined>): void {
-    const { opset } = this;
-    const context: ShapeContext = {
-      node,
-      opset,
-      dims: node.inputs.map((name) => this.shapeOf(name)),
-      numbers: (i) => this.listOf(node.inputs[i] ?? ""),
-    };
+    const context = this.contextOf(node);
     const [output] = node.outputs;
     const shape = orUnknown(() => inferred(context));
     if (shape) this.shapes.set(output, shape);
@@ -175,6 +169,15 @@ export class GraphView {
     if (list && list.length <= LIST_LIMIT) this.lists.set(output, list);
     if (node.opType === "Constant" && !node.domain) this.learnConstant(node);
     else if (canFold(node)) this.learnFolded(node, context.dims);
+  }
+
+  private contextOf(node: OnnxNode): ShapeContext {
+    return {
+      node,
+      opset: this.opset,
+      dims: node.inputs.map((name) => this.shapeOf(name)),
+      numbers: (i) => this.listOf(node.inputs[i] ?? ""),
+    };
   }
 
   private mustFit(node: OnnxNode): void {
@@ -282,6 +285,9 @@ export class GraphView {
     for (const node of added) {
       this.index(node);
       for (const name of node.outputs) this.levels.set(name, level);
+      const [output] = node.outputs;
+      const shape = this.shapes.get(output) ?? orUnknown(() => inferred(this.contextOf(node)));
+      if (shape) this.shapes.set(output, shape);
     }
     for (const node of gone) for (const name of node.inputs) this.sweep(name);
   }

@@ -50,7 +50,8 @@ export const throughViews: RewriteRule = {
   rewrite(sight, node) {
     const { graph } = sight;
     const form = formOf(sight, node);
-    if (!isScale(form) || form.inputs === undefined) return undefined;
+    // What follows leaves the second axis in order, not the last one.
+    if (!isScale(form) || form.inputs === undefined || form.layout === "last") return undefined;
     return ahead(sight, node, form) ?? behind(graph, sight, node, form);
   },
 };

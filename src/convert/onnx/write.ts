@@ -56,7 +56,12 @@ export function written(graph: GraphView, form: Form, anchor: OnnxNode, input: s
         opType === "ConvTranspose"
           ? viewed(swapped(weight, groups), [inputs * groups, outputs / groups, ...fixed.kernel])
           : viewed(weight, [outputs, inputs, ...fixed.kernel]);
-      return [node(opType, [input, stored(own), ...bound], { ...attrs, ...(groups !== 1 && { group: groups }) })];
+      return [
+        node(opType, [input, stored(own), ...bound], {
+          ...attrs,
+          ...((groups !== 1 || attrs.group !== undefined) && { group: groups }),
+        }),
+      ];
     }
     const windows = layout === 1 ? form.windows.slice(1) : form.windows;
     const own = layout === 1 ? viewed(weight, [outputs, inputs, width]) : weight;
