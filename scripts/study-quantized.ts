@@ -101,7 +101,8 @@ for (const [name, { make, ...settings }] of Object.entries(cases)) {
       await saveCheckpointFile(path, net.stateDict());
     }
     using checkpoint = await openCheckpointFile(path);
-    net.loadStateDict(checkpoint.entries);
+    const read = [...checkpoint.entries].map(async ([key, source]) => [key, await source.read()] as const);
+    net.loadStateDict(new Map(await Promise.all(read)));
     return net.eval();
   };
   const net = await trained();

@@ -645,6 +645,11 @@ export const commands = {
       ),
       float16: flag("--float16", "store weights alone in half precision; no pictures needed"),
       perChannel: flag("--no-per-channel", "one scale for a whole weight, as runtimes without scales per channel need"),
+      raiseOpset: flag("--raise-opset", "write an ONNX model of operator set 9 to 12 as one of 13 first"),
+      splitOutliers: flag(
+        "--split-outliers",
+        "split kernels whose middle is so large that it spoils the other weights",
+      ),
       equalize: flag("--equalize", "even the channels of successive convolutions first"),
       biasCorrection: flag("--no-bias-correction", "do not take what rounding weights adds on average from biases"),
       mean: decimals("--mean <r,g,b>", "subtracted from each channel (0 to 1), where the file does not state it"),

@@ -38,6 +38,7 @@ export {
   type QuantizeOnnxOptions,
   quantizeOnnx,
 } from "./quantize-onnx.ts";
+export { raiseOpset } from "./raise-opset.ts";
 export {
   BatchNormStatistics,
   biasShift,
@@ -52,6 +53,7 @@ export {
   reportPage,
   type TensorNoise,
 } from "./report.ts";
+export { splitOutliers } from "./split.ts";
 export { CalibrationStatistics, type ComparedInput } from "./statistics.ts";
 export * from "./training/index.ts";
 export {

@@ -66,7 +66,7 @@ export function mustBeQuantizable({ nodes, opset }: OnnxModel, where: string): v
     opset >= LOWEST_OPSET,
     "quantize/opset",
     () =>
-      `${where}: operator set ${opset} has no scale per channel, ${LOWEST_OPSET} is the first. Export the model with opset_version=${LOWEST_OPSET} or higher.`,
+      `${where}: operator set ${opset} has no scale per channel, ${LOWEST_OPSET} is the first. Export the model with opset_version=${LOWEST_OPSET} or higher, or have it raised: repmlp quantize --raise-opset.`,
     "model",
   );
 }

@@ -1,5 +1,5 @@
 import { mergeOnnx } from "../convert/onnx/index.ts";
-import { must } from "../errors.ts";
+import { listed, must } from "../errors.ts";
 import type { IntegerRange } from "../graph/index.ts";
 import type { OnnxModel, OnnxNode } from "../onnx/index.ts";
 import { type CompileOptions, compileModel, type Feeds, type Program } from "../runtime/index.ts";
@@ -19,7 +19,9 @@ import {
   used,
   withQuantizedTensors,
 } from "./qdq.ts";
+import { raiseOpset } from "./raise-opset.ts";
 import { equalizeLayers } from "./repair.ts";
+import { splitOutliers } from "./split.ts";
 import { addMeans, CalibrationStatistics, type ChannelSum, observe } from "./statistics.ts";
 
 export interface QuantizeOnnxOptions {
@@ -38,6 +40,10 @@ export interface QuantizeOnnxOptions {
   readonly biasCorrection?: boolean;
   /** A scale for each output channel of a weight, or one for all of it: what runtimes without scales per channel need. Default true. */
   readonly perChannel?: boolean;
+  /** Writes a model of operator set 9 to 12 as one of 13 first, see {@link raiseOpset}. Default false: it is refused. */
+  readonly raiseOpset?: boolean;
+  /** Splits kernels whose middle is so large that it spoils all other weights, see {@link splitOutliers}. Default false. */
+  readonly splitOutliers?: boolean;
   /** Evens the ranges of channels of successive convolutions first. Default false. */
   readonly equalize?: boolean;
   readonly compile?: CompileOptions;
@@ -88,7 +94,8 @@ export interface QuantizedOnnx {
  * `calibration` in one pass, so that memory does not grow with the data. The result is plain ONNX in QDQ form.
  *
  * @param calibration  inputs like those that the model will see, prepared alike; a batch at a time. Or what an earlier call
- *   has seen of them, of the same model with the same `equalize`
+ *   has seen of them, of the same model with the same `equalize` and
+ *   `splitOutliers`
  * @throws RepmlpError `quantize/already`, `quantize/control-flow`, `quantize/training`, `quantize/opset`, `quantize/nothing`,
  *   `quantize/keep-float`, `quantize/budget`, `quantize/no-data` without any input, `quantize/statistics` for those of another
  *   model, `quantize/finite` where a weight or an activation is NaN or
@@ -104,8 +111,7 @@ export async function quantizeOnnx(
 ): Promise<QuantizedOnnx> {
   const { calibrator = "auto", keepFloat = [], name = "model" } = options;
   const target = quantizationTargets[options.target ?? "portable"];
-  mustBeQuantizable(source, name);
-  const model = prepared(source, options);
+  const { model, notes } = prepared(source, options, name);
   const named = Array.isArray(keepFloat) ? (keepFloat as readonly string[]) : [];
   const whole = planQuantization(model, named, name);
   const data =
@@ -154,7 +160,7 @@ export async function quantizeOnnx(
         const signed = target.activations.qmin < 0;
         return { name: root, min, max, calibrator: chosen.get(root)!, signed, ...steps.get(root)! };
       }),
-    notes: [...notesOn(model, data), ...(kept?.notes ?? [])],
+    notes: [...notes, ...notesOn(model, data), ...(kept?.notes ?? [])],
     sqnr: decibels(share),
     agreement,
     samples: data.samples,
@@ -165,26 +171,38 @@ export async function quantizeOnnx(
 }
 
 /** The model as it is quantized: merged, and with what else is asked for. */
-function prepared(source: OnnxModel, { equalize }: QuantizeOnnxOptions): OnnxModel {
+function prepared(
+  source: OnnxModel,
+  { equalize, splitOutliers: asked, target = "portable", raiseOpset: raises }: QuantizeOnnxOptions,
+  name: string,
+): { readonly model: OnnxModel; readonly notes: readonly string[] } {
   // What was kept of a file as it stands names outputs and types that do not hold any more.
   const { kept: _, ...bare } = source;
-  const merged = mergeOnnx(bare).model;
-  return equalize ? equalized(merged) : merged;
+  const raised = raises ? raiseOpset(bare, name) : bare;
+  mustBeQuantizable(raised, name);
+  const merged = mergeOnnx(raised).model;
+  const even = equalize ? equalized(merged) : merged;
+  if (!asked) return { model: even, notes: [] };
+  const { model, split } = splitOutliers(even, quantizationTargets[target].weights);
+  const what = split.length ? `split by their outliers: ${listed(split, 5)}` : "no kernel gains a bit by being split";
+  return { model, notes: [what] };
 }
 
 /**
- * Looks at calibration data for {@link quantizeOnnx}, to be used for several settings of it; with the same `equalize`.
+ * Looks at calibration data for {@link quantizeOnnx}, to be used for several settings of it; with the same `equalize` and `splitOutliers`.
  *
  * @throws RepmlpError as of {@link quantizeOnnx}
  */
 export async function calibrationStatistics(
   source: OnnxModel,
   calibration: Iterable<Feeds> | AsyncIterable<Feeds>,
-  options: Pick<QuantizeOnnxOptions, "equalize" | "compile" | "signal" | "onProgress" | "name"> = {},
+  options: Pick<
+    QuantizeOnnxOptions,
+    "equalize" | "splitOutliers" | "target" | "raiseOpset" | "compile" | "signal" | "onProgress" | "name"
+  > = {},
 ): Promise<CalibrationStatistics> {
   const { name = "model" } = options;
-  mustBeQuantizable(source, name);
-  const model = prepared(source, options);
+  const { model } = prepared(source, options, name);
   return observe(model, planQuantization(model, [], name), calibration, options);
 }
 

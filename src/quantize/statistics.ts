@@ -34,7 +34,7 @@ export class CalibrationStatistics {
       !missing.length,
       "quantize/statistics",
       () =>
-        `${where}: the statistics say nothing of ${listed(missing, 3)}: they are of another model, or of it prepared otherwise (--equalize). Calibrate anew.`,
+        `${where}: the statistics say nothing of ${listed(missing, 3)}: they are of another model, or of it prepared otherwise (--equalize, --split-outliers). Calibrate anew.`,
       "file",
     );
     return this;

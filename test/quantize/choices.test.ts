@@ -18,10 +18,12 @@ import {
   quantizeOnnx,
   quantizeWeights,
   quantizeWeightsFile,
+  raiseOpset,
   reportPage,
   rng,
   saveCheckpointFile,
   saveOnnx,
+  splitOutliers,
   Tensor,
 } from "../../src/node.ts";
 import type { OnnxModel } from "../../src/onnx/index.ts";
@@ -86,6 +88,81 @@ describe("layers that stay in float", () => {
     [{ keepFloat: "auto", budget: 1 }, /the budget is a share of the inputs from 0 to below 1, got 1/],
   ] as const)("%j is refused", async (wrong, message) => {
     await expect(quantizeOnnx(network(), feeds, { ...options, ...wrong })).rejects.toThrow(message);
+  });
+});
+
+describe("kernels with a large middle", () => {
+  /** As merged blocks are: the middle of each channel is some twenty times as large as the rest. */
+  function merged({ middle = 3, strides = [1, 1] } = {}): OnnxModel {
+    const b = new Builder(8, [4, 3, 8, 8]);
+    const own = rng(12, "merged");
+    let i = 0;
+    const weight = b.constant([8, 3, 3, 3], () => own.normal() * (i++ % 9 === 4 ? middle : 0.1));
+    const first = b.node("Conv", ["x", weight, b.constant([8])], {
+      ...{ kernel_shape: [3, 3], pads: [1, 1, 1, 1], strides },
+    });
+    return b.model([b.conv(b.node("Relu", [first]), [8, 4], [3, 3])]);
+  }
+
+  test.each([
+    [1, 1],
+    [2, 2],
+  ])("are split, which computes the same and is better stored: strides %i, %i", async (...strides) => {
+    const source = merged({ strides });
+    const { model, split } = splitOutliers(source, { qmin: -64, qmax: 64 });
+    expect(split).toHaveLength(1);
+    expect(operatorsOf(model)).toMatchObject({ Conv: 3, Add: 1 });
+    expect(relativeError(await outputOf(source, feeds[0]), await outputOf(model, feeds[0]))).toBeLessThan(1e-6);
+    const result = await quantizeOnnx(source, feeds, { calibrator: "mse", splitOutliers: true });
+    expect(result.notes[0]).toContain(`split by their outliers: ${split[0]}`);
+    expect(result.layers).toHaveLength(3);
+    expect(result.sqnr).toBeGreaterThan(20);
+  });
+
+  test("ordinary ones stay", () => {
+    expect(splitOutliers(merged({ middle: 0.1 }), { qmin: -64, qmax: 64 }).split).toEqual([]);
+  });
+});
+
+describe("models of old operator sets", () => {
+  /** Every operator whose attributes became inputs. */
+  function old(): OnnxModel {
+    const b = new Builder(14, [4, 3, 8, 8], 10);
+    const padded = b.node("Pad", ["x"], { pads: [0, 0, 1, 1, 0, 0, 1, 1], value: { float: 0.5 } });
+    const clipped = b.node("Clip", [b.conv(padded, [3, 4], [3, 3])], { min: { float: 0 }, max: { float: 6 } });
+    const pooled = b.node("Dropout", [b.node("GlobalAveragePool", [clipped])], { ratio: { float: 0.5 } });
+    const wide = b.node("Unsqueeze", [b.node("Squeeze", [pooled], { axes: [2, 3] })], { axes: [1] });
+    const summed = b.node("ReduceSum", [wide], { axes: [1], keepdims: 0 });
+    return b.model(
+      [b.node("Softmax", [b.node("Gemm", [summed, b.constant([4, 5]), b.constant([5])])], { axis: 1 })],
+      2,
+    );
+  }
+
+  test("are raised, compute the same, and are quantized", async () => {
+    const raised = raiseOpset(old(), "old.onnx");
+    expect(raised.opset).toBe(13);
+    expect((await outputOf(raised, feeds[0])).data).toEqual((await outputOf(old(), feeds[0])).data);
+    await expect(quantizeOnnx(old(), feeds)).rejects.toThrow("repmlp quantize --raise-opset");
+    const { layers, sqnr } = await quantizeOnnx(old(), feeds, { calibrator: "minmax", raiseOpset: true });
+    expect(layers).toHaveLength(2);
+    expect(sqnr).toBeGreaterThan(20);
+  });
+
+  test.each([
+    ["an older set", (m: OnnxModel) => ({ ...m, opset: 8 }), "old.onnx: operator set 8 is too old to be raised"],
+    [
+      "an operator that changed",
+      (m: OnnxModel) => ({ ...m, nodes: m.nodes.map((n) => (n.opType === "Pad" ? { ...n, opType: "Upsample" } : n)) }),
+      "means something else in operator set 13",
+    ],
+    [
+      "a softmax over several axes",
+      (m: OnnxModel) => ({ ...m, nodes: m.nodes.map((n) => (n.opType === "Softmax" ? { ...n, attrs: {} } : n)) }),
+      "goes over several axes at once",
+    ],
+  ] as const)("%s is refused", (_, change, message) => {
+    expect(() => raiseOpset(change(old()), "old.onnx")).toThrow(message);
   });
 });
 
@@ -258,6 +335,7 @@ describe("files", () => {
         report: at("report.html"),
       },
     });
+    expect(first.notes[0]).toBe("4 pictures say little about ranges; some hundred are better");
     expect(readFileSync(at("report.html"), "utf8")).toContain("<h1>a.onnx: integers beside floats</h1>");
     mkdirSync(at("hub"));
     const again = (): ReturnType<typeof quantizeFile> =>

@@ -42,8 +42,20 @@ function kept(words: readonly string[]): readonly string[] | number | "auto" {
 }
 
 async function integers({ args: { model, out }, options, io }: Call): Promise<undefined> {
-  const { calib, stats, saveStats, pictures, batchSize, calibrator, target, equalize, biasCorrection, perChannel } =
-    options;
+  const {
+    calib,
+    stats,
+    saveStats,
+    pictures,
+    batchSize,
+    calibrator,
+    target,
+    equalize,
+    biasCorrection,
+    perChannel,
+    splitOutliers,
+    raiseOpset,
+  } = options;
   const { budget, mean, std, report } = options;
   must(
     calib !== undefined || stats !== undefined,
@@ -67,6 +79,8 @@ async function integers({ args: { model, out }, options, io }: Call): Promise<un
       equalize,
       biasCorrection,
       perChannel,
+      splitOutliers,
+      raiseOpset,
       mean,
       std,
       budget,
