@@ -3,6 +3,7 @@ import type { ByteSource } from "./byte-source.ts";
 import { type CheckpointFormat, detectFormat } from "./detect-format.ts";
 import { type Reading, runAsync } from "./reading.ts";
 import { openSafetensors } from "./safetensors/reader.ts";
+import { denseEntries } from "./sparse.ts";
 import { openPthLegacy } from "./torch/legacy-container.ts";
 import type { OtherValue } from "./torch/other-values.ts";
 import { type StateDictOptions, stateDictOf, stripped } from "./torch/state-dict.ts";
@@ -96,7 +97,8 @@ function* opening(
 ): Reading<{ format: CheckpointFormat; contents: CheckpointContents }> {
   const format = yield* detectFormat(source);
   if (format === "safetensors") {
-    const { entries, metadata } = yield* openSafetensors(source);
+    const { entries: stored, metadata } = yield* openSafetensors(source);
+    const entries = denseEntries(source.name, stored, metadata);
     const { stripModulePrefix = true } = options;
     const names = stripped(source.name, entries, stripModulePrefix);
     return {

@@ -4,6 +4,7 @@ export type { CheckpointFormat } from "./detect-format.ts";
 export { piecesOf } from "./reading.ts";
 export type { SaveOptions, TensorEntry } from "./save-task.ts";
 export type { ByteSink } from "./sink.ts";
+export { sparseEntries } from "./sparse.ts";
 export type { OtherValue } from "./torch/other-values.ts";
 export type { StateDictOptions } from "./torch/state-dict.ts";
 export { asWeights } from "./weights.ts";

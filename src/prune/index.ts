@@ -9,6 +9,7 @@ export {
 } from "./aofp.ts";
 export type { ChannelRole } from "./channel-rules.ts";
 export { byChance, byL1, type ChooseOptions, chooseChannels, type Importance } from "./choose.ts";
+export { type Compensated, compensated } from "./compensate.ts";
 export * from "./csgd.ts";
 export { cutChannels, mergeChannels, withWidths } from "./cut.ts";
 export {

@@ -6,6 +6,7 @@ import { fitsPattern } from "../text.ts";
 import type { ParameterGroup, UpdateRule } from "../training/index.ts";
 import { Ablation, aofp, prunedByAofp } from "./aofp.ts";
 import { byChance, byL1, chooseChannels, type Importance, mustBeTarget } from "./choose.ts";
+import { compensated, sourcesOf } from "./compensate.ts";
 import { type Clusters, centripetal, centripetalGroup, clustersByKey, evenClusters, kMeansClusters } from "./csgd.ts";
 import { cutChannels, mergeChannels } from "./cut.ts";
 import { type ChannelDependencies, type ChannelGroup, channelDependencies, groupOf } from "./dependencies.ts";
@@ -94,7 +95,7 @@ export interface Pruning<N extends Net = Net> {
   /** Share of the multiply-adds that is left as the method has chosen so far; `undefined` before it has. */
   share(): number | undefined;
   /** What is left: of the class that the network is of, narrower or with zeros. */
-  finish(): N;
+  finish(): Promise<N>;
 }
 
 /** A way to train on what is left, before the optimizer's rules. */
@@ -158,8 +159,6 @@ function mustHaveSome(found: readonly unknown[], { fixed, groups }: ChannelDepen
   );
 }
 
-const makersOf = ({ axes }: ChannelGroup): number => axes.filter(({ role }) => role === "makes").length;
-
 const hasTakers = ({ axes }: ChannelGroup): boolean => axes.some(({ role }) => role === "takes");
 
 /** A target that all groups together cannot reach is refused before anything is trained. */
@@ -199,7 +198,7 @@ const atOnce =
       ...(atLeast !== undefined && { atLeast }),
     });
     const share = dependencies.macs(cut) / dependencies.macs();
-    return { net, share: () => share, finish: () => cutChannels(net, dependencies, cut) };
+    return { net, share: () => share, finish: async () => cutChannels(net, dependencies, cut) };
   };
 
 function resRepOf<N extends Net>(
@@ -227,7 +226,9 @@ function resRepOf<N extends Net>(
     ),
   );
   const kind = "output of one convolution with a batch norm alone, as ResRep needs it";
-  const fits = (group: ChannelGroup): boolean => makersOf(group) === 1 && hasTakers(group) && layerAt.has(group.name);
+  const sources = sourcesOf(net);
+  const fits = (group: ChannelGroup): boolean =>
+    hasTakers(group) && layerAt.has(group.name) && `${sources(group)}` === group.name;
   const groups = groupsFor(dependencies, layers, fits, kind);
   mustBeInReach(dependencies, groups, flops, keptOf(atLeast));
   const paths = groups.map(({ name }) => layerAt.get(name)!);
@@ -263,7 +264,7 @@ function resRepOf<N extends Net>(
     },
     compactors: paths,
     share: () => share,
-    finish() {
+    async finish() {
       // Rows that have been masked have shrunk: the smallest ones are chosen once more, as many as the target asks for.
       const state = new Map(compacted.state());
       const weights = compactors.map((key) => state.get(key)!.data);
@@ -277,7 +278,8 @@ function resRepOf<N extends Net>(
           positions[own].every((row) => row !== largest && (!chosen[i][row] || norms[row] < threshold)),
         );
       });
-      return cutChannels(foldCompactors(compacted), dependencies, cut);
+      const { net: whole } = await compensated(foldCompactors(compacted), dependencies, cut);
+      return cutChannels(whole, dependencies, cut);
     },
   };
 }
@@ -343,7 +345,7 @@ function csgdOf<N extends Net>(
     }),
     group: centripetalGroup(byKey),
     share: () => undefined,
-    finish: () => mergeChannels(net, dependencies, clusters),
+    finish: async () => mergeChannels(net, dependencies, clusters),
   };
 }
 
@@ -369,7 +371,7 @@ function aofpOf<N extends Net>(
       },
     }),
     share: () => share,
-    finish: () => cutChannels(net, dependencies, prunedByAofp(ablation, groups)),
+    finish: async () => cutChannels(net, dependencies, prunedByAofp(ablation, groups)),
   };
 }
 
@@ -391,9 +393,13 @@ const methods: Methods = {
     net,
     rule: globalSparse({ share }),
     share: () => undefined,
-    finish: () => keepLargest(net, share),
+    finish: async () => keepLargest(net, share),
   }),
-  magnitude: ({ net }, { share = 0.1 }) => ({ net, share: () => undefined, finish: () => keepLargest(net, share) }),
+  magnitude: ({ net }, { share = 0.1 }) => ({
+    net,
+    share: () => undefined,
+    finish: async () => keepLargest(net, share),
+  }),
   ticket: ({ net, mask }) => {
     must(
       mask,
@@ -401,7 +407,7 @@ const methods: Methods = {
       () => "prune: a ticket takes its zeros from a sparse network. Give its file with mask.",
       "usage",
     );
-    return { net, share: () => undefined, finish: () => ticketOf(net, mask) };
+    return { net, share: () => undefined, finish: async () => ticketOf(net, mask) };
   },
 };
 
@@ -413,7 +419,7 @@ const methods: Methods = {
  * const pruning = pruningOf({ net, inputShape: [1, 3, 32, 32], stepsPerEpoch, seed: 0 }, { method: "aofp", flops: 0.5 });
  * const optimizer = chain(...(pruning.rule ? [pruning.rule] : []), sgd({ momentum: 0.9 }));
  * await new Trainer(pruning.net, { data, optimizer, epochs: 10 }).run();
- * const narrow = pruning.finish();
+ * const narrow = await pruning.finish();
  */
 export function pruningOf<N extends Net>(context: PruneContext<N>, settings: PruneSettings): Pruning<N> {
   const method = methods[settings.method] as (context: PruneContext<N>, settings: PruneSettings) => Pruning<N>;

@@ -1,13 +1,15 @@
 import { describe, expect, test } from "vitest";
 import { ConvBn, ConvBnRelu, RepVGGBlock } from "../../src/blocks/index.ts";
 import { add, globalAvgPool, relu, type Value } from "../../src/graph/index.ts";
-import { countMacs, Linear, Module, type Net } from "../../src/nn/index.ts";
+import { Conv2d, countMacs, Linear, Module, type Net, type Parameter } from "../../src/nn/index.ts";
 import { createModel, memoryStore, Predictor, sampleDataset, Trainer } from "../../src/node.ts";
 import {
   Ablation,
   aofp,
   channelDependencies,
   compactorKeys,
+  compensated,
+  cutChannels,
   endHalf,
   foldCompactors,
   keepZeros,
@@ -126,7 +128,7 @@ describe("each method trains, cuts to the target, and loses nothing by the cut",
   test.for(quick)("%o", async (settings) => {
     const net: Net = randomize(new Small(), 2);
     const { pruning, shares } = await pruned(net, settings);
-    const narrow = pruning.finish();
+    const narrow = await pruning.finish();
     const target = "flops" in settings ? settings.flops! : 1;
     const whole = countMacs(new Small(), [1, ...image]);
     expect(countMacs(narrow, [1, ...image]) / whole).toBeLessThanOrEqual(target);
@@ -143,7 +145,7 @@ describe("each method trains, cuts to the target, and loses nothing by the cut",
   test.for(quick.filter(({ method }) => method !== "csgd"))("stopped and resumed, to the bit: %o", async (settings) => {
     const whole = await pruned(randomize(new Small(), 2), settings, { epochs: 5 });
     const resumed = await pruned(randomize(new Small(), 2), settings, { epochs: 5, stopAt: 13 });
-    const [a, b] = [whole, resumed].map(({ pruning }) => pruning.finish().stateDict());
+    const [a, b] = await Promise.all([whole, resumed].map(async ({ pruning }) => (await pruning.finish()).stateDict()));
     for (const [key, value] of a) expect(b.get(key)!.readSync().data, key).toEqual(value.readSync().data);
   });
 
@@ -151,7 +153,7 @@ describe("each method trains, cuts to the target, and loses nothing by the cut",
     const net: Net = randomize(new Branched(), 4);
     for (const settings of [quick[1], quick[3]]) {
       const { pruning } = await pruned(net, settings, { epochs: 5 });
-      const narrow = pruning.finish();
+      const narrow = await pruning.finish();
       expect(await distance(narrow, convertToDeploy(narrow))).toBeLessThan(2e-5);
       expect(countMacs(narrow, [1, ...image])).toBeLessThanOrEqual(0.6 * countMacs(new Branched(), [1, ...image]));
     }
@@ -272,6 +274,51 @@ test("compactors are taken into convolutions and norms: the same outputs, in tra
   expect(await distance(net, foldCompactors(net))).toBeLessThan(2e-5);
 });
 
+describe("a depthwise layer makes a constant of a channel that is zero", () => {
+  /** Expands, depthwise, projects; what is after the pointwise convolution takes the constant. */
+  class Inverted extends Module {
+    readonly expand = new ConvBnRelu(3, 6, { kernelSize: 1 });
+    readonly depthwise = new ConvBnRelu(6, 6, { kernelSize: 3, padding: 1, groups: 6 });
+    readonly project: Net;
+    constructor(normed: boolean, kernelSize = 1) {
+      super();
+      const padding = (kernelSize - 1) / 2;
+      this.project = normed ? new ConvBn(6, 4, { kernelSize, padding }) : new Conv2d(6, 4, { kernelSize, padding });
+    }
+    forward(x: Value): Value {
+      return globalAvgPool(this.project.forward(this.depthwise.forward(this.expand.forward(x))));
+    }
+  }
+
+  /** Filters of the first layer, with its norm's numbers, and nothing of the depthwise one. */
+  function silenced(net: Inverted): Inverted {
+    for (const { weight } of [net.expand.conv, net.expand.bn!]) silence(weight);
+    silence(net.expand.bn!.bias);
+    const { bias } = net.depthwise.bn!;
+    // One that the activation lets through, one that it does not.
+    bias.set(Tensor.float32([6], [2, -5, 3, 1, 1, 1]));
+    return net;
+  }
+  const silence = (p: Parameter): void => p.set(p.data.map((v, i) => (Math.floor(i / (p.data.size / 6)) < 3 ? 0 : v)));
+
+  test.for([true, false])("which the layer after it is told of (batch norm: %s)", async (normed) => {
+    const net: Net & Inverted = silenced(randomize(new Inverted(normed), 3));
+    const dependencies = channelDependencies(net, [1, ...image]);
+    const cut = dependencies.groups[0].channels.slice(0, 3);
+    const { net: told, left } = await compensated<Net>(net, dependencies, cut);
+    expect(left).toEqual([]);
+    expect(await distance(net, cutChannels(told, dependencies, cut))).toBeLessThan(2e-5);
+    expect(await distance(net, cutChannels<Net>(net, dependencies, cut))).toBeGreaterThan(1e-2);
+  });
+
+  test("or which cannot be told of it, for its padding", async () => {
+    const net: Net = silenced(randomize(new Inverted(true, 3), 3));
+    const dependencies = channelDependencies(net, [1, ...image]);
+    const { left } = await compensated(net, dependencies, dependencies.groups[0].channels.slice(0, 3));
+    expect(left).toEqual(["project.conv.weight"]);
+  });
+});
+
 test("a network with compactors is made again by name", () => {
   const net = createModel("CIFAR-ResNet-20", { compactors: ["layer1.0.conv1"] });
   expect(compactorKeys(net)).toEqual(["layer1.0.conv1.compactor.pwc.weight"]);
@@ -284,7 +331,7 @@ test("a network with compactors is made again by name", () => {
 test("single weights: GSM's zeros stay zero while training goes on, and make a ticket", async () => {
   const net: Net = randomize(new Small(), 2);
   const { pruning } = await pruned(net, { method: "gsm", share: 0.2 }, { epochs: 2 });
-  const sparse = pruning.finish();
+  const sparse = await pruning.finish();
   const zeros = zerosOf(sparse);
   const [all, zero] = Object.values(zeros).reduce(([a, z], l) => [a + l.weights, z + l.zeros], [0, 0]);
   expect(all - zero).toBe(Math.ceil(0.2 * all));

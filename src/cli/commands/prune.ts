@@ -153,12 +153,13 @@ function cutText({ layers, macs, parameters, zeros, bytes, top1, imagesPerSecond
 }
 
 function showResult(result: PruneResult, io: Call<"prune">["io"]): void {
-  const { tuned, weights = "", pruned, plot, arch } = result;
+  const { tuned, weights = "", pruned, sparse, plot, arch } = result;
   io.result({ type: "result", ...result }, () =>
     [
       ...(tuned === undefined ? [] : [`top-1 ${percent(tuned)} after fine-tuning`]),
       `weights  ${weights}`,
       `as cut   ${pruned}`,
+      ...(sparse ? [`sparse   ${sparse.path} (${grouped(sparse.bytes)} bytes)`] : []),
       `plot     ${plot}`,
       ...(arch === undefined ? [] : [`convert with: repmlp convert ${weights} deploy.safetensors`]),
     ].join("\n"),

@@ -1,6 +1,7 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { writeFileAtomically } from "../../checkpoint/node/index.ts";
+import { sparseEntries } from "../../checkpoint/index.ts";
+import { openCheckpointFile, saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/index.ts";
 import { DataLoader, type Dataset } from "../../data/index.ts";
 import { must } from "../../errors.ts";
 import { type Difference, verifyEquivalence, writeMetadata } from "../../inference/index.ts";
@@ -72,6 +73,8 @@ export interface PruneResult extends Partial<CutNetwork> {
   readonly folder: string;
   /** The cut network, before fine-tuning. */
   readonly pruned?: string;
+  /** Where the method makes zeros: the result with its other weights alone. */
+  readonly sparse?: { readonly path: string; readonly bytes: number };
   /** The result: the fine-tuned network where it was fine-tuned. */
   readonly weights?: string;
   /** Top-1 after fine-tuning. */
@@ -156,7 +159,7 @@ export async function prune(given: PruneOptions): Promise<PruneResult> {
       } else prepared = preparing((await start.build(classes, true)).net, 1);
       const whole = (await start.build(classes, true)).net.eval();
       const trained = prepared!.net.eval();
-      const narrow = prepared!.finish().eval();
+      const narrow = (await prepared!.finish()).eval();
       if (narrow instanceof OnnxNet)
         await saveOnnx(pruned, narrow.toOnnx(writeMetadata({ preprocessing: data.preprocessing, labels: classes })));
       else
@@ -183,6 +186,8 @@ export async function prune(given: PruneOptions): Promise<PruneResult> {
       return { ...base, ...cut, pruned, finished: false, unreadable: [...unreadable] };
     const history = tuned?.summary.history ?? [];
     const top1 = history.at(-1)?.validationTop1;
+    const weights = tuned?.onnx ?? tuned?.weights ?? pruned;
+    const sparse = cut.zeros && !isOnnx ? await saveSparse(weights, at("sparse.safetensors")) : undefined;
     const plot = at("pruning.svg");
     await writeText(plot, await chartsSvg(`${start.name}, ${settings.method}`, chartsOf(cut, history)));
     await writeText(
@@ -191,7 +196,8 @@ export async function prune(given: PruneOptions): Promise<PruneResult> {
     );
     return {
       ...{ ...base, ...cut, pruned, plot, finished: true, unreadable: [...unreadable] },
-      weights: tuned?.onnx ?? tuned?.weights ?? pruned,
+      weights,
+      ...(sparse && { sparse }),
       ...(top1 !== undefined && { tuned: top1 }),
     };
   } finally {
@@ -236,7 +242,15 @@ const defined = <T extends object>(given: T): { readonly [K in keyof T]: T[K] & 
   Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as never;
 
 /** What a run leaves in its folder. */
-const results = ["prune", "fine-tune", "pruned.safetensors", "pruned.onnx", REPORT, "pruning.svg"] as const;
+const results = [
+  "prune",
+  "fine-tune",
+  "pruned.safetensors",
+  "pruned.onnx",
+  "sparse.safetensors",
+  REPORT,
+  "pruning.svg",
+] as const;
 
 /** What a method's training runs with. */
 const preparedOf = ({ net, rule, group, compactors, share }: Pruning) => ({
@@ -252,6 +266,14 @@ async function weightsOf(path: string): Promise<ReadonlyMap<string, Tensor>> {
   using opened = await openModelFile(path);
   const read = [...opened.net.state()].map(async ([key, p]) => [key, await p.source().read()] as const);
   return new Map(await Promise.all(read));
+}
+
+/** Writes a checkpoint once more, without its zeros. */
+async function saveSparse(weights: string, path: string): Promise<NonNullable<PruneResult["sparse"]>> {
+  using checkpoint = await openCheckpointFile(weights);
+  const { entries, metadata } = sparseEntries(checkpoint.entries);
+  await saveCheckpointFile(path, entries, { metadata: { ...checkpoint.metadata, ...metadata } });
+  return { path, bytes: statSync(path).size };
 }
 
 function savedCut(path: string): CutNetwork | undefined {
