@@ -257,12 +257,13 @@ export const commands = {
   }),
   summary: command({
     group: "Architectures",
-    summary: "show the layers of an architecture, training and deploy form side by side",
+    summary: "show the layers of an architecture, both forms side by side, or of a pruned checkpoint, before and after",
     examples: [
       ["repmlp summary RepMLP-Res50-light-224", "output shapes, parameters and multiply-adds"],
       ["repmlp summary RepMLP-Res50-light-224 --depth 2", "only the two upper levels"],
+      ["repmlp summary pruned.safetensors", "widths of a pruned checkpoint beside those of the network that it was"],
     ],
-    args: { arch: required("architecture; see `repmlp models`") },
+    args: { arch: required("architecture (see `repmlp models`), or checkpoint") },
     options: {
       modelOption,
       depth: integer("--depth <n>", "levels of the layer tree", { default: 3 }),
