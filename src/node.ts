@@ -118,6 +118,29 @@ export {
   tableOf,
   type VariantResult,
 } from "./studies/node/cifar10-experiment.ts";
+export {
+  baselineEmbedders,
+  type Embedder,
+  type EmbedderOptions,
+  type EmbedOptions,
+  embeddersOf,
+  embedFiles,
+  encodeNpy,
+  type FaceGallery,
+  type FaceIdentification,
+  type FaceVerification,
+  type FileEmbedder,
+  faceGallery,
+  identifyFaces,
+  type NamedEmbedder,
+  type PixelTest,
+  pixelEmbeddings,
+  Segmenter,
+  type SegmenterOptions,
+  testPixels,
+  type VerifyPairsOptions,
+  verifyPairs,
+} from "./tasks/node/index.ts";
 export { folderStore } from "./training/node/checkpoint-store.ts";
 export {
   type EventLog,

@@ -178,6 +178,68 @@ describe("segmentation", () => {
     expect(refused.stderr).toMatch(/seg\/train\.pth: .* The backbone of PSPNet-RepVGG-A0 is RepVGG-A0/s);
   });
 
+  test("a backbone inside of a checkpoint merges as it does alone, to the bit", async () => {
+    const classifier = createModel("RepVGG-A0", backboneOptions).initialize(6);
+    const model = createModel("PSPNet-RepVGG-A0", { ...segmentation.model, numClasses: 2 } as never).initialize(7);
+    const values = await Promise.all(
+      [...classifier.stateDict()].map(async ([key, source]) => [`backbone.${key}`, await source.read()] as const),
+    );
+    model.loadStateDict(new Map(values), {
+      allow: (key) => !key.startsWith("backbone.") || key.includes(".linear."),
+    });
+    const file = (name: string, net: typeof model, options: object) =>
+      saveCheckpointFile(at(`${name}.pth`), net.stateDict(), {
+        metadata: { arch: archOf[name], options: JSON.stringify(options) },
+      });
+    const archOf: Record<string, string> = { alone: "RepVGG-A0", within: "PSPNet-RepVGG-A0" };
+    await file("alone", classifier, backboneOptions);
+    await file("within", model, segmentation.model);
+    for (const name of ["alone", "within"]) {
+      const { stderr } = await run("convert", `${name}.pth`, `${name}_deploy.pth`, "--no-verify");
+      expect(stderr).not.toContain("error");
+    }
+    using alone = await openCheckpointFile(at("alone_deploy.pth"));
+    using within = await openCheckpointFile(at("within_deploy.pth"));
+    const keys = [...alone.entries.keys()].filter((key) => !key.startsWith("linear."));
+    expect([...within.entries.keys()].filter((key) => key.startsWith("backbone."))).toEqual(
+      keys.map((key) => `backbone.${key}`),
+    );
+    for (const key of keys)
+      expect((await within.entries.get(`backbone.${key}`)!.read()).data, key).toEqual(
+        (await alone.entries.get(key)!.read()).data,
+      );
+    expect([...within.entries.keys()].some((key) => key.startsWith("aux."))).toBe(false);
+  });
+
+  test("FC1 and FC2 begin anew where the number of partitions is another one, and are named", async () => {
+    const own = {
+      ...{ numBlocks: [1, 2, 2, 1], channels: [8, 8, 8, 8], stemChannels: 4, partition: 4, groups: [1, 1] },
+      ...{ bottleneckReduction: [1, 1], reparamConvKernels: [1] },
+    };
+    const arch = "RepMLP-Res50-bottleneck-224";
+    const classifier = createModel(arch, { ...own, imageSize: 128 } as never).initialize(8);
+    const metadata = { arch, options: JSON.stringify({ ...own, imageSize: 128 }) };
+    await saveCheckpointFile(at("mlp.pth"), classifier.stateDict(), { metadata });
+    // Maps of 16 and 8 there, of 8 and 8 here: 16 and 4 partitions, 4 and 4.
+    write("mlp.json", {
+      ...segmentation,
+      ...{ arch: "PSPNet-RepMLP-Res50-g4/8", epochs: 1, lr: 1e-6, lrScale: {} },
+      model: { backbone: arch, imageSize: [57, 57], bins: [1, 2], midChannels: 8, auxChannels: 8 },
+    });
+    const { stderr } = await run("train", "scenes", "--recipe", "mlp.json", "--backbone", "mlp.pth", "--out", "mlp");
+    expect(stderr).not.toContain("error");
+    const [, named] = /not taken from mlp\.pth: (.*)/.exec(stderr) ?? [];
+    expect(named.split(", ").every((key) => /^backbone\.stage2\.1\.btnk_repmlp\.fc1_fc2\./.test(key))).toBe(true);
+    expect(named).toContain("backbone.stage2.1.btnk_repmlp.fc1_fc2.fc1.weight");
+    using trained = await openCheckpointFile(at("mlp/train.pth"));
+    const fc3 = "stage2.1.btnk_repmlp.fc3.weight";
+    const [before, after] = await Promise.all([
+      classifier.stateDict().get(fc3)!.read(),
+      trained.entries.get(`backbone.${fc3}`)!.read(),
+    ]);
+    expect(Number(after.data[5])).toBeCloseTo(Number(before.data[5]), 5);
+  });
+
   test.for<readonly [string, string[], RegExp, (() => void)?]>([
     [
       "a task of another network",
