@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import sharp from "sharp";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -61,6 +61,20 @@ describe("repmlp convert model.onnx merged.onnx", () => {
       /there is nothing to merge; 1 nodes were looked at, the first: BatchNormalization BatchNormalization\d+: Relu Relu\d+ is not linear/,
     );
     expect(existsSync(at("never.onnx"))).toBe(false);
+  });
+
+  test("--inputs takes an array of NumPy", async () => {
+    const header = `${"{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3, 7, 5), }".padEnd(117)}\n`;
+    const values = Float64Array.from({ length: 210 }, (_, i) => Math.sin(i));
+    const magic = Buffer.from([0x93, ...Buffer.from("NUMPY"), 1, 0, header.length, 0]);
+    writeFileSync(at("x.npy"), Buffer.concat([magic, Buffer.from(header), Buffer.from(values.buffer)]));
+    const { code, stdout } = await repmlp([
+      ...["convert", at("model.onnx"), at("npy.onnx"), "--inputs", at("x.npy"), "--json"],
+    ]);
+    expect(code).toBe(0);
+    const { verification } = JSON.parse(stdout);
+    expect(verification.sizes).toEqual([{ x: [2, 3, 7, 5] }]);
+    expect(verification.passed).toBe(true);
   });
 
   test("refuses arrays that are not the model's inputs", async () => {

@@ -263,6 +263,27 @@ class Writer {
     return this.flip() ? this.pointwise(up, 2) : this.norm(up);
   }
 
+  /** A layer over all pixels beside a convolution that keeps their number, as in RepMLP. */
+  connected(x: Picture): Picture {
+    const all = x.channels * x.size[0] * x.size[1];
+    const flat = this.b.node("Flatten", [x.value]);
+    let value = this.b.node("Gemm", [flat, this.b.constant([all, all]), this.b.constant([all])]);
+    if (this.flip()) value = this.b.norm(value, all);
+    value = this.b.node("Reshape", [value, this.b.ints([this.pick([1, -1]), x.channels, ...x.size])]);
+    const axis = (): Axis => {
+      const [kernel, dilation] = [1 + this.below(3), 1 + this.below(2)];
+      const begin = this.below((kernel - 1) * dilation + 1);
+      return { kernel, stride: 1, dilation, begin, end: (kernel - 1) * dilation - begin };
+    };
+    for (let branches = 1 + this.below(2); branches > 0; branches--) {
+      const group = this.pick([1, 2, x.channels]);
+      const branch = this.conv(x, x.channels, [axis(), axis()], { group });
+      const other = this.flip() ? this.norm(branch) : branch;
+      value = this.b.node("Add", this.flip() ? [value, other.value] : [other.value, value]);
+    }
+    return { ...x, value };
+  }
+
   /** One of {@link PATTERNS} patterns behind a value. */
   step(x: Picture, pattern: number): Picture {
     const patterns: readonly ((y: Picture) => Picture)[] = [
@@ -283,6 +304,7 @@ class Writer {
       (y) => this.twice(y),
       (y) => this.shared(y),
       (y) => this.spread(y),
+      (y) => this.connected(y),
     ];
     // What has grown too much is made smaller first.
     const input = x.channels > 8 || x.size[0] * x.size[1] > 120 ? this.conv(x, 4, [halved, halved]) : x;
@@ -312,7 +334,7 @@ const still: Axis = { kernel: 1, stride: 1, dilation: 1, begin: 0, end: 0 };
 const halved: Axis = { kernel: 2, stride: 2, dilation: 1, begin: 0, end: 1 };
 
 /** Number of patterns. */
-export const PATTERNS = 17;
+export const PATTERNS = 18;
 
 /** A network of some patterns, one after the other, with its weights in float64. */
 export function randomNetwork(seed: number, patterns: readonly number[], head: boolean): OnnxModel {

@@ -34,11 +34,14 @@ ${sizes(conversion)}
 ${differences(conversion)}
 <h2>${counted(merges.length, "merge")}</h2>
 ${figures(conversion).join("\n")}
-<h2>${counted(kept.length, "node")} that ${kept.length === 1 ? "was" : "were"} left</h2>
-<table><tr><th>node</th><th class="text">why</th></tr>
-${left.join("\n")}
-</table></div>`;
+${left.length ? leftTable(left) : ""}</div>`;
 }
+
+const leftTable = (rows: readonly string[]): string =>
+  `<h2>${counted(rows.length, "node")} that ${rows.length === 1 ? "was" : "were"} left</h2>
+<table><tr><th>node</th><th class="text">why</th></tr>
+${rows.join("\n")}
+</table>`;
 
 const counted = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;
 
