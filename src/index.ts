@@ -251,6 +251,7 @@ export {
   withChannels,
 } from "./data/index.ts";
 export {
+  allReduceBfloat16,
   alone,
   type Communicator,
   type Launch,

@@ -5,7 +5,7 @@
  *   mpirun -n 2 npx tsx scripts/distributed/steps.ts --norms frozen --out two.safetensors --compare one.safetensors
  *
  * --norms frozen|local|averaged|synced, --steps N (20), --batch-size N (64), --lr X (0.05), --channels a,b,c (the
- * paper's), --data FOLDER of CIFAR-10 (default: made pictures).
+ * paper's), --accumulate N: parts of a batch (1), --data FOLDER of CIFAR-10 (default: made pictures).
  */
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
@@ -32,6 +32,7 @@ const { values } = parseArgs({
     "batch-size": { type: "string", default: "64" },
     lr: { type: "string", default: "0.05" },
     channels: { type: "string" },
+    accumulate: { type: "string", default: "1" },
     data: { type: "string" },
     out: { type: "string" },
     compare: { type: "string" },
@@ -64,6 +65,7 @@ let begin = 0;
 const trainer = new Trainer(model, {
   ...{ data: { train: data }, epochs: 1, batchSize, lr: Number(values.lr), seed: 1, threads: 1, communicator },
   schedule: { kind: "constant" },
+  accumulate: Number(values.accumulate),
   batchNormStatistics: (values.norms === "frozen" ? "local" : values.norms) as NormStatistics,
   signal: stopAfter(steps),
   onEvent: (event) => {
@@ -103,15 +105,21 @@ async function tell(): Promise<void> {
   if (values.compare) await compare(values.compare);
 }
 
-/** Largest difference of a value by the largest value of its tensor. */
+/** Differences of all values together, by 2-norms, and the largest of a value by the largest value of its tensor. */
 async function compare(path: string): Promise<void> {
   using file = await openCheckpointFile(path);
-  let [worst, where] = [0, ""];
+  let [worst, where, squares, apart] = [0, "", 0, 0];
   for (const [key, source] of model.stateDict()) {
     const [a, b] = [source.readSync().toFloat64(), (await file.entries.get(key)!.read()).toFloat64()];
     const largest = a.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
     const difference = a.reduce((most, v, i) => Math.max(most, Math.abs(v - b[i])), 0);
-    if (difference / largest > worst) [worst, where] = [difference / largest, key];
+    if (difference / largest > worst)
+      [worst, where] = [difference / largest, `${key}, up to ${largest.toPrecision(2)}`];
+    squares += a.reduce((sum, v) => sum + v * v, 0);
+    apart += a.reduce((sum, v, i) => sum + (v - b[i]) ** 2, 0);
   }
-  console.log(`largest relative difference to ${path}: ${worst.toExponential(2)} (${where})`);
+  const all = Math.sqrt(apart / squares).toExponential(2);
+  console.log(
+    `difference to ${path}: ${all} of the norm of all weights; ${worst.toExponential(2)} in ${where || "none"}`,
+  );
 }

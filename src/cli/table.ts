@@ -395,6 +395,12 @@ export const commands = {
           "of all; or all norm by the whole batch",
         "local",
       ),
+      gradientExchange: choice(
+        "--gradient-exchange <type>",
+        ["float32", "bfloat16"],
+        "what gradients travel as between processes: bfloat16 halves the bytes and rounds to 8 bits",
+        "float32",
+      ),
     },
   }),
   trainable: command({

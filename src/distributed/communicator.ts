@@ -23,6 +23,11 @@ export interface Communicator {
   broadcast(bytes: Uint8Array<ArrayBuffer>, root?: number): Promise<void>;
   /** The bytes of every process, by rank; each may have another number of them. */
   allGather(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>[]>;
+  /**
+   * Every process's part of the bytes of all: cut into as many equal parts as there are processes, the i-th goes to the i-th.
+   * What comes back are the parts for this process, by rank.
+   */
+  allToAll(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>>;
   /** Waits for all. */
   barrier(): Promise<void>;
   /** Ends all processes at once, this one included, with this exit code. */
@@ -39,6 +44,7 @@ export const alone: Communicator = {
   allReduce: async () => {},
   broadcast: async () => {},
   allGather: async (bytes) => [bytes.slice()],
+  allToAll: async (bytes) => bytes.slice(),
   barrier: async () => {},
   abort: (exitCode) => {
     throw new Error(`aborted with exit code ${exitCode}`);
@@ -84,11 +90,13 @@ const BUCKET = 25e6;
 /**
  * {@link Communicator.allReduce} of many arrays with few messages: small ones are gathered in buckets, in their order.
  *
+ * @param reduce       what sums one array. Default {@link Communicator.allReduce}
  * @param bucketBytes  size of a bucket; arrays of this size and more go by themselves. Default 25 MB
  */
 export async function allReduceMany(
   group: Communicator,
   arrays: readonly Float32Array<ArrayBuffer>[],
+  reduce = (array: Float32Array<ArrayBuffer>): Promise<void> => group.allReduce(array),
   bucketBytes = BUCKET,
 ): Promise<void> {
   if (group.size === 1) return;
@@ -101,7 +109,7 @@ export async function allReduceMany(
       bucket.set(array, at);
       at += array.length;
     }
-    await group.allReduce(bucket);
+    await reduce(bucket);
     at = 0;
     for (const array of waiting) {
       array.set(bucket.subarray(at, at + array.length));
@@ -111,7 +119,7 @@ export async function allReduceMany(
   };
   for (const array of arrays) {
     if (array.byteLength >= bucketBytes) {
-      await group.allReduce(array);
+      await reduce(array);
       continue;
     }
     if (count && (count + array.length) * 4 > bucketBytes) await flush();

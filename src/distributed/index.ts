@@ -1,3 +1,4 @@
+export { allReduceBfloat16 } from "./bfloat16.ts";
 export {
   allReduceMany,
   alone,

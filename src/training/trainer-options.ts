@@ -21,6 +21,7 @@ type StepOptions = Pick<
   | "accumulate"
   | "gradCheckpointing"
   | "batchNormStatistics"
+  | "gradientExchange"
 >;
 
 /**

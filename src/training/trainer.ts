@@ -122,11 +122,12 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     this.schedule = typeof schedule === "function" ? schedule : scheduleOf(schedule, plan);
     this.mustBeRamps();
     const { device, threads, session, group } = options;
-    const { clipNorm, clipValue, gradientNorm, ema, gradCheckpointing, batchNormStatistics } = options;
+    const { clipNorm, clipValue, gradientNorm, ema, gradCheckpointing, batchNormStatistics, gradientExchange } =
+      options;
     this.learner = new Learner(model, {
       ...{ optimizer: this.optimizer, task: this.task, group, device, threads, session },
       ...{ clipNorm, clipValue, gradientNorm, ema, accumulate, gradCheckpointing },
-      ...{ communicator, batchNormStatistics },
+      ...{ communicator, batchNormStatistics, gradientExchange },
     });
     this.mustGoAround();
   }
@@ -578,7 +579,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     const { name: task, settings } = this.task;
     const own = { task, epochs, lr, warmupEpochs, ...settings, stepsPerEpoch: this.loader.length };
     const { clipNorm, clipValue, ema, accumulate = 1, patience, preciseBatchNorm: precise } = this.options;
-    const { batchNormStatistics = "local" } = this.options;
+    const { batchNormStatistics = "local", gradientExchange = "float32" } = this.options;
     const { size } = this.communicator;
     const optimizer = Object.entries(this.optimizer.settings).map(([k, value]) => [`optimizer.${k}`, value] as const);
     return {
@@ -592,7 +593,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
       ...(ema && { ema: JSON.stringify(ema) }),
       ...(patience !== undefined && { patience }),
       ...(precise && { preciseBatchNorm: JSON.stringify(precise) }),
-      ...(size > 1 && { processes: size, batchNormStatistics }),
+      ...(size > 1 && { processes: size, batchNormStatistics, gradientExchange }),
       optimizer: this.optimizer.name,
       ...Object.fromEntries(optimizer),
       ...groupSettings(this.model, this.options.group),

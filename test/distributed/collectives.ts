@@ -1,4 +1,4 @@
-import { allReduceMany, gatherJson, launchOf, shareJson } from "../../src/distributed/index.ts";
+import { allReduceBfloat16, allReduceMany, gatherJson, launchOf, shareJson } from "../../src/distributed/index.ts";
 import { openMpi } from "../../src/distributed/node/index.ts";
 
 /* What every rank of mpi.test.ts runs: calls everything once and prints what came of it. */
@@ -23,7 +23,9 @@ const values = await gatherJson(group, { rank, bad: rank === 1 ? Number.NaN : 1,
 const shared = await shareJson(group, rank === 0 ? { list: [1, null, "two"] } : undefined);
 const nothing = await shareJson(group, undefined);
 const many = Array.from({ length: 7 }, (_, i) => new Float32Array(3 * i).fill(i + rank));
-await allReduceMany(group, many, 40);
+await allReduceMany(group, many, undefined, 40);
+const rounded = Float32Array.from({ length: 7 }, (_, i) => (rank + 1) * (1 + i / 64));
+await allReduceBfloat16(group, rounded);
 // Two at once come in turn.
 const [a, b] = [new Float32Array([1]), new Float32Array([2])];
 await Promise.all([group.allReduce(a), group.allReduce(b), group.barrier()]);
@@ -31,7 +33,7 @@ const result = {
   ...{ rank, size, floats: [...floats], doubles: [...doubles], most: most[0], least: least[0], bytes: [...bytes] },
   ...{ view: [...new Float32Array(view.buffer)], gathered: gathered.map((part) => [...part]) },
   ...{ values: values.map((v) => ({ ...v, bad: String(v.bad) })), shared, nothing: String(nothing) },
-  ...{ many: many.map((array) => [...array]), turns: [a[0], b[0]] },
+  ...{ many: many.map((array) => [...array]), turns: [a[0], b[0]], rounded: [...rounded] },
 };
 await group.close();
 console.log(JSON.stringify(result));

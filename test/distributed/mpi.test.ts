@@ -68,6 +68,8 @@ describe.each(launchers)("$name", (launcher) => {
         nothing: "undefined",
         many: Array.from({ length: 7 }, (_, i) => new Array(3 * i).fill(3 * i + 3)),
         turns: [3, 6],
+        // 6 · (1 + i / 64) with 8 bits.
+        rounded: Array.from({ length: 7 }, (_, i) => Math.round(192 * (1 + i / 64)) / 32),
       });
   });
 

@@ -114,6 +114,15 @@ describe("several processes give the single run's weights", () => {
     }
   });
 
+  test("gradients that travel as bfloat16: close, not equal, and the same for all", async () => {
+    const options: Partial<TrainerOptions> = { gradientExchange: "bfloat16", lr: 0.01 };
+    const [one, all] = [await run({ lr: 0.01 }, frozenNet()), await together(3, options, frozenNet)];
+    const apart = distance(one.model, all[0].model);
+    expect(apart).toBeGreaterThan(1e-6);
+    expect(apart).toBeLessThan(2 ** -8);
+    for (const { model } of all) expect(bytesOf(model)).toBe(bytesOf(all[0].model));
+  });
+
   test("from run to run, the same bits", async () => {
     const [a, b] = [await together(3, {}), await together(3, {})];
     expect(bytesOf(a[0].model)).toBe(bytesOf(b[0].model));

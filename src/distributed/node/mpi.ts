@@ -163,6 +163,20 @@ class MpiCommunicator implements Communicator {
     });
   }
 
+  allToAll(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
+    const { mpi, size } = this;
+    const each = bytes.length / size;
+    return this.inTurn(async () => {
+      const received = new Uint8Array(Math.max(bytes.length, 1));
+      await mpi.collective(
+        "MPI_Alltoall",
+        "void *, int, H, void *, int, H",
+        ...[bytes, each, mpi.byte, received, each, mpi.byte],
+      );
+      return received.subarray(0, bytes.length);
+    });
+  }
+
   barrier(): Promise<void> {
     return this.inTurn(() => this.mpi.collective("MPI_Barrier", ""));
   }
@@ -199,6 +213,7 @@ export async function openMpi(launch: Launch, koffi: Koffi = loadKoffi()): Promi
       `mpi: ${launcher} has started this process as rank ${rank} of ${size}, without MPI between them. Start it by MPI instead: mpirun -n ${size} repmlp train …`,
     "usage",
   );
+  for (const [name, value] of Object.entries(forUcx)) process.env[name] ??= value;
   const library = findLibrary(koffi, launch);
   const communicator = start(koffi, library);
   must(
@@ -210,6 +225,12 @@ export async function openMpi(launch: Launch, koffi: Koffi = loadKoffi()): Promi
   );
   return communicator;
 }
+
+/**
+ * UCX, which libraries may talk through, takes over signals that are Node's, and writes over functions of the C library (to hear
+ * of memory that goes) while threads of V8 may be in them. What is set already stays.
+ */
+const forUcx = { UCX_ERROR_SIGNALS: "", UCX_MEM_EVENTS: "no" } as const;
 
 function start(koffi: Koffi, { path, abi: name, version }: MpiLibrary): MpiCommunicator {
   const abi = abis[name];

@@ -102,6 +102,8 @@ export interface TrainOptions extends StartOptions {
   readonly communicator?: Communicator;
   /** What batch norms do about the other processes' shares of a batch. Default `local`. */
   readonly batchNormStatistics?: TrainerOptions["batchNormStatistics"];
+  /** What gradients travel as between processes. Default `float32`. */
+  readonly gradientExchange?: TrainerOptions["gradientExchange"];
   readonly signal?: AbortSignal;
   readonly onEvent?: TrainingCallback;
   /** Is told once of each picture that cannot be read. In training another one of its batch takes its place. */
@@ -194,6 +196,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     recipe,
     communicator = alone,
     batchNormStatistics,
+    gradientExchange,
     folder,
     init,
     numClasses,
@@ -293,7 +296,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     }
     const summary = await new Trainer<PictureBatch, Net>(net, {
       ...trainer,
-      ...{ data, task, seed, threads, store, resume, signal, communicator, batchNormStatistics },
+      ...{ data, task, seed, threads, store, resume, signal, communicator, batchNormStatistics, gradientExchange },
       settings: pictureSettings(recipe, data.preprocessing, options),
       metadata,
       callbacks: leads ? [fileLogs(folder), tensorBoardLog(folder)] : [],
