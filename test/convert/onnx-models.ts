@@ -101,7 +101,7 @@ export async function difference(
   const results: Readonly<Record<string, Tensor>>[] = [];
   for (const model of [a, b]) {
     const program = await compileModel(model, { threads: 1 });
-    results.push(await program.run({ x }));
+    results.push(await program.run({ [a.inputs[0].name]: x }));
     await program.dispose();
   }
   const found = Object.keys(results[0]).map((name) =>

@@ -5,6 +5,15 @@ export type Network = (b: Builder) => string;
 
 export const same = { pads: [1, 1, 1, 1] };
 
+/** 0.25 on the border of four channels of 11 × 10 pixels, and another number inside. */
+export function bordered(b: Builder, inside: number): string {
+  let i = 0;
+  return b.constant([1, 4, 11, 10], () => {
+    const [x, y] = [i % 10, Math.floor(i++ / 10) % 11];
+    return x === 0 || x === 9 || y === 0 || y === 10 ? 0.25 : inside;
+  });
+}
+
 /** Networks that are merged: by name, what is built, and what is left. */
 export const merging: readonly [string, Network, Record<string, number>][] = [
   ["a norm after a convolution", (b) => b.norm(b.conv("x", [6, 4], [3, 3], same), 4), { Conv: 1 }],
@@ -82,6 +91,18 @@ export const merging: readonly [string, Network, Record<string, number>][] = [
       const one = b.node("Conv", ["x", b.constant([4, 6, 1, 1]), b.constant([4], () => 0.25)]);
       const padded = b.node("Pad", [one, b.ints([0, 0, 1, 1, 0, 0, 1, 1]), b.constant([], () => 0.25)]);
       return b.node("Add", [b.conv(padded, [4, 5], [3, 3]), b.conv("x", [6, 5], [3, 3], same)]);
+    },
+    { Conv: 1 },
+  ],
+  [
+    "a border that is added",
+    (b) => {
+      const one = b.node("Conv", ["x", b.constant([4, 6, 1, 1]), b.constant([4], () => 0.25)]);
+      const padded = b.node("Pad", [one, b.ints([0, 0, 1, 1, 0, 0, 1, 1])]);
+      return b.node("Add", [
+        b.conv(b.node("Add", [bordered(b, 0), padded]), [4, 5], [3, 3]),
+        b.conv("x", [6, 5], [3, 3], same),
+      ]);
     },
     { Conv: 1 },
   ],

@@ -4,7 +4,7 @@ import type { OnnxModel } from "../../src/onnx/index.ts";
 import type { Tensor } from "../../src/tensor/index.ts";
 import { withConstantNodes } from "./onnx-interpreter.ts";
 import { Builder, difference, operatorsOf } from "./onnx-models.ts";
-import { merging, same } from "./onnx-networks.ts";
+import { bordered, merging, same } from "./onnx-networks.ts";
 
 describe("mergeOnnx", () => {
   it.each(merging)("merges %s", async (_, network, left) => {
@@ -296,6 +296,15 @@ describe("mergeOnnx", () => {
         return b.model([b.node("Gemm", [b.node("Flatten", [shifted]), b.constant([432, 3])])], 2);
       },
       /^$/,
+    ],
+    [
+      "a border that is added inside, too",
+      (b) => {
+        const one = b.node("Conv", ["x", b.constant([4, 6, 1, 1]), b.constant([4], () => 0.25)]);
+        const padded = b.node("Pad", [one, b.ints([0, 0, 1, 1, 0, 0, 1, 1])]);
+        return b.model([b.conv(b.node("Add", [padded, bordered(b, 0.25)]), [4, 5], [3, 3])]);
+      },
+      /another number for every pixel/,
     ],
     [
       "a product of two activations",

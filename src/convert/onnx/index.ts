@@ -15,4 +15,4 @@ export {
 export type { Feeds, OnnxProof, OutputDifference } from "./proof.ts";
 export { onnxReport, onnxReportBody } from "./report.ts";
 export type { Rewrite, RewriteRule, Sight } from "./rewrite.ts";
-export type { LinearRule, Step } from "./rules.ts";
+export type { LinearRule, Step } from "./step.ts";

@@ -6,7 +6,8 @@ import { costOf, type Form, identity, strideOf } from "./form.ts";
 import { describe, GraphView, nameOf } from "./graph.ts";
 import type { Rewrite, RewriteRule, Sight } from "./rewrite.ts";
 import { rewriteRules } from "./rewrites.ts";
-import { type LinearRule, linearRules, type Named } from "./rules.ts";
+import { linearRules } from "./rules.ts";
+import type { LinearRule, Named } from "./step.ts";
 import { written } from "./write.ts";
 
 /** Nodes that became one. */

@@ -1,6 +1,6 @@
 import type { OnnxNode } from "../../onnx/index.ts";
 import type { GraphView } from "./graph.ts";
-import type { Named } from "./rules.ts";
+import type { Named } from "./step.ts";
 import type { Written } from "./write.ts";
 
 /** What a rule sees: the graph, and how a node is read as a linear map. */

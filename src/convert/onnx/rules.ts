@@ -1,7 +1,6 @@
 import { floatAttr, intAttr, intsAttr, type OnnxNode, stringAttr } from "../../onnx/index.ts";
 import { HostAlgebra, type HostTensor, hostTensor } from "../../reparam/host.ts";
 import { isFloating, sizeOf, type TensorSource } from "../../tensor/index.ts";
-import { listOf, sliceOf } from "./fold.ts";
 import {
   affine,
   after,
@@ -11,42 +10,16 @@ import {
   identity,
   inTwoAxes,
   type Layout,
-  padded,
   pooling,
   sum,
   type Window,
 } from "./form.ts";
 import type { GraphView } from "./graph.ts";
 import { numbers, swapped, valuesOf, viewed } from "./kernels.ts";
+import { addedBorder, border, crop, pads } from "./padding-rules.ts";
+import { type LinearRule, layoutOf, type Step } from "./step.ts";
 
 const k = new HostAlgebra();
-
-/** How some nodes act on the values they take: as a linear map, once it is known what those are of one input. */
-export interface Step {
-  readonly inputs: readonly string[];
-  /** The nodes it stands for; the last one makes its output. */
-  readonly nodes: readonly OnnxNode[];
-  /** Multiply-adds per position of the output. */
-  readonly cost: number;
-  /** Whether it has weights of its own to merge others into. */
-  readonly anchor?: boolean;
-  apply(forms: readonly Form[]): Form | string;
-}
-
-/** A step with the name of its rule. */
-export interface Named extends Step {
-  readonly rule: string;
-}
-
-/**
- * How an operator is a linear map. `read` answers with the step, with the reason why a node is none although its operator
- * may be, or with `undefined` where there is nothing to say (a product of two activations).
- */
-export interface LinearRule {
-  readonly name: string;
-  readonly operators: readonly string[];
-  read(graph: GraphView, node: OnnxNode): Step | string | undefined;
-}
 
 /** One input, one map. */
 const mapping = (node: OnnxNode, form: Form, anchor = false): Step => ({
@@ -66,8 +39,6 @@ function vector(graph: GraphView, name: string, what: string): HostTensor | stri
   if (!isFloating(source.dtype) || source.shape.length !== 1) return `its ${what} is not a list of numbers`;
   return leaf(source);
 }
-
-const layoutOf = (rank: number): Layout | undefined => (rank >= 2 && rank <= 5 ? ((rank - 2) as Layout) : undefined);
 
 const still: Window = { kernel: 1, stride: 1, dilation: 1, begin: 0, end: 0 };
 
@@ -250,6 +221,8 @@ const arithmetic: LinearRule = {
     const which = constants.findIndex((c) => c);
     if (which < 0) return opType === "Add" || opType === "Sub" ? added(graph, node) : undefined;
     const value = inputs[1 - which];
+    const bordered = opType === "Add" ? addedBorder(graph, node, value, constants[which]!) : undefined;
+    if (bordered) return bordered;
     const found = perChannel(graph, value, constants[which]!);
     if (typeof found === "string") return `its constant "${inputs[which]}" cannot be merged: ${found}`;
     const { layout, channels, values } = found;
@@ -359,154 +332,6 @@ const passing: LinearRule = {
       if (training?.[0] !== 0) return "it is in training mode";
     }
     return { ...mapping(node, identity), nodes: [node] };
-  },
-};
-
-/** Pads of a node by axis; `undefined` where they are not constant. */
-function padsOf(graph: GraphView, node: OnnxNode): (readonly [number, number])[] | undefined {
-  const rank = graph.shapeOf(node.inputs[0])?.length;
-  const list = graph.opset >= 11 ? graph.listOf(node.inputs[1] ?? "") : intsAttr(node, "pads");
-  if (!rank || !list?.every((d) => d !== undefined)) return undefined;
-  const axes = graph.opset >= 18 && node.inputs[3] ? graph.listOf(node.inputs[3]) : undefined;
-  const at = (axes ?? Array.from({ length: rank }, (_, i) => i)).map((a) => (a! < 0 ? a! + rank : a!));
-  if (list.length !== 2 * at.length || at.some((axis) => !(axis >= 0 && axis < rank))) return undefined;
-  const sides = Array.from({ length: rank }, () => [0, 0] as readonly [number, number]);
-  for (const [i, axis] of at.entries()) sides[axis] = [list[i]!, list[i + at.length]!];
-  return sides;
-}
-
-/** Padding of the pixels of a value as that of two axes; `undefined` where something else is padded. */
-function spatial(sides: readonly (readonly [number, number])[]): (readonly [number, number])[] | undefined {
-  const [batch, channels, ...rest] = sides;
-  if (!batch || !channels || [...batch, ...channels].some((n) => n !== 0) || rest.length < 1 || rest.length > 2)
-    return undefined;
-  return rest.length === 1 ? [[0, 0], rest[0]] : rest;
-}
-
-/** A step that pads, with the same number or with one per channel. */
-const padding = (
-  nodes: readonly OnnxNode[],
-  input: string,
-  layout: Layout,
-  sides: readonly (readonly [number, number])[],
-  fill: HostTensor,
-): Step => ({
-  inputs: [input],
-  nodes,
-  cost: 0,
-  apply: ([x]) => {
-    const placed = after(x, { ...identity, layout });
-    return typeof placed === "string" ? placed : padded(placed, sides, fill);
-  },
-});
-
-const pads: LinearRule = {
-  name: "padding",
-  operators: ["Pad"],
-  read(graph, node) {
-    if (stringAttr(node, "mode", "constant") !== "constant") return "it does not pad with a constant";
-    const sides = padsOf(graph, node);
-    const pixels = sides && spatial(sides);
-    if (!sides || !pixels) return "its pads are not known, or not of pixels";
-    const given = graph.opset >= 11 ? node.inputs[2] : "";
-    const value = given ? graph.listOf(given)?.[0] : graph.opset >= 11 ? 0 : floatAttr(node, "value", 0);
-    if (value === undefined) return "the value it pads with is not known";
-    return padding([node], node.inputs[0], layoutOf(sides.length)!, pixels, numbers([value]));
-  },
-};
-
-const crop: LinearRule = {
-  name: "crop",
-  operators: ["Slice"],
-  read(graph, node) {
-    const [value] = node.inputs;
-    const dims = graph.shapeOf(value);
-    if (!dims || dims.length < 3 || dims.length > 4) return undefined;
-    const context = {
-      node,
-      opset: graph.opset,
-      dims: [],
-      inputs: node.inputs.map((name) => {
-        const source = graph.constant(name);
-        return source && sizeOf(source.shape) <= 64 ? source.readSync() : undefined;
-      }),
-    };
-    const [starts, ends] = [listOf(context, "starts", 1, 10), listOf(context, "ends", 2, 10)];
-    if (!starts || !ends) return undefined;
-    const axes = listOf(context, "axes", 3, 10) ?? starts.map((_, i) => i);
-    const steps = context.inputs[4] ? [...context.inputs[4].toFloat64()] : [];
-    if (steps.some((s) => s !== 1)) return "it leaves out pixels in between";
-    const sides = dims.map(() => [0, 0] as readonly [number, number]);
-    for (const [i, axis] of axes.entries()) {
-      const at = axis < 0 ? axis + dims.length : axis;
-      if (!(at >= 0 && at < dims.length)) return undefined;
-      const size = dims[at];
-      // Counted from the ends an open size does not matter; otherwise it has to be known.
-      const open = starts[i] >= 0 && (ends[i] < 0 || ends[i] >= 2 ** 31 - 1);
-      if (size === undefined && !open) return "it cuts to a size that depends on what is fed";
-      if (size === undefined) sides[at] = [-starts[i], ends[i] < 0 ? ends[i] : 0];
-      else {
-        const { from, count } = sliceOf(size, starts[i], ends[i], 1);
-        sides[at] = [-from, -(size - from - count)];
-      }
-    }
-    const pixels = spatial(sides);
-    if (!pixels) return undefined;
-    return padding([node], value, layoutOf(dims.length)!, pixels, numbers([0]));
-  },
-};
-
-/**
- * A border written over, as exporters put it: zeros are padded and then the same number per channel is scattered on
- * every pixel that was added.
- */
-const border: LinearRule = {
-  name: "border",
-  operators: ["ScatterND"],
-  read(graph, node) {
-    const nodes: OnnxNode[] = [];
-    let last: OnnxNode | undefined = node;
-    for (; last?.opType === "ScatterND" && !last.domain; last = graph.producer(last.inputs[0])) {
-      if (nodes.length === 64) return "it has too many parts";
-      if (stringAttr(last, "reduction", "none") !== "none") return "it adds to what is there";
-      nodes.push(last);
-    }
-    if (last?.opType !== "Pad" || last.domain) return undefined;
-    const sides = padsOf(graph, last);
-    const pixels = sides && spatial(sides);
-    const shape = graph.shapeOf(last.outputs[0]);
-    if (!pixels || !shape || shape.length !== 4 || !shape.every((d) => d !== undefined))
-      return "its sizes are not known";
-    const [batch, channels, height, width] = shape as readonly number[];
-    if (batch * channels * height * width > 1 << 22) return "its border is too large to be looked at";
-    const [[top, bottom], [left, right]] = pixels;
-    const values = new Float64Array(batch * channels * height * width).fill(Number.NaN);
-    for (const scatter of nodes.toReversed()) {
-      const [indices, updates] = [1, 2].map((i) => graph.constant(scatter.inputs[i]));
-      if (!indices || !updates) return "what it writes, or where, is not constant";
-      if (indices.shape.at(-1) !== 4 || sizeOf(indices.shape) !== 4 * sizeOf(updates.shape))
-        return "it writes whole rows";
-      const [at, written] = [indices.readSync().toFloat64(), updates.readSync().toFloat64()];
-      const size = [batch, channels, height, width];
-      for (let i = 0; i < written.length; i++) {
-        let to = 0;
-        for (let axis = 0; axis < 4; axis++) {
-          const index = at[4 * i + axis];
-          to = to * size[axis] + (index < 0 ? index + size[axis] : index);
-        }
-        values[to] = written[i];
-      }
-    }
-    const fill = new Array<number>(channels).fill(Number.NaN);
-    for (let i = 0; i < values.length; i++) {
-      const [x, y] = [i % width, Math.floor(i / width) % height];
-      const c = Math.floor(i / (width * height)) % channels;
-      const inside = y >= top && y < height - bottom && x >= left && x < width - right;
-      if (inside ? !Number.isNaN(values[i]) : !(values[i] === (Number.isNaN(fill[c]) ? values[i] : fill[c])))
-        return "it does not write one number per channel on the whole border and nowhere else";
-      if (!inside) fill[c] = values[i];
-    }
-    return padding([last, ...nodes.toReversed()], last.inputs[0], 2, pixels, numbers(fill));
   },
 };
 
