@@ -58,7 +58,8 @@ function decoded({ data, shape: [, places, count] }: Tensor, row: number): strin
     if (best !== last) text += keys[best] ?? "";
     last = best;
   }
-  return text;
+  // Where nothing is written it reads blanks.
+  return text.trim();
 }
 
 function distance(a: string, b: string): number {

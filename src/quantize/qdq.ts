@@ -217,7 +217,7 @@ export function quantizedModel(
     return [weight, bias, { ...node, inputs: [node.inputs[0], weight.outputs[0], bias.outputs[0]] }];
   });
   const all = withQuantizedTensors(
-    nodes,
+    withoutUnreadConstants(nodes, model),
     model.inputs.map(({ name }) => name),
     plan,
     stepNames,
@@ -225,6 +225,12 @@ export function quantizedModel(
   );
   const { valueInfo: _, ...rest } = model;
   return { ...rest, nodes: all, initializers: used(all, model, constants) };
+}
+
+/** Nodes without constants that nothing reads any more: weights in float, where a file has them in nodes. */
+export function withoutUnreadConstants(nodes: readonly OnnxNode[], { outputs }: OnnxModel): OnnxNode[] {
+  const read = new Set([...nodes.flatMap(({ inputs }) => inputs), ...outputs.map(({ name }) => name)]);
+  return nodes.filter((node) => node.opType !== "Constant" || node.outputs.some((name) => read.has(name)));
 }
 
 /** Initializers that some node reads. */

@@ -5,7 +5,7 @@ import { Tensor, type TensorSource } from "../tensor/index.ts";
 import { integerRanges, roundHalfEven } from "./affine.ts";
 import { decibels, squaredShare } from "./noise.ts";
 import { constantsOf, mustBeQuantizable, nameOf, planQuantization, type QuantizationPlan } from "./plan.ts";
-import { integerWeight, namer, used } from "./qdq.ts";
+import { integerWeight, namer, used, withoutUnreadConstants } from "./qdq.ts";
 
 export interface QuantizeWeightsOptions {
   /**
@@ -69,7 +69,7 @@ export function quantizeWeights(source: OnnxModel, options: QuantizeWeightsOptio
   };
   const layers: StoredLayer[] = [];
   const weighted = new Map(plan.weighted.map((entry) => [entry.node, entry]));
-  const nodes = model.nodes.flatMap((node): OnnxNode[] => {
+  const stored = model.nodes.flatMap((node): OnnxNode[] => {
     const entry = weighted.get(node);
     if (!entry) return [node];
     const weight = constants.get(node.inputs[1])!.readSync();
@@ -121,6 +121,7 @@ export function quantizeWeights(source: OnnxModel, options: QuantizeWeightsOptio
     };
     return [product, add];
   });
+  const nodes = withoutUnreadConstants(stored, model);
   const { valueInfo: __, ...rest } = model;
   return {
     model: {

@@ -198,6 +198,21 @@ describe("calibration statistics", () => {
   });
 });
 
+test("weights in Constant nodes do not stay behind in float", async () => {
+  const source = network();
+  const nodes = [...source.initializers].map(([name, value]) => ({
+    ...{ opType: "Constant", name: `${name}.node`, inputs: [], outputs: [name], attrs: { value: value.readSync() } },
+  }));
+  const inNodes: OnnxModel = { ...source, nodes: [...nodes, ...source.nodes], initializers: new Map() };
+  const float = (model: OnnxModel): number =>
+    model.nodes.filter(({ opType, attrs }) => opType === "Constant" && (attrs.value as Tensor).dtype === "float32")
+      .length;
+  expect(float(inNodes)).toBe(6);
+  expect(float((await quantizeOnnx(inNodes, feeds, { calibrator: "minmax" })).model)).toBe(0);
+  // Biases stay.
+  expect(float(quantizeWeights(inNodes, { type: "int8" }).model)).toBe(2);
+});
+
 describe("weights alone in fewer bits", () => {
   /** Two fully connected layers whose inputs are no multiple of a block, one without a bias. */
   function perceptron(): OnnxModel {

@@ -84,6 +84,7 @@ async function integers({ args: { model, out }, options, io }: Call): Promise<un
       mean,
       std,
       budget,
+      report,
     },
     keepFloat: kept(options.keepFloat),
     signal: io.signal,
