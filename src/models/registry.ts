@@ -133,8 +133,9 @@ function find(name: string): Named {
     found,
     "models/unknown",
     () => {
-      const containing = listModels(`*${name}*`);
-      const hints = containing.length ? containing : nearest(name, listModels());
+      // Those that begin with it first.
+      const containing = new Set([...listModels(`${name}*`), ...listModels(`*${name}*`)]);
+      const hints = containing.size ? [...containing] : nearest(name, listModels());
       return `models: there is no "${name}". Did you mean ${listed(hints, 3)}?`;
     },
     "usage",

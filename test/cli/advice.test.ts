@@ -22,6 +22,7 @@ const shownBy: Readonly<Record<string, readonly CommandName[]>> = {
   "recipes/node/train.ts": ["train"],
   "inference/node/folder.ts": ["test"],
   "quantize/node/": ["quantize"],
+  "tasks/node/segmenter.ts": ["test", "predict"],
 };
 
 const files = readdirSync(root, { recursive: true, encoding: "utf8" })
@@ -47,7 +48,9 @@ function adviceIn({ file, text }: { readonly file: string; readonly text: string
   return literals(text).flatMap((literal) => {
     const inside = literal.slice(1, -1).replaceAll("\\`", "`");
     const names = [...inside.matchAll(/(?<![\w-])--[a-z][a-z0-9-]+|`[a-z][A-Za-z0-9]*`/g)];
-    return names.map(({ 0: found, index }) => {
+    // What another program is started with.
+    const own = names.filter(({ index }) => !/srun $/.test(inside.slice(0, index)));
+    return own.map(({ 0: found, index }) => {
       const command = /repmlp ([a-z]+)(?:(?!repmlp ).)*$/s.exec(inside.slice(0, index))?.[1];
       const named = found.replaceAll("`", "");
       return { file, named, ...(command !== undefined && { command }) };

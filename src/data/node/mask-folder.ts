@@ -114,7 +114,7 @@ export async function readMask(
     labels.some((label) => label !== ignoreLabel),
     "mask-folder/ignored",
     () =>
-      `${path}: every pixel has the label ${fromOne ? 0 : ignoreLabel}, which is ignored. Take the picture out, or give the \`ignoreLabel\` that the masks have.`,
+      `${path}: every pixel has the label ${fromOne ? 0 : ignoreLabel}, which is ignored. Take the picture out, or say which label the masks have for such pixels (in a recipe "task": { "ignoreLabel": … }).`,
     "file",
   );
   return { width, height, labels };

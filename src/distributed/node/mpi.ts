@@ -220,7 +220,7 @@ export async function openMpi(launch: Launch, koffi: Koffi = loadKoffi()): Promi
     communicator.rank === rank && communicator.size === size,
     "mpi/launcher",
     () =>
-      `mpi: ${launcher} says that this is rank ${rank} of ${size}, ${library.version} (${library.path}) that it is rank ${communicator.rank} of ${communicator.size}. Launcher and library must be of one installation: use the mpirun that belongs to the library, with srun one of its --mpi types (srun --mpi=list), or name another library in REPMLP_MPI_LIBRARY.`,
+      `mpi: ${launcher} says that this is rank ${rank} of ${size}, ${library.version} (${library.path}) that it is rank ${communicator.rank} of ${communicator.size}. Launcher and library must be of one installation: use the mpirun that belongs to the library, with Slurm one of the types that srun --mpi=list shows, or name another library in REPMLP_MPI_LIBRARY.`,
     "usage",
   );
   return communicator;

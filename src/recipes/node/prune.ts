@@ -106,7 +106,7 @@ export async function prune(given: PruneOptions): Promise<PruneResult> {
   must(
     how,
     "prune/recipe",
-    () => "prune: the recipe does not say how to prune. Choose one with an entry `prune`, or say --method.",
+    () => 'prune: the recipe does not say how to prune. Choose one with an entry "prune", or say --method.',
     "usage",
   );
   const { fineTune, ...settings } = how;

@@ -210,7 +210,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   must(
     recipe.prune === undefined,
     "train/prune",
-    () => "train: the recipe says how to prune. Use repmlp prune, or take its entry `prune` out.",
+    () => 'train: the recipe says how to prune. Use repmlp prune, or take its entry "prune" out.',
     "usage",
   );
   const start = await (init !== undefined && /\.onnx$/i.test(init) ? onnxStart(init, options) : registryStart(options));
