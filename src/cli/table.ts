@@ -241,6 +241,8 @@ export const commands = {
         "ONNX: keep the statistics of batch norms, or train with those of the batch and update them",
         "frozen",
       ),
+      mean: decimals("--mean <r,g,b>", "subtracted from each channel (0 to 1), where the network does not state it"),
+      std: decimals("--std <r,g,b>", "what each channel is divided by then"),
       workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0 }),
       threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
     },

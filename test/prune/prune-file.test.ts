@@ -60,7 +60,8 @@ describe("a pruned checkpoint", () => {
     expect(half.arch).toBe(arch);
     expect(countMacs(half.net, [1, ...size])).toBe(result.macs[1]);
 
-    await pruneFile(file, at("third.safetensors"), { flops: 0.8 });
+    expect(result.again).toBe(false);
+    expect((await pruneFile(file, at("third.safetensors"), { flops: 0.8 })).again).toBe(true);
     using third = await openModelFile(at("third.safetensors"));
     expect(countMacs(third.net, [1, ...size])).toBeLessThanOrEqual(0.8 * result.macs[1]);
 

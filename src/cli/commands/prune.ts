@@ -20,6 +20,9 @@ export const run: Run<"prune"> = async (call) => {
 const change = ([before, after]: readonly [number, number]): string =>
   `${grouped(before)} → ${grouped(after)} (${((100 * after) / before).toFixed(1)} %)`;
 
+const prunedBefore = (path: string): string =>
+  `${path}: has been pruned before; shares are of what was left then, not of the whole network`;
+
 async function atOnce({ args: { input, save }, options, io }: Call<"prune">): Promise<void> {
   const { method = "l1", flops = 0.5, layers, atLeast, seed, output, imageSize } = options;
   must(
@@ -41,7 +44,8 @@ async function atOnce({ args: { input, save }, options, io }: Call<"prune">): Pr
     ...(layers.length && { layers }),
     onnx: { ...(output !== undefined && { output }), ...(imageSize && { imageShape: [3, imageSize, imageSize] }) },
   } satisfies PruneFileOptions);
-  const { groups, fixed, macs, parameters } = result;
+  const { groups, fixed, macs, parameters, again } = result;
+  if (again) io.note(prunedBefore(input));
   io.result({ type: "result", load: input, save, ...result }, () =>
     [
       textTable([
@@ -60,9 +64,11 @@ async function atOnce({ args: { input, save }, options, io }: Call<"prune">): Pr
 
 async function onData({ args: { input, save }, options, io }: Call<"prune">, init: string): Promise<void> {
   const { method, recipe: name, epochs, batchSize, lr, out = "runs/prune", fineTuneEpochs, flops, share } = options;
-  const { layers, atLeast, set, modelOption, mask, ...rest } = options;
+  const { layers, atLeast, set, modelOption, mask, mean, std, ...rest } = options;
   if (save !== undefined)
     throw new RepmlpError("prune/save", `prune: with --init results go to a folder (--out), not to ${save}.`, "usage");
+  if (!mean !== !std)
+    throw new RepmlpError("prune/options", "prune: --mean and --std belong together. Give both or none.", "usage");
   const code = await reexec();
   if (code !== undefined) process.exit(code);
   registerNode();
@@ -89,9 +95,13 @@ async function onData({ args: { input, save }, options, io }: Call<"prune">, ini
   const result = await prune({
     ...{ ...rest, data: input, init, recipe, folder: out, signal: io.signal },
     ...(mask !== undefined && { mask }),
+    ...(mean && std && { normalization: { mean, std } }),
     onEvent: (event, task, phase) => showTraining(event, io, progress, phase, task, leftOf),
     onUnreadable: (error) => io.warn(error.message),
-    onCut: (cut) => io.result({ type: "cut", ...cut }, () => cutText(cut)),
+    onCut: (cut) => {
+      if (cut.again) io.note(prunedBefore(init));
+      io.result({ type: "cut", ...cut }, () => cutText(cut));
+    },
   }).finally(() => progress.stop());
   if (!result.finished) io.note("stopped; the same command with --resume goes on");
   else showResult(result, io);

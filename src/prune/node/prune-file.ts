@@ -40,6 +40,8 @@ export interface PrunedGroup {
 }
 
 export interface PrunedFile {
+  /** Whether the network had been pruned before: shares are of what it had then. */
+  readonly again: boolean;
   /** Architecture; of an ONNX model nothing. */
   readonly arch?: string;
   readonly inputShape: Shape;
@@ -72,7 +74,7 @@ export async function pruneFile(load: string, save: string, options: PruneFileOp
     const net = new OnnxNet(await openOnnx(load), options.onnx).eval();
     const { narrow, ...result } = pruned<OnnxNet>(net, [1, ...net.imageShape.map(Number)], options);
     await saveOnnx(save, narrow.toOnnx());
-    return result;
+    return { again: false, ...result };
   }
   formatOfName(save);
   using opened = await openModelFile(load, options.open);
@@ -87,7 +89,7 @@ export async function pruneFile(load: string, save: string, options: PruneFileOp
   const { narrow, ...result } = pruned(net, [1, ...preprocessing.inputSize], options);
   const { numClasses } = found;
   await savePruned(save, narrow, { arch, options: opened.options, numClasses, preprocessing, classes });
-  return { arch, ...result };
+  return { arch, again: opened.options.prunedShapes !== undefined, ...result };
 }
 
 /** What a pruned checkpoint states. */
@@ -123,7 +125,7 @@ function pruned<N extends Net>(
   net: N,
   inputShape: Shape,
   { method = "l1", seed = 0, ...options }: PruneFileOptions,
-): Omit<PrunedFile, "arch"> & { readonly narrow: N } {
+): Omit<PrunedFile, "arch" | "again"> & { readonly narrow: N } {
   const dependencies = channelDependencies(net, inputShape);
   const cut = chooseChannels(dependencies, { ...options, importance: pruningMethods[method](net, seed) });
   const narrow = cutChannels(net, dependencies, cut);

@@ -45,6 +45,8 @@ type BeforeAndAfter = readonly [before: number, after: number];
 
 /** A network before and after it was cut. */
 export interface CutNetwork {
+  /** Whether the network had been pruned before: shares are of what it had then. */
+  readonly again: boolean;
   readonly method: PruneSettings["method"];
   /** Weights that are narrower. */
   readonly layers: readonly ChangedLayer[];
@@ -174,6 +176,7 @@ export async function prune(given: PruneOptions): Promise<PruneResult> {
         { whole, trained, narrow, inputShape, data, threads: options.threads },
         {
           method: settings.method,
+          again: start.options?.prunedShapes !== undefined,
           bytes: [init, pruned].map((path) => statSync(path).size) as unknown as BeforeAndAfter,
           history: result?.summary.history ?? [],
         },
@@ -300,7 +303,7 @@ interface Compared {
 /** Measures what was lost and won. */
 async function compared(
   { whole, trained, narrow, inputShape, data, threads }: Compared,
-  facts: Pick<CutNetwork, "method" | "bytes" | "history">,
+  facts: Pick<CutNetwork, "method" | "again" | "bytes" | "history">,
 ): Promise<CutNetwork> {
   const [big, small] = [convertToDeploy(whole), convertToDeploy(narrow)];
   const evaluated = async (net: Net) => {
