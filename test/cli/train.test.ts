@@ -54,7 +54,7 @@ describe("train", () => {
     });
     const { code, stdout, stderr } = await train("--recipe", at("options.json"), "--out", "options");
     expect(code).toBe(0);
-    expect(stderr).toMatch(/ended after epoch \d: the accuracy has not risen for 1 epochs/);
+    expect(stderr).toMatch(/ended after epoch \d: top-1 has not got better for 1 epochs/);
     expect(stdout).toContain("average  options/ema.pth");
     using file = await openCheckpointFile(at("options/ema.pth"));
     expect(file.wrapper).toBe("model_ema");
