@@ -2,6 +2,9 @@ import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { run } from "../../src/cli/commands/quantize.ts";
+import type { Io } from "../../src/cli/io.ts";
+import { commands } from "../../src/cli/table.ts";
 import {
   blockwise,
   CalibrationStatistics,
@@ -367,6 +370,34 @@ describe("files", () => {
       expect((await openOnnx(paths[0])).metadata).toMatchObject({ dtype: type });
     }
     await expect(quantizeFile(at("net.onnx"), at("b.onnx"), normalization)).rejects.toThrow(/one of the two/);
+  });
+
+  test("every option of the command arrives", async () => {
+    const results: unknown[] = [];
+    const progress = () => ({ update: () => undefined, stop: () => undefined });
+    const say = () => undefined;
+    const io = { warn: say, note: say, progress, result: (value: unknown) => results.push(value) } as unknown as Io;
+    const defaults = Object.fromEntries(
+      Object.entries(commands.quantize.options).map(([key, option]) => [
+        key,
+        (option as { default?: unknown }).default,
+      ]),
+    );
+    const given = {
+      ...{ stats: at("stats.safetensors"), saveStats: at("again.safetensors"), report: at("page.html") },
+      ...{ mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], calibrator: "minmax", target: "vnni", keepFloat: ["1"] },
+      ...{ biasCorrection: false, perChannel: false },
+    };
+    const call = { args: { model: at("net.onnx"), out: at("cli.onnx") }, options: { ...defaults, ...given }, io };
+    await run(call as unknown as Parameters<typeof run>[0]);
+    expect(results[0]).toMatchObject({ target: "vnni", calibrator: "minmax", report: at("page.html") });
+    expect((results[0] as { kept: unknown[] }).kept).toHaveLength(1);
+    expect(readFileSync(at("page.html"), "utf8")).toContain("cli.onnx");
+    using again = await openCheckpointFile(at("again.safetensors"));
+    expect(again.entries.size).toBeGreaterThan(0);
+    const { initializers } = await openOnnx(at("cli.onnx"));
+    const [scale] = [...initializers].filter(([name]) => name.endsWith(".weight_scale"));
+    expect(new Set(scale[1].readSync().toFloat64()).size).toBe(1);
   });
 
   test("a training checkpoint is merged before its weights are stored", async () => {
