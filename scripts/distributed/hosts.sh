@@ -37,5 +37,5 @@ if [ "$kind" = openmpi ]; then
   in_first mpirun.openmpi --allow-run-as-root --host 10.9.0.1,10.9.0.2 -n 2 --mca plm_rsh_agent "$agent" --bind-to none \
     --mca btl tcp,self --mca btl_tcp_if_include 10.9.0.0/24 --mca oob_tcp_if_include 10.9.0.0/24 "$@"
 else
-  in_first mpirun.mpich -hosts 10.9.0.1,10.9.0.2 -n 2 -genv MPIR_CVAR_NOLOCAL 1 -ppn 1 -launcher rsh -launcher-exec "$agent" -iface cable1 "$@"
+  in_first mpirun.mpich -hosts 10.9.0.1,10.9.0.2 -n 2 -genv MPIR_CVAR_NOLOCAL 1 -genv UCX_TLS tcp,self -ppn 1 -launcher rsh -launcher-exec "$agent" -iface cable1 "$@"
 fi

@@ -118,10 +118,13 @@ describe.each(launchers)("$name", (launcher) => {
     expect(again.code).toBe(0);
   });
 
-  test("SIGTERM to one rank: all stop after the step, with a checkpoint", async () => {
+  test("a second job in the folder is refused; SIGTERM to one rank: all stop after the step, with a checkpoint", async () => {
     const out = `${launcher.command}-stopped`;
     const job = runTrain(launcher, 2, out, "--recipe", "long.json");
     await until(() => existsSync(at(`${out}/last.safetensors`)));
+    const second = await runTrain(launcher, 2, out, "--resume").ended;
+    expect(second.stderr).toMatch(/^error: rank 0 of 2 on \S+: \S+: another run writes there/m);
+    expect(second.code).not.toBe(0);
     process.kill(pidOf(out, 1)!, "SIGTERM");
     const { stderr, code } = await job.ended;
     expect(stderr).toContain("stopped; the same command with --resume goes on");
