@@ -81,7 +81,7 @@ export function insertBatchNorms<M extends Module>(model: M): M {
     count > 0,
     "insert-norms/none",
     () =>
-      "insertBatchNorms: the network has no merged convolution. Convert it first, or fine-tune the training form as it is.",
+      "`insertBatchNorms`: the network has no merged convolution. Convert it first, or fine-tune the training form as it is.",
     "usage",
   );
   return made;

@@ -231,7 +231,7 @@ export function replaceConvs<M extends Module>(
     count > 0,
     "replace-convs/none",
     () =>
-      `replaceConvs: no convolution can be replaced by ${kind}${left.length ? `: ${listed(left, 3)}` : ", since there is none"}. Choose another block, or in the library other convolutions by the filter.`,
+      `\`replaceConvs\`: no convolution can be replaced by ${kind}${left.length ? `: ${listed(left, 3)}` : ", since there is none"}. Choose another block, or in the library other convolutions by the filter.`,
     "usage",
   );
   return made;

@@ -7,5 +7,5 @@ export type { ByteSink } from "./sink.ts";
 export { sparseEntries } from "./sparse.ts";
 export type { OtherValue } from "./torch/other-values.ts";
 export type { StateDictOptions } from "./torch/state-dict.ts";
-export { asWeights } from "./weights.ts";
+export { asWeights, mustBeFiniteTensors } from "./weights.ts";
 export { checkpointBlob, type SaveFormat, writeCheckpoint } from "./writer.ts";

@@ -100,15 +100,42 @@ class Weight implements TensorSource {
 
   private checked(tensor: Tensor): Tensor {
     if (this.isSound(tensor)) return tensor;
-    const values = tensor.toFloat64();
-    const at = values.findIndex((v) => !Number.isFinite(v) || (this.isVariance && v < 0));
-    const place = stridesOf(tensor.shape).map((stride, axis) => Math.floor(at / stride) % tensor.shape[axis]);
-    const is = Number.isFinite(values[at]) ? "a variance below 0" : "not finite";
-    return refuse(
-      "not-finite",
-      `${this.where}: tensor "${shortened(this.key)}" is ${is}: its value at [${place.join(", ")}] is ${values[at]}. ` +
-        "Training had gone wrong before it was saved; give an earlier checkpoint.",
-    );
+    return refuseValue(this.where, this.key, tensor, (v) => !Number.isFinite(v) || (this.isVariance && v < 0));
+  }
+}
+
+/** Refuses a tensor by its first value that is wrong. */
+function refuseValue(where: string, key: string, tensor: Tensor, isWrong: (value: number) => boolean): never {
+  const values = tensor.toFloat64();
+  const at = values.findIndex(isWrong);
+  const place = stridesOf(tensor.shape).map((stride, axis) => Math.floor(at / stride) % tensor.shape[axis]);
+  const is = Number.isFinite(values[at]) ? "a variance below 0" : "not finite";
+  return refuse(
+    "not-finite",
+    `${where}: tensor "${shortened(key)}" is ${is}: its value at [${place.join(", ")}] is ${values[at]}. ` +
+      "Training had gone wrong before it was saved; give an earlier checkpoint.",
+  );
+}
+
+/**
+ * Refuses weights of an ONNX model as {@link asWeights} does those of a checkpoint. Its other constants may be infinite
+ * (masks, limits), but not NaN.
+ *
+ * @param tensors    one is in memory at a time
+ * @param isWeight   whether a layer multiplies or adds with the tensor of this name
+ * @throws RepmlpError `checkpoint/not-finite` naming the tensor
+ */
+export async function mustBeFiniteTensors(
+  where: string,
+  tensors: Iterable<readonly [name: string, source: TensorSource]>,
+  isWeight: (name: string) => boolean,
+): Promise<void> {
+  for (const [name, source] of tensors) {
+    if (!isFloating(source.dtype)) continue;
+    const tensor = await source.read();
+    if (allFinite(tensor)) continue;
+    const isWrong = isWeight(name) ? (v: number) => !Number.isFinite(v) : Number.isNaN;
+    if (tensor.toFloat64().some(isWrong)) refuseValue(where, name, tensor, isWrong);
   }
 }
 

@@ -699,7 +699,10 @@ export const commands = {
       ...weights,
       workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0, default: 4 }),
       batchSize: integer("-b, --batch-size <n>", "pictures per batch (default: 100), or tiles of pictures (4)"),
-      resolution: integer("-r, --resolution <n>", "height and width of the input; the architecture's by default"),
+      resolution: {
+        ...integer("-r, --resolution <n>", "height and width of the input; the architecture's by default"),
+        library: ["imageSize"],
+      },
       classMap: text(
         "--class-map <file>",
         "which index a class folder is: lines of folder name and index, tabs between",

@@ -78,7 +78,10 @@ export class DataLoader<B extends PictureBatch = Batch> implements AsyncIterable
     const { batchSize, dropLast, prefetch } = this.#options;
     const usage = (condition: boolean, message: () => string): void =>
       must(condition, "loader/options", () => `loader: ${message()}`, "usage");
-    usage(Number.isInteger(batchSize) && batchSize > 0, () => `batchSize must be a positive integer, got ${batchSize}`);
+    usage(
+      Number.isInteger(batchSize) && batchSize > 0,
+      () => `\`batchSize\` must be a positive integer, got ${batchSize}`,
+    );
     usage(Number.isInteger(prefetch) && prefetch >= 0, () => `prefetch must be an integer from 0, got ${prefetch}`);
     if (options.mix) checkMixOptions(options.mix);
     usage(

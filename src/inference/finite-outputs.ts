@@ -1,25 +1,32 @@
 import { RepmlpError } from "../errors.ts";
 import { type Net, traceModel } from "../nn/index.ts";
+import type { OnnxModel } from "../onnx/index.ts";
 import type { CompileOptions } from "../runtime/index.ts";
 import { Tensor } from "../tensor/index.ts";
+import { mustHaveFiniteWeights } from "./onnx-weights.ts";
 
 const allNumbers = ({ data }: Tensor): boolean => (data as Float32Array).every(Number.isFinite);
 
 /**
- * Throws unless outputs are finite. Weights that are no numbers were refused when the file was opened, so what comes here
- * grew beyond what the element type holds on the way; the layer is named where the network is known.
+ * Throws unless outputs are finite. Weights that are no numbers were refused when a checkpoint was opened; those of an ONNX
+ * model are looked at now. Otherwise what comes here grew beyond what the element type holds on the way; the layer is named
+ * where the network is known.
  *
  * @param where  the file, for messages
+ * @param source  the network, or the ONNX model
  * @throws RepmlpError `inference/not-finite`
  */
 export async function mustBeFinite(
   output: Tensor,
   where: string,
   images: Tensor,
-  net?: Net,
+  source?: Net | OnnxModel,
   options: CompileOptions = {},
 ): Promise<void> {
   if (allNumbers(output)) return;
+  const model = source && "nodes" in source ? source : undefined;
+  if (model) await mustHaveFiniteWeights(model, where);
+  const net = source && "nodes" in source ? undefined : source;
   const value = (output.data as Float32Array).find((v) => !Number.isFinite(v));
   const row = Math.floor(
     (output.data as Float32Array).findIndex((v) => !Number.isFinite(v)) / (output.size / output.shape[0]),

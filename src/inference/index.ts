@@ -30,6 +30,7 @@ export {
   writeMetadata,
 } from "./metadata.ts";
 export { mixesPictures } from "./mixing.ts";
+export { mustHaveFiniteWeights } from "./onnx-weights.ts";
 export { type OpenedModel, openModel, type ReadModelOptions, readModel, type StoredModel } from "./open-model.ts";
 export * from "./predictor.ts";
 export { mergeTestRecords, type NamedRecord, parseTestRecord, readCounts, type TestRecord } from "./record.ts";

@@ -141,7 +141,7 @@ function mustLeaveSomething(name: string, pooled: number, imageSize: number, lea
   must(
     pooled > 0,
     "acnet-cifar/size",
-    () => `acnet-cifar: ${name} needs pictures of ${least} x ${least} pixels or more, got imageSize ${imageSize}`,
+    () => `acnet-cifar: ${name} needs pictures of ${least} x ${least} pixels or more, got \`imageSize\` ${imageSize}`,
     "usage",
   );
 }

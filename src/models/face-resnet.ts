@@ -78,7 +78,7 @@ export class FaceResNet extends Module {
       x.shape.length === 4 && x.shape[1] === 3 && x.shape[2] === height && x.shape[3] === width,
       "face-resnet/input",
       () =>
-        `face-resnet: the network was built for pictures [N, 3, ${height ?? "H"}, ${width ?? "W"}], got ${fmt(x.shape)}. Resize them, or build it with another imageSize.`,
+        `face-resnet: the network was built for pictures [N, 3, ${height ?? "H"}, ${width ?? "W"}], got ${fmt(x.shape)}. Resize them, or build it with another \`imageSize\`.`,
     );
     const stages = [this.stage0, this.stage1, this.stage2, this.stage3, this.stage4];
     return this.embedding.forward(globalAvgPool(stages.reduce((y, stage) => stage.forward(y), x)));

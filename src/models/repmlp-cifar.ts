@@ -85,7 +85,7 @@ export class RepMLPCifar extends Module {
     must(
       imageSize % 4 === 0,
       "repmlp-cifar/size",
-      () => `repmlp-cifar: imageSize is halved twice, so 4 must divide it; got ${imageSize}`,
+      () => `repmlp-cifar: \`imageSize\` is halved twice, so 4 must divide it; got ${imageSize}`,
       "usage",
     );
     const stage = (index: 0 | 1 | 2): CifarStage => {

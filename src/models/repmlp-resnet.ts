@@ -125,7 +125,7 @@ export class RepMLPResNet extends Module {
       x.shape.length === 4 && x.shape[1] === 3 && x.shape[2] === height && x.shape[3] === width,
       "repmlp-resnet/input",
       () =>
-        `repmlp-resnet: the network was built for pictures [N, 3, ${height ?? "H"}, ${width ?? "W"}], got ${fmt(x.shape)}. Resize them, or build it with another imageSize.`,
+        `repmlp-resnet: the network was built for pictures [N, 3, ${height ?? "H"}, ${width ?? "W"}], got ${fmt(x.shape)}. Resize them, or build it with another \`imageSize\`.`,
     );
     const c2 = this.stage1.forward(this.stage0.forward(x));
     const c3 = this.stage2.forward(c2);

@@ -108,7 +108,7 @@ function mustDivide(size: Pair, patch: Pair, partitions: readonly Pair[]): void 
       map.every((d, axis) => d > 0 && d % partition[axis] === 0),
       "repmlpnet/size",
       () =>
-        `repmlpnet: pictures of ${fmt(size)} make maps of ${fmt(map)} in stage ${i}, which partitions of ${fmt(partition)} do not divide. Say which do with partitions, or take another imageSize: a multiple of ${fmt(partitions[0].map((d, axis) => d * patch[axis]))} for these.`,
+        `repmlpnet: pictures of ${fmt(size)} make maps of ${fmt(map)} in stage ${i}, which partitions of ${fmt(partition)} do not divide. Say which do with partitions, or take another \`imageSize\`: a multiple of ${fmt(partitions[0].map((d, axis) => d * patch[axis]))} for these.`,
       "usage",
     );
   }

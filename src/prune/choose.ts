@@ -93,7 +93,7 @@ export function chooseChannels(dependencies: ChannelDependencies, options: Choos
     least <= flops,
     "prune/target",
     () =>
-      `prune: ${flops} of the multiply-adds cannot be reached: with all channels gone that may go, ${least.toFixed(3)} is left. Ask for that or more, name more layers, or lower atLeast (${atLeast}).`,
+      `prune: ${flops} of the multiply-adds cannot be reached: with all channels gone that may go, ${least.toFixed(3)} is left. Ask for that or more, name more \`layers\`, or lower \`atLeast\` (${atLeast}).`,
     "usage",
   );
   let [low, high] = [0, candidates.length];

@@ -174,7 +174,7 @@ function mustBeInReach(
     least <= flops,
     "prune/target",
     () =>
-      `prune: ${flops} of the multiply-adds cannot be reached: with all channels gone that may go, ${least.toFixed(3)} is left. Ask for that or more, name more layers, or lower atLeast.`,
+      `prune: ${flops} of the multiply-adds cannot be reached: with all channels gone that may go, ${least.toFixed(3)} is left. Ask for that or more, name more \`layers\`, or lower \`atLeast\`.`,
     "usage",
   );
 }

@@ -326,7 +326,7 @@ async function keptLayers(
   must(
     keepFloat === "auto" || (Number.isInteger(keepFloat) && (keepFloat as number) > 0),
     "quantize/keep-float",
-    () => `${name}: keepFloat must be names of layers, a number of them from 1, or auto, got ${keepFloat}.`,
+    () => `${name}: \`keepFloat\` must be names of layers, a number of them from 1, or auto, got ${keepFloat}.`,
     "usage",
   );
   must(

@@ -66,7 +66,7 @@ export const classification = ({
         outputs === classes,
         "trainer/classes",
         () =>
-          `trainer: the network has ${outputs} outputs, the data ${classes} classes. Build the network with numClasses: ${classes}.`,
+          `trainer: the network has ${outputs} outputs, the data ${classes} classes. Build the network with \`numClasses\` ${classes}.`,
         "usage",
       );
     else

@@ -111,7 +111,7 @@ export function segmentation({
         outputs === count,
         "segmentation/classes",
         () =>
-          `segmentation: the network has ${outputs} outputs, the task ${count} classes. Build the network with numClasses: ${count}.`,
+          `segmentation: the network has ${outputs} outputs, the task ${count} classes. Build the network with \`numClasses\` ${count}.`,
         "usage",
       );
     },

@@ -28,7 +28,8 @@ function warmupDecay(
   must(
     totalSteps > warmupSteps && warmupSteps >= 0,
     "schedule/steps",
-    () => `schedule: totalSteps (${totalSteps}) must be more than warmupSteps (${warmupSteps})`,
+    () =>
+      `schedule: totalSteps (${totalSteps}) must be more than warmupSteps (${warmupSteps}). Train for more \`epochs\`, in smaller batches (\`batchSize\`), or with a shorter warm-up.`,
     "usage",
   );
   return (step) => {

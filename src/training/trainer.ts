@@ -143,7 +143,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
         least >= size,
         "trainer/processes",
         () =>
-          `trainer: a batch of ${count} pictures${accumulate > 1 ? ` in ${accumulate} parts` : ""} has parts of ${least}, too few for ${size} processes. Choose a larger batchSize${accumulate > 1 ? ", fewer parts (accumulate)" : ""} or fewer processes.`,
+          `trainer: a batch of ${count} pictures${accumulate > 1 ? ` in ${accumulate} parts` : ""} has parts of ${least}, too few for ${size} processes. Choose a larger \`batchSize\`${accumulate > 1 ? ", fewer parts (accumulate)" : ""} or fewer processes.`,
         "usage",
       );
     }
@@ -336,10 +336,10 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
     );
     const advice =
       divided && fitting !== undefined
-        ? `Set accumulate to ${fitting}, or choose another batchSize`
+        ? `Set accumulate to ${fitting}, or choose another \`batchSize\``
         : last
-          ? "Leave it out with dropLast: true, or choose another batchSize"
-          : "Set batchSize to 2 or more";
+          ? "Leave it out with dropLast: true, or choose another `batchSize`"
+          : "Set `batchSize` to 2 or more";
     throw new RepmlpError(
       "trainer/batch-norm",
       `trainer: ${why}: a batch norm would see one value per channel, which has no variance. ${advice}.`,
@@ -620,7 +620,7 @@ export class Trainer<B extends PictureBatch = Batch, N extends Net = Net> {
       begun <= this.options.epochs,
       "trainer/epochs",
       () =>
-        `trainer: ${checkpoint.where} is in epoch ${begun} (step ${state.step}), but epochs is ${this.options.epochs}. Set epochs to ${begun} or more, or begin a new run in another place.`,
+        `trainer: ${checkpoint.where} is in epoch ${begun} (step ${state.step}), but \`epochs\` is ${this.options.epochs}. Set \`epochs\` to ${begun} or more, or begin a new run in another place.`,
       "usage",
     );
     const changed = changedSettings({ ...oldClasses(checkpoint), ...state.settings }, this.settings());

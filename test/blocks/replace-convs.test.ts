@@ -179,7 +179,7 @@ test("leaves convolutions with the same weights, and says so where none is left"
   const [a, b] = [1, 2].map(() => new Conv2d(4, 4, { kernelSize: 3, padding: 1 }));
   Object.assign(b, { weight: a.weight });
   expect(() => replaceConvs(new Sequential(a, b), "acb")).toThrow(
-    "replaceConvs: no convolution can be replaced by acb: 0: other layers have the same weights, 1: other layers",
+    "`replaceConvs`: no convolution can be replaced by acb: 0: other layers have the same weights, 1: other layers",
   );
   expect(() => replaceConvs(new Linear(2, 2), "acb")).toThrow("by acb, since there is none. Choose another block");
 });

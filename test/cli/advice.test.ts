@@ -17,12 +17,24 @@ const shownBy: Readonly<Record<string, readonly CommandName[]>> = {
   "models/onnx-net/": ["train", "trainable"],
   "models/detect.ts": ["convert", "verify", "export", "predict", "test", "train"],
   "models/fc3-batch-norm.ts": ["train"],
+  ...Object.fromEntries(
+    ["acnet-cifar", "face-resnet", "repmlp-cifar", "repmlp-resnet", "repmlpnet"].map((name) => [
+      `models/${name}.ts`,
+      ["convert", "verify", "export", "predict", "test", "train", "prune", "quantize"],
+    ]),
+  ),
+  "blocks/": ["train"],
+  "data/": ["train"],
+  "tasks/node/": ["test", "predict"],
+  "tasks/": ["train"],
+  "training/": ["train", "prune"],
+  "prune/": ["prune"],
   "recipes/node/onnx-start.ts": ["train"],
   "recipes/node/registry-start.ts": ["train"],
   "recipes/node/train.ts": ["train"],
   "inference/node/folder.ts": ["test"],
   "quantize/node/": ["quantize"],
-  "tasks/node/segmenter.ts": ["test", "predict"],
+  "quantize/quantize-onnx.ts": ["quantize"],
 };
 
 const files = readdirSync(root, { recursive: true, encoding: "utf8" })
@@ -89,6 +101,42 @@ describe("what messages of the library advise", () => {
       expect(Object.keys(commands).some((name) => has(name, named))).toBe(true);
     }
     expect(shown.filter((name) => !has(name, named))).toEqual([]);
+  });
+});
+
+describe("options in messages", () => {
+  /** Messages that nobody at a command sees, or that mean an entry of a recipe. */
+  const others = new Set([
+    "data/loader.ts imageShape",
+    "graph/read-onnx.ts inputShapes",
+    "inference/verify.ts inputShape",
+    "quantize/training/quantized-net.ts keepFloat",
+    "recipes/node/train.ts imageSize",
+  ]);
+  const names = [
+    ...Object.values(commands).flatMap(({ options }) =>
+      Object.entries<OptionSpec<unknown>>(options).flatMap(([name, { library = [] }]) => [name, ...library]),
+    ),
+    ...["inputShapes", "inputShape"],
+  ].filter((name) => /[A-Z]/.test(name));
+  const unmarked = library
+    .filter(({ file }) => !file.startsWith("web/"))
+    .flatMap(({ file, text }) =>
+      literals(text)
+        .filter((literal) => literal.includes(" "))
+        .flatMap((literal) => {
+          const words = literal
+            .slice(1, -1)
+            .replace(/\$\{(?:[^{}]|\{[^{}]*\})*\}/g, "")
+            .replace(/\\?`[^`]*`/g, "");
+          return names
+            .filter((name) => new RegExp(`(?<![\\w.-])${name}(?!\\w)`).test(words))
+            .map((n) => `${file} ${n}`);
+        }),
+    );
+
+  test("stand between backticks, so that a command can name its own", () => {
+    expect(new Set(unmarked)).toEqual(others);
   });
 });
 

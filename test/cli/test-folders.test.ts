@@ -159,6 +159,29 @@ describe("test leaves out pictures that cannot be read, and goes on", () => {
   });
 });
 
+describe("predict", () => {
+  test("names a picture that cannot be read, and says of the others what they are", async () => {
+    const path = writeFiles(at("predicted"), { "a.ppm": "fox", "b.jpg": new Uint8Array(9), "c.ppm": "cow" });
+    const files = ["a.ppm", "b.jpg", "none.png", "c.ppm"].map((name) => join(path, name));
+    const { code, stdout, stderr } = await repmlp(["predict", at("named.onnx"), ...files, "--json"]);
+    const said = stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    expect(said.map(({ topK: [{ label }] }) => label)).toEqual(["fox", "cow"]);
+    for (const name of [files[1], files[2]]) expect(stderr).toContain(`warning: ${name}: cannot be`);
+    expect(code).toBe(1);
+  });
+
+  test("prints a class name of several lines as one", async () => {
+    await writeColourModel(at("lines.onnx"), animals, ["c\nat", "cow", "dog", "f\tox\u001b[2J"]);
+    const path = writeFiles(at("lines"), { "1.ppm": "cat" });
+    const { stdout } = await repmlp(["predict", at("lines.onnx"), join(path, "1.ppm")]);
+    expect(stdout).toMatch(/ % {2}c\\nat \(0\)\n/);
+    expect(stdout).toContain("f\\tox\\x1b[2J (3)");
+  });
+});
+
 test("hidden folders shift no class", async () => {
   const path = data("hidden", { cat: "cat", cow: "cow", dog: "dog", fox: "fox", ".ipynb_checkpoints": "cow" });
   writeFiles(path, { "val/cat/.ipynb_checkpoints/1.ppm": "fox", "val/dog/._1.ppm": new Uint8Array(4) });

@@ -126,7 +126,7 @@ describe("train", () => {
     expect(existsSync(at("nowhere"))).toBe(false);
     const fewer = await train("--recipe", at("constant.json"), "--out", "whole", "--resume", "--epochs", "1");
     expect(fewer.stderr).toMatch(
-      /last\.safetensors is in epoch 2 \(step 6\), but epochs is 1\. Set epochs to 2 or more/,
+      /last\.safetensors is in epoch 2 \(step 6\), but --epochs is 1\. Set --epochs to 2 or more/,
     );
     expect(fewer.code).toBe(2);
   });

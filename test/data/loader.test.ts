@@ -131,7 +131,7 @@ describe("DataLoader", () => {
   });
 
   test("says what is wrong with its options", () => {
-    expect(() => new DataLoader(pixels(3), { batchSize: 0 })).toThrow("batchSize must be a positive integer, got 0");
+    expect(() => new DataLoader(pixels(3), { batchSize: 0 })).toThrow("`batchSize` must be a positive integer, got 0");
     expect(() => new DataLoader(pixels(3), { batchSize: 4, dropLast: true })).toThrow("3 pictures make no batch of 4");
     const loader = new DataLoader(pixels(8), { batchSize: 4 });
     expect(() => loader.seek(0, 2)).toThrow("an epoch has batches 0 … 1");

@@ -243,7 +243,7 @@ describe("what does not fit is refused by name", () => {
 
   test("a picture larger than the network's input, in evaluation", async () => {
     const data = await maskFolder(pictures, masks, { ...options, imageSize: [17, 20] });
-    await expect(data.batch([0])).rejects.toThrow(/a picture is 23 x 17, imageSize allows 20 x 17/);
+    await expect(data.batch([0])).rejects.toThrow(/a picture is 23 x 17, `imageSize` allows 20 x 17/);
   });
 
   test("folders without pictures", async () => {

@@ -218,9 +218,9 @@ describe("RepMLPResNet", () => {
     ].map((shape) => refusal(() => model.forward(input("x", shape))));
     expect(refusals).toMatchInlineSnapshot(`
       [
-        "repmlp-resnet: the network was built for pictures [N, 3, 64, 96], got [1, 3, 96, 64]. Resize them, or build it with another imageSize.",
-        "repmlp-resnet: the network was built for pictures [N, 3, 64, 96], got [1, 1, 64, 96]. Resize them, or build it with another imageSize.",
-        "repmlp-resnet: the network was built for pictures [N, 3, 64, 96], got [3, 64, 96]. Resize them, or build it with another imageSize.",
+        "repmlp-resnet: the network was built for pictures [N, 3, 64, 96], got [1, 3, 96, 64]. Resize them, or build it with another \`imageSize\`.",
+        "repmlp-resnet: the network was built for pictures [N, 3, 64, 96], got [1, 1, 64, 96]. Resize them, or build it with another \`imageSize\`.",
+        "repmlp-resnet: the network was built for pictures [N, 3, 64, 96], got [3, 64, 96]. Resize them, or build it with another \`imageSize\`.",
       ]
     `);
   });
@@ -229,7 +229,7 @@ describe("RepMLPResNet", () => {
     const model = new RepMLPResNet({ ...small, blockType: "base" }).eval();
     for (const size of [32, 75]) expect(traceModel(model, [1, 3, size, 2 * size]).output.shape).toEqual([1, 1000]);
     expect(refusal(() => model.forward(input("x", [1, 4, 32, 32])))).toMatchInlineSnapshot(
-      `"repmlp-resnet: the network was built for pictures [N, 3, 32, 32], got [1, 4, 32, 32]. Resize them, or build it with another imageSize."`,
+      `"repmlp-resnet: the network was built for pictures [N, 3, 32, 32], got [1, 4, 32, 32]. Resize them, or build it with another \`imageSize\`."`,
     );
   });
 

@@ -87,7 +87,7 @@ describe("layers that stay in float", () => {
   });
 
   test.each([
-    [{ keepFloat: 0 }, /keepFloat must be names of layers, a number of them from 1, or auto, got 0/],
+    [{ keepFloat: 0 }, /`keepFloat` must be names of layers, a number of them from 1, or auto, got 0/],
     [{ keepFloat: "auto", budget: 1 }, /the budget is a share of the inputs from 0 to below 1, got 1/],
   ] as const)("%j is refused", async (wrong, message) => {
     await expect(quantizeOnnx(network(), feeds, { ...options, ...wrong })).rejects.toThrow(message);

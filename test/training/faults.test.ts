@@ -38,28 +38,28 @@ describe("batch norms that would see a single value are found before the first s
     [
       "a last batch of one",
       { batchSize: 7, dropLast: false, data: { train: toyData(50) } },
-      "the last batch of an epoch has 1 picture (50 in batches of 7): a batch norm would see one value per channel, which has no variance. Leave it out with dropLast: true, or choose another batchSize.",
+      "the last batch of an epoch has 1 picture (50 in batches of 7): a batch norm would see one value per channel, which has no variance. Leave it out with dropLast: true, or choose another `batchSize`.",
     ],
     [
       "parts of one",
       { accumulate: 12 },
-      "a batch has 12 pictures, of which accumulate 12 makes parts with a single picture: a batch norm would see one value per channel, which has no variance. Set accumulate to 11, or choose another batchSize.",
+      "a batch has 12 pictures, of which accumulate 12 makes parts with a single picture: a batch norm would see one value per channel, which has no variance. Set accumulate to 11, or choose another `batchSize`.",
     ],
     [
       "a last part of one",
       { batchSize: 10, accumulate: 4 },
-      "a batch has 10 pictures, of which accumulate 4 makes parts with a single picture: a batch norm would see one value per channel, which has no variance. Set accumulate to 3, or choose another batchSize.",
+      "a batch has 10 pictures, of which accumulate 4 makes parts with a single picture: a batch norm would see one value per channel, which has no variance. Set accumulate to 3, or choose another `batchSize`.",
     ],
     ["not parts of three and more", { batchSize: 13, accumulate: 3, data: { train: toyData(26) } }, ""],
     [
       "a part of one in the last batch alone",
       { batchSize: 12, accumulate: 4, dropLast: false, data: { train: toyData(39) } },
-      "the last batch of an epoch has 3 pictures (39 in batches of 12), of which accumulate 4 makes parts with a single picture: a batch norm would see one value per channel, which has no variance. Set accumulate to 1, or choose another batchSize.",
+      "the last batch of an epoch has 3 pictures (39 in batches of 12), of which accumulate 4 makes parts with a single picture: a batch norm would see one value per channel, which has no variance. Set accumulate to 1, or choose another `batchSize`.",
     ],
     [
       "batches of one",
       { batchSize: 1 },
-      "a batch has 1 picture: a batch norm would see one value per channel, which has no variance. Set batchSize to 2 or more.",
+      "a batch has 1 picture: a batch norm would see one value per channel, which has no variance. Set `batchSize` to 2 or more.",
     ],
   ])("%s", async ([, options, message]) => {
     const [found, events] = await begin({ ...options, epochs: 1 });
@@ -155,7 +155,7 @@ describe("resuming", () => {
     if (stopAt === 4) expect((await again).events.map((e) => e.type)).toEqual(["start", "done"]);
     else
       await expect(again).rejects.toThrow(
-        'trainer: checkpoint "last" in memory is in epoch 2 (step 6), but epochs is 1. Set epochs to 2 or more',
+        'trainer: checkpoint "last" in memory is in epoch 2 (step 6), but `epochs` is 1. Set `epochs` to 2 or more',
       );
   });
 

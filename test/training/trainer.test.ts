@@ -268,7 +268,7 @@ describe("refused before any step", () => {
 
   test("a network for other classes", async () => {
     expect(await refused({}, new SmallNet(5))).toBe(
-      "trainer: the network has 5 outputs, the data 3 classes. Build the network with numClasses: 3.",
+      "trainer: the network has 5 outputs, the data 3 classes. Build the network with `numClasses` 3.",
     );
   });
 });

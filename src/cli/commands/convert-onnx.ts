@@ -14,7 +14,7 @@ export const convertOnnx: Run<"convert"> = async ({ args: { load, save }, option
   const start = performance.now();
   registerNode();
   const { verify = true, tolerance, force } = options;
-  const inputs = options.inputs.length ? (model: OnnxModel) => readInputs(options.inputs, model) : undefined;
+  const inputs = options.inputs.length ? (model: OnnxModel) => readInputs(options.inputs, model, io.warn) : undefined;
   const result = await convertOnnxFile(load, save, { verify, tolerance, force, inputs });
   if (options.report !== undefined)
     await writeFile(options.report, onnxReport([basename(load), basename(save)], result));

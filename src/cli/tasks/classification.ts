@@ -1,5 +1,4 @@
 import { preprocess } from "../../data/index.ts";
-import { readPicture } from "../../data/node/index.ts";
 import { describePreprocessing } from "../../data/preprocessing/preprocess.ts";
 import { must } from "../../errors.ts";
 import { parseClassNames } from "../../inference/class-names.ts";
@@ -15,6 +14,7 @@ import { progressLine } from "../../inference/report.ts";
 import { parseShard } from "../../inference/shard.ts";
 import { sizeOf, Tensor } from "../../tensor/index.ts";
 import { shown } from "../../text.ts";
+import { eachPicture } from "../each-picture.ts";
 import type { Io } from "../io.ts";
 import { readText } from "../read-text.ts";
 import type { Call } from "../table.ts";
@@ -107,7 +107,7 @@ async function check({ options, io }: Call<"test">, test: TestOptions): Promise<
 async function predictClasses(
   { args: { weights, image: images }, options, io }: Call<"predict">,
   classifier: Classifier,
-): Promise<undefined> {
+): Promise<1 | undefined> {
   const { topK = 5, labels: labelFile } = options;
   const { preprocessing, classes } = classifier;
   const labels = labelFile === undefined ? classifier.labels : parseClassNames(await readText(labelFile), labelFile);
@@ -121,22 +121,22 @@ async function predictClasses(
   io.note(`${[classifier.arch, classifier.form && `${classifier.form} form`].filter(Boolean).join(", ") || weights}`);
   io.note(describePreprocessing(preprocessing));
   const compiled = await classifier.compile();
-  for (const image of images) {
-    const values = preprocess(await readPicture(image), preprocessing);
+  const code = await eachPicture(images, io, async (image, picture) => {
+    const values = preprocess(picture, preprocessing);
     const logits = await compiled.run(new Tensor("float32", [1, ...preprocessing.inputSize], values));
     const ranked = rankClasses(logits.data as Float32Array, topK).map((r) => ({ ...r, label: labels?.[r.index] }));
     io.result({ image, topK: ranked }, () =>
       [
-        image,
+        shown(image),
         ...ranked.map(
           ({ index, probability, label }) =>
-            `  ${(100 * probability).toFixed(2).padStart(6)} %  ${label === undefined ? `class ${index}` : `${label} (${index})`}`,
+            `  ${(100 * probability).toFixed(2).padStart(6)} %  ${label === undefined ? `class ${index}` : `${shown(label)} (${index})`}`,
         ),
       ].join("\n"),
     );
-  }
+  });
   await compiled.dispose();
-  return undefined;
+  return code;
 }
 
 export const view: TaskView = { test: testClasses, predict: predictClasses };

@@ -1,6 +1,6 @@
 import { mkdir } from "node:fs/promises";
 import { basename, join, parse } from "node:path";
-import { classNamesOf, encodePalettePng, maskPairs, readPicture } from "../../data/node/index.ts";
+import { classNamesOf, encodePalettePng, maskPairs } from "../../data/node/index.ts";
 import { must, RepmlpError } from "../../errors.ts";
 import { parseClassNames } from "../../inference/class-names.ts";
 import { type Classifier, openClassifier } from "../../inference/node/index.ts";
@@ -10,6 +10,8 @@ import { overlayPage } from "../../report/node/overlay-page.ts";
 import { classColors, classOfPixels, overlay, type SegmentationScores } from "../../tasks/index.ts";
 import { type PixelTest, Segmenter, type SegmenterOptions, testPixels } from "../../tasks/node/index.ts";
 import { Tensor } from "../../tensor/index.ts";
+import { shown } from "../../text.ts";
+import { eachPicture } from "../each-picture.ts";
 import type { Io } from "../io.ts";
 import { readText } from "../read-text.ts";
 import type { Call } from "../table.ts";
@@ -165,7 +167,7 @@ function report(
 }
 
 /** Writes the classes of each picture's pixels, as numbers and as colours over the picture. */
-async function predict({ args, options, io }: Call<"predict">, file: Classifier): Promise<undefined> {
+async function predict({ args, options, io }: Call<"predict">, file: Classifier): Promise<1 | undefined> {
   const { out = "predictions", labels: labelFile } = options;
   const labels = labelFile === undefined ? file.labels : parseClassNames(await readText(labelFile), labelFile);
   must(
@@ -182,8 +184,7 @@ async function predict({ args, options, io }: Call<"predict">, file: Classifier)
   const { default: sharp } = await import("sharp");
   const segmenter = Segmenter.ofFile(file, segmenterOptions(options));
   try {
-    for (const image of args.image) {
-      const picture = await readPicture(image);
+    return await eachPicture(args.image, io, async (image, picture) => {
       const { data, shape } = await segmenter.probabilities(picture);
       const classes = Uint8Array.from(
         classOfPixels(new Tensor("float32", [1, ...shape], data as Float32Array<ArrayBuffer>)),
@@ -207,13 +208,13 @@ async function predict({ args, options, io }: Call<"predict">, file: Classifier)
         .sort((a, b) => b.share - a.share);
       io.result({ image, ...files, classes: shares }, () =>
         [
-          `${image}: ${files.mask}, ${files.overlay}`,
+          `${shown(image)}: ${files.mask}, ${files.overlay}`,
           ...shares.map(
-            ({ index, label, share }) => `  ${(100 * share).toFixed(2).padStart(6)} %  ${label} (${index})`,
+            ({ index, label, share }) => `  ${(100 * share).toFixed(2).padStart(6)} %  ${shown(label)} (${index})`,
           ),
         ].join("\n"),
       );
-    }
+    });
   } finally {
     await segmenter.dispose();
   }

@@ -1,11 +1,11 @@
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { imagenetNormalization, preprocess } from "../../data/index.ts";
 import { readPicture } from "../../data/node/index.ts";
-import { fmt, must } from "../../errors.ts";
+import { picturesBelow } from "../../data/node/pictures-below.ts";
+import { fmt, must, RepmlpError } from "../../errors.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import { type DType, dtypes, type Shape, sizeOf, Tensor, tensorFromBytes } from "../../tensor/index.ts";
-import { byCodePoint } from "../../text.ts";
 import type { Feeds } from "../onnx/proof.ts";
 
 /** Pictures of a folder that are compared on. */
@@ -18,11 +18,17 @@ const SIZE = 224;
  * Inputs to compare on: one `.npy` file for each input, in the order of the model, or a folder of pictures (as many as
  * eight, in the order of their names), resized and normalised as for ImageNet.
  *
- * @throws RepmlpError `convert-onnx/inputs` where they do not fit the model
+ * @param onNote  is told of what was left out: hidden files, and pictures that cannot be read
+ * @throws RepmlpError `convert-onnx/inputs` where they do not fit the model, or no picture can be read
  */
-export async function readInputs(paths: readonly string[], { inputs }: Pick<OnnxModel, "inputs">): Promise<Feeds[]> {
+export async function readInputs(
+  paths: readonly string[],
+  { inputs }: Pick<OnnxModel, "inputs">,
+  onNote: (text: string) => void = () => {},
+): Promise<Feeds[]> {
   const [first] = paths;
-  if (paths.length === 1 && statSync(first, { throwIfNoEntry: false })?.isDirectory()) return picturesOf(first, inputs);
+  if (paths.length === 1 && statSync(first, { throwIfNoEntry: false })?.isDirectory())
+    return picturesOf(first, inputs, onNote);
   must(
     paths.length === inputs.length,
     "convert-onnx/inputs",
@@ -33,7 +39,11 @@ export async function readInputs(paths: readonly string[], { inputs }: Pick<Onnx
   return [Object.fromEntries(inputs.map(({ name, dtype }, i) => [name, readNpy(paths[i]).cast(dtype)]))];
 }
 
-async function picturesOf(folder: string, inputs: OnnxModel["inputs"]): Promise<Feeds[]> {
+async function picturesOf(
+  folder: string,
+  inputs: OnnxModel["inputs"],
+  onNote: (text: string) => void,
+): Promise<Feeds[]> {
   const [input] = inputs;
   const shape = input?.shape;
   const channels = shape?.[1] === 1 ? 1 : 3;
@@ -43,21 +53,31 @@ async function picturesOf(folder: string, inputs: OnnxModel["inputs"]): Promise<
     () => "--inputs: pictures are for models of one input [N, 3, H, W] or [N, 1, H, W]. Give .npy files.",
     "usage",
   );
-  const files = readdirSync(folder, { recursive: true, encoding: "utf8" })
-    .filter((file) => /\.(jpe?g|png|webp|bmp|ppm|pgm|tiff?)$/i.test(file))
-    .sort(byCodePoint)
-    .slice(0, PICTURES);
-  must(files.length > 0, "convert-onnx/inputs", () => `--inputs: there are no pictures in ${folder}.`, "usage");
+  const { pictures, notes } = await picturesBelow(folder);
+  for (const note of notes) onNote(note);
+  must(pictures.length > 0, "convert-onnx/inputs", () => `--inputs: there are no pictures in ${folder}.`, "usage");
   const [height, width] = shape.slice(2).map((d) => (typeof d === "number" ? d : SIZE));
   const settings = { inputSize: [channels, height, width] as const, ...normalizationOf(channels) };
   const feeds: Feeds[] = [];
-  for (const file of files) {
-    const values = preprocess(await readPicture(join(folder, file)), { ...settings, resize: [height, width] });
+  for (const file of pictures) {
+    if (feeds.length === PICTURES) break;
+    const picture = await readPicture(join(folder, file)).catch((error: unknown) => {
+      if (!(error instanceof RepmlpError) || error.kind !== "file") throw error;
+      onNote(error.message);
+    });
+    if (!picture) continue;
+    const values = preprocess(picture, { ...settings, resize: [height, width] });
     const batch = typeof shape[0] === "number" ? shape[0] : 1;
     const all = new Float32Array(batch * values.length);
     for (let i = 0; i < batch; i++) all.set(values, i * values.length);
     feeds.push({ [input.name]: Tensor.float32([batch, channels, height, width], all).cast(input.dtype) });
   }
+  must(
+    feeds.length > 0,
+    "convert-onnx/inputs",
+    () => `--inputs: none of the ${pictures.length} pictures in ${folder} can be read. Look at ${pictures[0]}.`,
+    "file",
+  );
   return feeds;
 }
 

@@ -1,5 +1,6 @@
 import { must, RepmlpError } from "../../errors.ts";
 import { coarsestType, outputTolerances } from "../../inference/compare.ts";
+import { mustHaveFiniteWeights } from "../../inference/onnx-weights.ts";
 import { decodeOnnx, encodeOnnx, type OnnxModel } from "../../onnx/index.ts";
 import { countOnnx, type OnnxCounts } from "./counts.ts";
 import { type MergedOnnx, type MergeOnnxOptions, mergeOnnx } from "./merge.ts";
@@ -53,6 +54,7 @@ export async function convertModel(
   store: OnnxStore,
   { verify = true, inputs, tolerance, force = false, ...options }: ConvertOnnxOptions = {},
 ): Promise<OnnxConversion> {
+  await mustHaveFiniteWeights(model, store.name);
   const { model: merged, merges, kept } = mergeOnnx(model, options);
   must(
     merges.length > 0 || merged.nodes.length < model.nodes.length,

@@ -135,7 +135,7 @@ function placed(
     centerCrop || (picture.width <= width && picture.height <= height),
     "mask-folder/size",
     () =>
-      `${name}: a picture is ${picture.width} x ${picture.height}, imageSize allows ${width} x ${height}. Give an imageSize that holds all pictures, or use augment, which cuts them.`,
+      `${name}: a picture is ${picture.width} x ${picture.height}, \`imageSize\` allows ${width} x ${height}. Give an \`imageSize\` that holds all pictures, or use augment, which cuts them.`,
     "usage",
   );
   const [top, left] = [picture.height - height, picture.width - width].map((d) => Math.max(0, Math.floor(d / 2)));

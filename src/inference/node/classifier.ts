@@ -92,11 +92,11 @@ async function openCheckpointClassifier(path: string, options: ClassifierOptions
 }
 
 /** The same, with an error in place of outputs that are no numbers. */
-const finite = ({ run, dispose }: CompiledClassifier, path: string, net?: Net): CompiledClassifier => ({
+const finite = ({ run, dispose }: CompiledClassifier, path: string, source: Net | OnnxModel): CompiledClassifier => ({
   dispose,
   async run(images) {
     const output = await run(images);
-    await mustBeFinite(output, path, images, net);
+    await mustBeFinite(output, path, images, source);
     return output;
   },
 });
@@ -165,7 +165,7 @@ async function openOnnxClassifier(path: string, options: ClassifierOptions): Pro
       const size = typeof batch === "number" ? batch : batchSize;
       const run = async (chunk: Tensor): Promise<Tensor> =>
         (await program.run({ [input]: chunk.cast(dtype) }))[output].cast("float32");
-      return finite({ run: (images) => inBatches(images, size, run), dispose: () => program.dispose() }, path);
+      return finite({ run: (images) => inBatches(images, size, run), dispose: () => program.dispose() }, path, model);
     },
   };
 }

@@ -3,6 +3,7 @@ import type { Preprocessing } from "../../data/index.ts";
 import { must } from "../../errors.ts";
 import { checkpointMetadata, coefficientMetadata } from "../../inference/metadata.ts";
 import { type OpenModelOptions, openModelFile, openOnnx, saveOnnx } from "../../inference/node/index.ts";
+import { mustHaveFiniteWeights } from "../../inference/onnx-weights.ts";
 import { createModel, type ModelOptions, OnnxNet, type OnnxNetOptions, prunedShapesOf } from "../../models/index.ts";
 import { countParameters, type Net } from "../../nn/index.ts";
 import type { Shape } from "../../tensor/index.ts";
@@ -71,7 +72,9 @@ export async function pruneFile(load: string, save: string, options: PruneFileOp
     "usage",
   );
   if (isOnnx(load)) {
-    const net = new OnnxNet(await openOnnx(load), options.onnx).eval();
+    const model = await openOnnx(load);
+    await mustHaveFiniteWeights(model, load);
+    const net = new OnnxNet(model, options.onnx).eval();
     const { narrow, ...result } = pruned<OnnxNet>(net, [1, ...net.imageShape.map(Number)], options);
     await saveOnnx(save, narrow.toOnnx());
     return { again: false, ...result };

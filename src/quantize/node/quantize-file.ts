@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
-import { mkdir, readdir, stat } from "node:fs/promises";
-import { basename, extname, join } from "node:path";
+import { mkdir, stat } from "node:fs/promises";
+import { basename, join } from "node:path";
 import {
   formatOfName,
   openCheckpointFile,
@@ -11,14 +11,14 @@ import { mustBeWritable, mustDiffer } from "../../convert/node/checkpoint-file.t
 import { type Preprocessing, preprocess } from "../../data/index.ts";
 import { pictureEndings } from "../../data/node/class-folders.ts";
 import { readPicture } from "../../data/node/index.ts";
+import { type PicturesBelow, picturesBelow } from "../../data/node/pictures-below.ts";
 import { fmt, must, RepmlpError } from "../../errors.ts";
 import { exportOnnx } from "../../export/index.ts";
-import { readMetadata } from "../../inference/index.ts";
+import { mustHaveFiniteWeights, readMetadata } from "../../inference/index.ts";
 import { fileSha256, type OpenModelOptions, openModelFile, openOnnx, saveOnnx } from "../../inference/node/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import type { Feeds } from "../../runtime/index.ts";
 import { fmtBytes, rng, sizeOf, Tensor } from "../../tensor/index.ts";
-import { byCodePoint } from "../../text.ts";
 import { quantizationTargets } from "../qdq.ts";
 import { type QuantizedOnnx, type QuantizeOnnxOptions, quantizeOnnx } from "../quantize-onnx.ts";
 import { quantizationReport, reportPage } from "../report.ts";
@@ -114,7 +114,7 @@ export async function quantizeFile(load: string, save: string, options: Quantize
     mustBeWritable(saveStats);
   }
   if (options.report !== undefined) mustBeWritable(options.report);
-  const found = calib === undefined ? [] : await picturesBelow(calib);
+  const found = calib === undefined ? nothing : await calibrationPictures(calib);
   const { model: opened, remarks } = await openFloat(load, options);
   const { model, preprocessing } = withPreprocessing(opened, load, options);
   const unreadable: string[] = [];
@@ -122,7 +122,7 @@ export async function quantizeFile(load: string, save: string, options: Quantize
     unreadable.push(path);
     onUnreadable?.(error);
   };
-  const chosen = mixed(evenly(found, pictures));
+  const chosen = mixed(evenly(found.pictures, pictures));
   const calibration =
     calib === undefined
       ? await readStatistics(stats!)
@@ -161,7 +161,7 @@ export async function quantizeFile(load: string, save: string, options: Quantize
   }
   const few =
     result.samples < FEW ? [`${result.samples} pictures say little about ranges; some hundred are better`] : [];
-  const notes = [...few, ...result.notes];
+  const notes = [...found.notes, ...few, ...result.notes];
   return { ...result, notes, paths, bytes: [size, bytes], preprocessing, unreadable, remarks };
 }
 
@@ -207,7 +207,11 @@ async function openFloat(
   path: string,
   options: OpenModelOptions,
 ): Promise<{ readonly model: OnnxModel; readonly remarks: readonly string[] }> {
-  if (/\.onnx$/i.test(path)) return { model: await openOnnx(path), remarks: [] };
+  if (/\.onnx$/i.test(path)) {
+    const model = await openOnnx(path);
+    await mustHaveFiniteWeights(model, path);
+    return { model, remarks: [] };
+  }
   const { net, arch, preprocessing, classes: labels, remarks, close } = await openModelFile(path, options);
   try {
     const source = { name: basename(path), sha256: await fileSha256(path) };
@@ -263,21 +267,18 @@ function withPreprocessing(
   return { model, preprocessing: { ...sized, mean, std } };
 }
 
-async function picturesBelow(folder: string): Promise<string[]> {
-  const entries = await readdir(folder, { recursive: true }).catch((cause: NodeJS.ErrnoException) => {
-    throw new RepmlpError("quantize/calib", `${folder}: cannot be listed (${cause.message})`, "file", { cause });
-  });
-  const pictures = entries
-    .filter((path) => pictureEndings.has(extname(path).toLowerCase()) && !/(^|[/\\])\./.test(path))
-    .sort(byCodePoint);
+const nothing: PicturesBelow = { pictures: [], notes: [] };
+
+async function calibrationPictures(folder: string): Promise<PicturesBelow> {
+  const found = await picturesBelow(folder);
   must(
-    pictures.length > 0,
+    found.pictures.length > 0,
     "quantize/calib",
     () =>
       `${folder}: holds no pictures to calibrate with (${[...pictureEndings].join(", ")}). Give a folder with some hundred like those that the model will see.`,
     "file",
   );
-  return pictures;
+  return found;
 }
 
 /** In an order of chance, always the same, so that the first pictures are not all of one folder. */

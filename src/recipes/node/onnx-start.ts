@@ -2,7 +2,7 @@ import { basename, join } from "node:path";
 import { branchKinds, replaceConvs } from "../../blocks/index.ts";
 import { imagenetPreprocessing, type Normalization, type Preprocessing } from "../../data/index.ts";
 import { fmt, listed, must } from "../../errors.ts";
-import { readMetadata, writeMetadata } from "../../inference/index.ts";
+import { mustHaveFiniteWeights, readMetadata, writeMetadata } from "../../inference/index.ts";
 import { openOnnx, saveOnnx } from "../../inference/node/index.ts";
 import { OnnxNet } from "../../models/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
@@ -32,6 +32,7 @@ export async function onnxStart(path: string, options: StartOptions): Promise<St
     "usage",
   );
   const model = await openOnnx(path);
+  await mustHaveFiniteWeights(model, path);
   const { preprocessing, normalization, from } = preparation(model, path, options);
   return {
     name: basename(path),

@@ -1,5 +1,5 @@
 import { RepmlpError } from "../../errors.ts";
-import { mixesPictures } from "../../inference/index.ts";
+import { mixesPictures, mustHaveFiniteWeights } from "../../inference/index.ts";
 import { openOnnx } from "../../inference/node/index.ts";
 import { OnnxNet, type OnnxNetOptions } from "../../models/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
@@ -41,6 +41,7 @@ export interface Trainable extends GradientReport {
 export async function onnxTrainable(path: string, options: TrainableOptions = {}): Promise<Trainable> {
   const { train = ["*"], freeze = [], ...net } = options;
   const file = await openOnnx(path);
+  await mustHaveFiniteWeights(file, path);
   const model = new OnnxNet(file, net);
   const headProblem = net.numClasses === undefined ? headProblemOf(file, net, model.classes) : undefined;
   const parameters = [...model.parameters()].map(([key, { shape }]) => ({ key, shape }));
