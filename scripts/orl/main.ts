@@ -1,7 +1,7 @@
 /**
  * ORL faces with small networks: trained with AM-Softmax on twelve of the people in the folder, verified on pairs of the
  * others, who were never seen; both forms, beside the pixels themselves and untrained networks.
- * `npx tsx scripts/orl/main.ts ORL OUT [--epochs 80] [--seed 0]`
+ * `npx tsx scripts/orl/main.ts ORL OUT [--epochs 100] [--seed 0]`
  *
  * ORL holds folders s1, s3, … with ten pictures each. Of each of the twelve, pictures 9 and 10 are for validation. Writes
  * the data as it was cut, a run folder per variant, results.md, results.json and roc.svg. A variant that has its checkpoint
@@ -31,7 +31,7 @@ const { positionals, values } = parseArgs({
   options: { epochs: { type: "string" }, seed: { type: "string", default: "0" } },
 });
 const [orl, out] = positionals;
-if (!out) throw new Error("usage: npx tsx scripts/orl/main.ts ORL OUT [--epochs 80] [--seed 0]");
+if (!out) throw new Error("usage: npx tsx scripts/orl/main.ts ORL OUT [--epochs 100] [--seed 0]");
 registerNode();
 
 const TRAINED = 12;

@@ -1,6 +1,6 @@
 import { fmt, must } from "../errors.ts";
-import type { Value } from "../graph/index.ts";
-import { type Net, toDtype, traceModel } from "../nn/index.ts";
+import { input, type Value } from "../graph/index.ts";
+import { type Net, type Outputs, toDtype, traceNet } from "../nn/index.ts";
 import { isReparameterizable } from "../reparam/contract.ts";
 import { mustBeInEvaluationMode } from "../reparam/evaluation-mode.ts";
 import type { CompileOptions, Program } from "../runtime/index.ts";
@@ -18,9 +18,13 @@ export interface VerifyOptions extends CompileOptions {
   readonly seed?: number;
   /** Runs both models in this dtype. Default `float32`; `float64` shows what rounding alone does. */
   readonly dtype?: "float32" | "float64";
+  /** What is compared, where a network has several outputs. Default: `output` alone, that of `forward`. */
+  readonly outputs?: (net: Net, images: Value) => Outputs;
 }
 
 export interface Equivalence extends Difference {
+  /** Of several outputs the other ones, by name as their path; absent where there is one alone. */
+  readonly outputs?: readonly Difference[];
   /** One entry per merged block that is as wide in both, in order of computation. */
   readonly blocks: readonly Difference[];
   /** Inputs, or pixels where the network tells the classes of these, whose top class is the same. */
@@ -39,7 +43,8 @@ export interface Verdict {
 /** Two forms are equal when the output and *every block's* output are: a wrong block may hardly show at the end. */
 export function judge(found: Equivalence, tolerance: number): Verdict {
   const differs = found.blocks.find((block) => !isWithin(block, tolerance))?.path ?? null;
-  return { passed: differs === null && isWithin(found, tolerance), differs };
+  const outputs = [found, ...(found.outputs ?? [])];
+  return { passed: differs === null && outputs.every((output) => isWithin(output, tolerance)), differs };
 }
 
 /** Random inputs, standard normal. */
@@ -60,7 +65,8 @@ const BATCH = 32;
  * @throws `verify/training` when one of the models is in training mode: batch statistics make them differ
  */
 export async function verifyEquivalence(a: Net, b: Net, options: VerifyOptions = {}): Promise<Equivalence> {
-  const { inputShape, samples = 8, seed = 0, dtype = "float32", inputs, ...compileOptions } = options;
+  const { inputShape, samples = 8, seed = 0, dtype = "float32", inputs, outputs: outputsOf, ...rest } = options;
+  const compileOptions = { ...rest, outputsOf };
   const reason = "where batch norm uses batch statistics, so outputs cannot match";
   mustBeInEvaluationMode("verify", a, "the first model", reason);
   mustBeInEvaluationMode("verify", b, "the second model", reason);
@@ -81,6 +87,7 @@ export async function verifyEquivalence(a: Net, b: Net, options: VerifyOptions =
     sameShape(own, second.outputs.get(path)?.shape ?? []) ? [path] : [],
   );
   const output = new LogitsComparison();
+  const others = first.others.map((name) => new Comparison(name));
   const blocks = shared.map((path) => new Comparison(path));
   const size = sizeOf(shape);
   let isDense = false;
@@ -98,6 +105,16 @@ export async function verifyEquivalence(a: Net, b: Net, options: VerifyOptions =
     );
     output.addRows(x.output, y.output, count);
     isDense = x.output.shape.length > 2;
+    for (const other of others) {
+      const [p, q] = [x[other.path], y[other.path]];
+      must(
+        q && p.size === q.size,
+        "verify/outputs",
+        () => `verify: the second model has no output "${other.path}" ${fmt(p.shape)}; compare outputs that both have`,
+        "usage",
+      );
+      other.add(p.data as Float32Array, q.data as Float32Array, (p.size / batch) * count);
+    }
     for (const [i, path] of shared.entries()) {
       const [p, q] = [x[layerName(path)], y[layerName(path)]];
       blocks[i].add(p.data as Float32Array, q.data as Float32Array, (p.size / batch) * count);
@@ -106,6 +123,7 @@ export async function verifyEquivalence(a: Net, b: Net, options: VerifyOptions =
   await Promise.all([first.program.dispose(), second.program.dispose()]);
   return {
     ...output.result,
+    ...(others.length && { outputs: others.map((c) => c.result) }),
     blocks: blocks.map((c) => c.result),
     top1: { agree: output.agree, total: output.total, ...(isDense && { of: "pixels" as const }) },
     disagreements: output.disagreements,
@@ -119,13 +137,16 @@ async function compileLayers(
   shape: Shape,
   dtype: "float32" | "float64",
   paths: ReadonlySet<string>,
-  options: CompileOptions,
-): Promise<{ program: Program; outputs: ReadonlyMap<string, Value> }> {
+  { outputsOf, ...options }: CompileOptions & { readonly outputsOf: VerifyOptions["outputs"] },
+): Promise<{ program: Program; outputs: ReadonlyMap<string, Value>; others: readonly string[] }> {
   // Loaded here, so that merging alone does not load the runtime.
   const { compile } = await import("../runtime/index.ts");
   model.initialize();
-  const { output, layers, names } = traceModel(model, shape, { dtype });
+  const images = input("input", shape, dtype);
+  const named = (): Outputs => outputsOf?.(model, images) ?? { output: model.forward(images) };
+  const { result, layers, names } = traceNet(model, named, Object.values<Value>);
   const outputs = new Map([...layers].filter(([path]) => paths.has(path)));
-  const graph = { output, ...Object.fromEntries([...outputs].map(([path, v]) => [layerName(path), v])) };
-  return { program: await compile({ outputs: graph }, { ...options, names }), outputs };
+  const graph = { ...result, ...Object.fromEntries([...outputs].map(([path, v]) => [layerName(path), v])) };
+  const others = Object.keys(result).filter((name) => name !== "output");
+  return { program: await compile({ outputs: graph }, { ...options, names }), outputs, others };
 }

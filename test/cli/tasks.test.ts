@@ -141,6 +141,26 @@ describe("segmentation", () => {
     expect(shown.length).toBe(3 * size * size);
   });
 
+  test("pictures are looked at as a whole where that is asked for, but not by a file of one size", async () => {
+    const whole = await run(
+      "test",
+      "scenes",
+      "train",
+      "seg/train.pth",
+      "--whole",
+      "--scales",
+      "0.5,1",
+      "-o",
+      "whole.json",
+    );
+    expect(whole.stderr).not.toContain("error");
+    const { forms, pictures } = JSON.parse(readFileSync(at("whole.json"), "utf8"));
+    expect(pictures).toBe(3);
+    expect(forms.train.aacc).toBeGreaterThan(0);
+    const refused = await run("test", "scenes", "deploy", "seg.onnx", "--whole");
+    expect(refused.stderr).toMatch(/the ONNX file takes \[33, 41\] pixels, not \[41, 41\]\. Leave --whole out/);
+  });
+
   test("transformers.js opens the folder, and its masks are ours", async () => {
     const { stderr } = await run("export", "seg/train.pth", "hub", "--layout", "hub", "--dtype", "float32");
     expect(stderr).not.toContain("error");

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { ConvBn } from "../../src/blocks/index.ts";
 import { globalAvgPool, type Value } from "../../src/graph/index.ts";
-import { type Equivalence, top1, verifyEquivalence } from "../../src/inference/index.ts";
-import { Linear, Module } from "../../src/nn/index.ts";
+import { type Equivalence, judge, top1, verifyEquivalence } from "../../src/inference/index.ts";
+import { Linear, Module, type Outputs } from "../../src/nn/index.ts";
 import { convertToDeploy } from "../../src/reparam/index.ts";
 import { Tensor } from "../../src/tensor/index.ts";
 import { randomTensor, withRandomState } from "../reparam/support.ts";
@@ -15,6 +15,64 @@ function damage(model: Module, key: string, by: number): void {
   values[0] += by;
   p.set(Tensor.of(p.dtype, p.shape, values));
 }
+
+/** Two heads: classes of the picture, and of its pixels. */
+class TwoHeads extends Module {
+  readonly stem = new ConvBn(3, 4, { kernelSize: 3, padding: 1 });
+  readonly pixels = new ConvBn(4, 5, { kernelSize: 1 });
+  readonly linear = new Linear(4, 3);
+
+  forward(x: Value): Value {
+    return this.linear.forward(globalAvgPool(this.stem.forward(x)));
+  }
+
+  both(x: Value) {
+    return { output: this.forward(x), pixels: this.pixels.forward(this.stem.forward(x)) };
+  }
+}
+
+describe("several outputs, and classes of pixels", () => {
+  const model = withRandomState(new TwoHeads()).eval();
+  const shape = [3, 6, 7];
+  const outputs = (net: Module, x: Value) => (net as TwoHeads).both(x);
+
+  test("each output is compared under its name, and one that is wrong fails", async () => {
+    const deploy = convertToDeploy(model);
+    const equal = await verifyEquivalence(model, deploy, { inputShape: shape, outputs });
+    expect(equal.outputs?.map(({ path }) => path)).toEqual(["pixels"]);
+    expect(judge(equal, 1e-4)).toEqual({ passed: true, differs: null });
+    damage(deploy, "pixels.conv.bias", 0.5);
+    const wrong = await verifyEquivalence(model, deploy, { inputShape: shape, outputs });
+    expect([wrong.maxRel < 1e-4, wrong.outputs![0].maxRel > 1e-3]).toEqual([true, true]);
+    expect(judge(wrong, 1e-4)).toEqual({ passed: false, differs: "pixels" });
+    expect((await verifyEquivalence(model, deploy, { inputShape: shape })).outputs).toBeUndefined();
+  });
+
+  test("an output that only one of them has is an error", async () => {
+    let calls = 0;
+    const once = (net: Module, x: Value): Outputs => {
+      const { output, pixels } = outputs(net, x);
+      return calls++ ? { output } : { output, pixels };
+    };
+    await expect(verifyEquivalence(model, model, { inputShape: shape, outputs: once })).rejects.toThrow(
+      /the second model has no output "pixels"/,
+    );
+  });
+
+  test("pixels are counted where the network tells their classes", async () => {
+    const dense = (net: Module, x: Value) => ({ output: (net as TwoHeads).both(x).pixels });
+    const deploy = convertToDeploy(model);
+    const equal = await verifyEquivalence(model, deploy, { inputShape: shape, samples: 3, outputs: dense });
+    expect(equal.top1).toEqual({ agree: 3 * 42, total: 3 * 42, of: "pixels" });
+    damage(deploy, "pixels.conv.bias", 100);
+    const { top1: found, disagreements } = await verifyEquivalence(model, deploy, {
+      ...{ inputShape: shape, samples: 3, outputs: dense },
+    });
+    expect(found.agree).toBe(3 * 42 - disagreements.length);
+    expect(disagreements.every(({ classes }) => classes[1] === 0)).toBe(true);
+    expect(disagreements.length).toBeGreaterThan(50);
+  });
+});
 
 describe("verifyEquivalence", () => {
   test("finds two forms of one model equal, block by block in order of computation", async () => {

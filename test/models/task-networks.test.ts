@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import {
   type Backbone,
+  createModel,
   FaceRecognizer,
   FaceResNet,
   PSPNet,
@@ -45,6 +46,7 @@ test.for(sizes)("%s has the size that follows from its description", ([name, mak
   expect([countParameters(model), [countParameters(merged), macs]]).toEqual([train, deploy]);
 });
 
+const narrowRepVGG = { numBlocks: [1, 1, 1, 1], widthMultiplier: [0.125, 0.125, 0.125, 0.125] };
 const narrow = { numClasses: 5, numBlocks: [1, 2, 2, 1] as const };
 const backbones: Readonly<Record<string, (dilation?: readonly [number, number]) => Backbone>> = {
   ResNet: (dilation) => new ResNet({ ...narrow, widthMultiplier: 1 / 8, block: "bottleneck", dilation }),
@@ -95,6 +97,31 @@ describe.for(Object.entries(backbones))("PSPNet on %s", ([name, make]) => {
     expect(mismatched.length > 0).toBe(name === "RepMLPResNet");
     expect(mismatched.every((key) => /^stage3\..*\.fc1_fc2\./.test(key))).toBe(true);
   });
+});
+
+test.for([
+  ["UNet", { numClasses: 5, channels: [4, 8, 12] }, [2, 3, 37, 50], [2, 5, 37, 50]],
+  ["MobileFaceNet", { numClasses: 3, imageSize: [48, 32], embedding: 12 }, [2, 3, 48, 32], [2, 12]],
+  ["PSPNet-RepVGG-A0", { numClasses: 4, imageSize: 33, backboneOptions: narrowRepVGG }, [2, 3, 33, 33], [2, 4, 33, 33]],
+] as const)("%s by name: both forms agree", async ([name, options, shape, expected]) => {
+  const model = withRandomState(createModel(name, options as never)).eval();
+  const [own, merged] = await runTogether([model, convertToDeploy(model)].map((net) => ({ model: net, shape })));
+  expect(own.shape).toEqual(expected);
+  expect(relativeError(merged, own)).toBeLessThan(2e-5);
+});
+
+test.for([
+  ["ResNet-9", /"ResNet-9" cannot be a backbone\. Take one of .*RepVGG-A0/],
+  ["MobileNet-base", /"MobileNet-base" cannot be a backbone/],
+] as const)("%s is refused as a backbone, by name", ([backbone, message]) => {
+  expect(() => createModel("PSPNet-ResNet-50", { backbone } as never)).toThrow(message);
+});
+
+test("options of the backbone are checked as its own", () => {
+  const backboneOptions = { widthMultiplier: [1, 1] };
+  expect(() => createModel("PSPNet-RepVGG-A0", { backboneOptions } as never)).toThrow(
+    /RepVGG-A0: option widthMultiplier must be a list of 4 numbers/,
+  );
 });
 
 test("a RepMLP cannot be dilated", () => {
