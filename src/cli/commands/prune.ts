@@ -69,9 +69,6 @@ async function onData({ args: { input, save }, options, io }: Call<"prune">, ini
     throw new RepmlpError("prune/save", `prune: with --init results go to a folder (--out), not to ${save}.`, "usage");
   if (!mean !== !std)
     throw new RepmlpError("prune/options", "prune: --mean and --std belong together. Give both or none.", "usage");
-  const code = await reexec();
-  if (code !== undefined) process.exit(code);
-  registerNode();
   const base = await readRecipe(name ?? defaultRecipe[method ?? "l1"]);
   const recipe = withPruning(
     {
@@ -91,6 +88,9 @@ async function onData({ args: { input, save }, options, io }: Call<"prune">, ini
     },
     fineTuneEpochs,
   );
+  const code = await reexec();
+  if (code !== undefined) process.exit(code);
+  registerNode();
   const progress = io.progress();
   const result = await prune({
     ...{ ...rest, data: input, init, recipe, folder: out, signal: io.signal },
