@@ -1,9 +1,9 @@
 /**
- * ORL faces with small networks: trained with AM-Softmax on twelve of the people in the folder, verified on pairs of the
+ * ORL faces with small networks: trained with AM-Softmax on some of the people in the folder, verified on pairs of the
  * others, who were never seen; both forms, beside the pixels themselves and untrained networks.
- * `npx tsx scripts/orl/main.ts ORL OUT [--epochs 100] [--seed 0]`
+ * `npx tsx scripts/orl/main.ts ORL OUT [--epochs 100] [--seed 0] [--trained 16]`
  *
- * ORL holds folders s1, s3, … with ten pictures each. Of each of the twelve, pictures 9 and 10 are for validation. Writes
+ * ORL holds folders s1, s3, … with ten pictures each. Of those that it is trained on, pictures 9 and 10 are for validation. Writes
  * the data as it was cut, a run folder per variant, results.md, results.json and roc.svg. A variant that has its checkpoint
  * is not trained again.
  */
@@ -28,13 +28,17 @@ import { rng } from "../../src/tensor/index.ts";
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
-  options: { epochs: { type: "string" }, seed: { type: "string", default: "0" } },
+  options: {
+    epochs: { type: "string" },
+    seed: { type: "string", default: "0" },
+    trained: { type: "string", default: "16" },
+  },
 });
 const [orl, out] = positionals;
-if (!out) throw new Error("usage: npx tsx scripts/orl/main.ts ORL OUT [--epochs 100] [--seed 0]");
+if (!out) throw new Error("usage: npx tsx scripts/orl/main.ts ORL OUT [--epochs 100] [--trained 16]");
 registerNode();
 
-const TRAINED = 12;
+const TRAINED = Number(values.trained);
 const people = readdirSync(orl)
   .filter((name) => /^s\d+$/.test(name))
   .sort((a, b) => Number(a.slice(1)) - Number(b.slice(1)));
