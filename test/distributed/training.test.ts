@@ -189,7 +189,7 @@ test("too many processes for a batch are refused", async () => {
     [4, { accumulate: 4 }],
   ] as const)
     await expect(run({ ...options, communicator: inMemory(size)[0] })).rejects.toThrow(
-      /^trainer: a batch of 12 pictures( in 4 parts)? has parts of \d+, too few for \d+ processes\. Choose a larger batchSize/,
+      /^trainer: a batch of 12 pictures( in 4 parts)? has parts of \d+, too few for \d+ processes\. Choose a larger `batchSize`/,
     );
 });
 
