@@ -133,6 +133,13 @@ const defined = (options: Readonly<Record<string, unknown>>): ModelOptions =>
 export const modelEntries = <T>(entries: ReadonlyMap<string, T>): Map<string, T> =>
   new Map([...entries].filter(([key]) => !isOptimizerState(key) && !isQuantizationRange(key)));
 
+/** Names of the classes that a checkpoint states. Throws `metadata/…` where they are damaged. */
+export const statedClasses = ({
+  metadata,
+  name,
+}: Pick<Checkpoint, "metadata" | "name">): readonly string[] | undefined =>
+  readMetadata({ metadata: picked(metadata) }, name).labels;
+
 /** What a network's file states; the names of its classes have another name in an ONNX file. */
 const picked = ({ preprocessing, classes, labels = classes, task }: Readonly<Record<string, string>>) => ({
   ...(preprocessing !== undefined && { preprocessing }),

@@ -2,7 +2,7 @@ import * as v from "valibot";
 import { asWeights } from "../../checkpoint/index.ts";
 import { listed, must, RepmlpError } from "../../errors.ts";
 import { openModelCheckpoint } from "../../inference/node/open-model.ts";
-import { readEntries, readModel, statedOptions } from "../../inference/open-model.ts";
+import { readEntries, readModel, statedClasses, statedOptions } from "../../inference/open-model.ts";
 import {
   createModel,
   familyOf,
@@ -167,6 +167,16 @@ interface Initial {
   readonly head: readonly string[];
 }
 
+/** That a head is kept whose outputs stood for other classes than those of the data, as a sentence. */
+function otherClasses(stated: readonly string[] | undefined, classes: readonly string[]): string[] {
+  const at = stated?.length === classes.length ? stated.findIndex((name, i) => name !== classes[i]) : -1;
+  return at < 0
+    ? []
+    : [
+        `its head is kept, although output ${at} stood for ${stated?.[at]} and stands for ${classes[at]} now (before ${listed(stated ?? [], 3)}, now ${listed(classes, 3)}). A new head begins with --num-classes ${classes.length}.`,
+      ];
+}
+
 async function loadInitial(
   { arch, whole, net, head }: Initial,
   classes: readonly string[],
@@ -187,7 +197,8 @@ async function loadInitial(
     fresh.has(key) || isAdded(key) || allowMismatch.some((pattern) => fitsPattern(key, pattern));
   try {
     const { missing, ...report } = net.loadStateDict(entries, { allow });
-    return { ...report, missing: missing.filter((key) => !isAdded(key)), remarks };
+    const told = fresh.size ? [] : otherClasses(statedClasses(checkpoint), classes);
+    return { ...report, missing: missing.filter((key) => !isAdded(key)), remarks: [...remarks, ...told] };
   } catch (error) {
     if (!(error instanceof RepmlpError) || !error.code.startsWith("state-dict/")) throw error;
     const flags = Object.values(familyOf(arch).trainingForms).map(({ flag }) => flag);
