@@ -240,7 +240,7 @@ describe("files", () => {
 
   test.each([
     ["a folder without pictures", "none", "holds no pictures to calibrate with"],
-    ["a folder that is not there", "nowhere", "cannot be listed"],
+    ["a folder that is not there", "nowhere", "the folder cannot be read"],
     ["pictures that cannot be read", "broken", "none of 1 pictures can be read"],
   ])("%s is an error", async (_, name, message) => {
     const options = { calib: at(name), arch: "RepMLP-Mixer-28" };
