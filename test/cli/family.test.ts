@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import sharp from "sharp";
-import { beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Loaders, runProgram } from "../../src/cli/program.ts";
 import { createModel, openCheckpointFile, saveCheckpointFile, type TensorSource } from "../../src/node.ts";
 import { deployForm } from "../../src/reparam/index.ts";
@@ -24,8 +24,6 @@ const loaders: Partial<Loaders> = {
   test: () => import("../../src/cli/commands/test.ts"),
   train: () => import("../../src/cli/commands/train.ts"),
 };
-// Another start of the program would be one of this test.
-process.env.REPMLP_NO_REEXEC = "1";
 
 async function repmlp(...argv: readonly string[]): Promise<Outcome> {
   const said = { stdout: "", stderr: "" };
@@ -130,6 +128,16 @@ async function writePictures(data: string): Promise<string> {
 }
 
 describe("a checkpoint of the family goes into every command", () => {
+  // Another start of the program would be one of this test. Other files' tests run in the same process.
+  const before = process.env.REPMLP_NO_REEXEC;
+  beforeAll(() => {
+    process.env.REPMLP_NO_REEXEC = "1";
+  });
+  afterAll(() => {
+    if (before === undefined) delete process.env.REPMLP_NO_REEXEC;
+    else process.env.REPMLP_NO_REEXEC = before;
+  });
+
   // One with timm's names, one with squeeze-and-excitation, one that merges as a whole, one with partitions. FAMILY=all: every one.
   const some = ["RepVGG-A0", "RepVGGplus-L2pse", "VanillaNet-5", "RepMLPNet-T224"];
   const rows = process.env.FAMILY === "all" ? narrow : narrow.filter(({ arch }) => some.includes(arch));

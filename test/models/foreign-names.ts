@@ -112,6 +112,10 @@ export interface Renaming {
 const both = ["train", "deploy"] as const;
 
 export const renamings: readonly Renaming[] = [
+  {
+    ...{ arch: "CIFAR-ResNet-20", naming: "akamaster", forms: ["train"] as const },
+    rename: (key) => key.replace(/conv(\d)\.bn\./, "bn$1.").replace(/(conv\d)\.conv\./, "$1."),
+  },
   ...["RepVGG-A0", "RepVGG-B1g2", "RepVGG-D2se"].map((arch) => ({
     ...{ arch, naming: "timm", rename: repvggInTimm, forms: both },
   })),
