@@ -276,18 +276,43 @@ interface ProductRows {
   readonly from: number;
 }
 
-/** sums + v · w. Four terms at a time: sums are then read and written a quarter as often. */
+/**
+ * sums + v · w. Four terms at a time, so that sums are read and written a quarter as often, and of three rows at a time, so
+ * that w is read a third as often: twice as fast as without.
+ */
 function addProduct(sums: Float64Array, { v, w, rows, middle, columns, at, from }: ProductRows): void {
   const fours = middle - (middle % 4);
-  for (let m = 0; m < middle; m += m < fours ? 4 : 1)
-    for (let r = 0; r < rows; r++) {
-      const [f, a, to] = [at + r * middle + m, from + m * columns, r * columns];
-      if (m >= fours) for (let i = 0; i < columns; i++) sums[to + i] += v[f] * w[a + i];
-      else {
-        const [f0, f1, f2, f3] = [v[f], v[f + 1], v[f + 2], v[f + 3]];
-        const [b, c, d] = [a + columns, a + 2 * columns, a + 3 * columns];
-        for (let i = 0; i < columns; i++) sums[to + i] += f0 * w[a + i] + f1 * w[b + i] + f2 * w[c + i] + f3 * w[d + i];
+  for (let m = 0; m < fours; m += 4) {
+    const a = from + m * columns;
+    const [b, c, d] = [a + columns, a + 2 * columns, a + 3 * columns];
+    let r = 0;
+    for (; r + 2 < rows; r += 3) {
+      const [f, g, h] = [0, 1, 2].map((k) => at + (r + k) * middle + m);
+      const [f0, f1, f2, f3, g0, g1, g2, g3] = [v[f], v[f + 1], v[f + 2], v[f + 3], v[g], v[g + 1], v[g + 2], v[g + 3]];
+      const [h0, h1, h2, h3] = [v[h], v[h + 1], v[h + 2], v[h + 3]];
+      const [x, y, z] = [r * columns, (r + 1) * columns, (r + 2) * columns];
+      for (let i = 0; i < columns; i++) {
+        // One by one: taking them out of a list costs more than it saves.
+        const w0 = w[a + i];
+        const w1 = w[b + i];
+        const w2 = w[c + i];
+        const w3 = w[d + i];
+        sums[x + i] += f0 * w0 + f1 * w1 + f2 * w2 + f3 * w3;
+        sums[y + i] += g0 * w0 + g1 * w1 + g2 * w2 + g3 * w3;
+        sums[z + i] += h0 * w0 + h1 * w1 + h2 * w2 + h3 * w3;
       }
+    }
+    for (; r < rows; r++) {
+      const f = at + r * middle + m;
+      const [f0, f1, f2, f3] = [v[f], v[f + 1], v[f + 2], v[f + 3]];
+      const x = r * columns;
+      for (let i = 0; i < columns; i++) sums[x + i] += f0 * w[a + i] + f1 * w[b + i] + f2 * w[c + i] + f3 * w[d + i];
+    }
+  }
+  for (let m = fours; m < middle; m++)
+    for (let r = 0; r < rows; r++) {
+      const [f, a, x] = [v[at + r * middle + m], from + m * columns, r * columns];
+      for (let i = 0; i < columns; i++) sums[x + i] += f * w[a + i];
     }
 }
 
