@@ -173,6 +173,10 @@ describe("demo", () => {
     const stopped = await repmlp([...short, "--out", out], { interruptAt: "images/s" });
     expect(stopped.code).toBe(130);
     expect(stopped.stderr).toContain(`--resume --out ${out}`);
+    // After the training, too.
+    const late = await repmlp([...short, "--out", out, "--resume"], { interruptAt: "converting" });
+    expect(late).toMatchObject({ code: 130, stderr: expect.stringContaining(`--resume --out ${out}`) });
+    expect(existsSync(join(out, "report.html"))).toBe(false);
     expect(existsSync(join(out, "last.safetensors"))).toBe(true);
     const { code, stdout, stderr } = await repmlp([...short, "--out", out, "--resume"]);
     expect(stderr).toMatch(/resuming at step \d+ of 60/);

@@ -65,7 +65,7 @@ export interface DemoResult {
  * converts it, proves both forms equal on the test pictures, measures both, exports ONNX and writes a report.
  *
  * @throws `run-folder/taken`, `run-folder/results` where another run writes there or an earlier one has left its results
- * @returns `undefined` when the signal stopped the training; the folder then holds a checkpoint to resume from
+ * @returns `undefined` when the signal stopped it, in training or after; the folder then holds a checkpoint to resume from
  */
 export async function runDemo(options: DemoOptions): Promise<DemoResult | undefined> {
   const { folder, resume, overwrite } = options;
@@ -109,14 +109,16 @@ async function demoIn(options: DemoOptions): Promise<DemoResult | undefined> {
     },
   });
   const summary = await trainer.run();
-  if (!summary.finished) return undefined;
-
-  onPhase("converting and verifying on the test pictures");
+  const goesOn = (what: string): boolean => {
+    if (!signal?.aborted) onPhase(what);
+    return !signal?.aborted;
+  };
+  if (!summary.finished || !goesOn("converting and verifying on the test pictures")) return undefined;
   const deploy = convertToDeploy(model);
   const { images, labels } = await test.batch(Array.from({ length: test.length }, (_, i) => i));
   const equivalence = await verifyEquivalence(model, deploy, { inputs: images, threads });
 
-  onPhase("writing checkpoints and ONNX");
+  if (!goesOn("writing checkpoints and ONNX")) return undefined;
   const files = {
     training: join(folder, "train.pth"),
     deploy: join(folder, "deploy.pth"),
@@ -136,7 +138,7 @@ async function demoIn(options: DemoOptions): Promise<DemoResult | undefined> {
     await sink.write(encodeOnnx(exported.model));
   });
 
-  onPhase("measuring both forms");
+  if (!goesOn("measuring both forms")) return undefined;
   const speeds = await throughputs([model, deploy], images, threads);
   const figures = async (net: Net, speed: number, file: string): Promise<FormFigures> => {
     const { top1, total } = await evaluate(net, test, { threads });
