@@ -34,6 +34,7 @@ const weights = { key, prefix, modelOption };
 const labels = text("--labels <file>", "class names: one per line, or columns with index and name");
 const output = text("-o, --output <file>", "write the counts as JSON");
 const csv = text("--csv <file>", "add a line to a results file with timm's columns");
+const threads = integer("--threads <n>", "threads of the network; by default OMP_NUM_THREADS or the physical cores");
 const overwrite = flag("--overwrite", "take the place of an earlier run in the folder");
 /** How a network for segmentation looks at pictures. */
 const tiles = {
@@ -244,7 +245,7 @@ export const commands = {
       mean: decimals("--mean <r,g,b>", "subtracted from each channel (0 to 1), where the network does not state it"),
       std: decimals("--std <r,g,b>", "what each channel is divided by then"),
       workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0 }),
-      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
+      threads,
     },
   }),
   models: command({
@@ -294,7 +295,7 @@ export const commands = {
       seed: integer("--seed <n>", "seed of the initial values and the order of the pictures", { min: 0, default: 1 }),
       resume: flag("--resume", "go on from the checkpoint in the folder"),
       overwrite,
-      threads: integer("--threads <n>", "threads; by default OMP_NUM_THREADS or the physical cores"),
+      threads,
     },
   }),
   train: command({
@@ -388,7 +389,7 @@ export const commands = {
       workers: integer("-j, --workers <n>", "threads that decode pictures", { min: 0 }),
       threads: integer(
         "--threads <n>",
-        "threads of the network; the physical cores by default, shared out among the processes of a machine",
+        "threads of the network; by default OMP_NUM_THREADS or the physical cores, shared out among the processes of a machine",
       ),
       batchNormStatistics: choice(
         "--batch-norm-statistics <how>",
@@ -457,7 +458,7 @@ export const commands = {
       overwrite,
       lr: decimal("--lr <x>", "highest learning rate, instead of the recipe's", { min: 0 }),
       seed: integer("--seed <n>", "seed of initial values, order and augmentation", { min: 0, default: 0 }),
-      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
+      threads,
     },
   }),
   export: command({
@@ -551,7 +552,7 @@ export const commands = {
       output: text("-o, --output <file>", "file to write, .npy or .jsonl (default: lines of JSON on stdout)"),
       mirror: flag("--no-mirror", "take the embedding of the picture alone"),
       batchSize: integer("-b, --batch-size <n>", "pictures per run", { default: 32 }),
-      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
+      threads,
     },
   }),
   "verify-faces": command({
@@ -580,7 +581,7 @@ export const commands = {
       roc: text("--roc <file>", "draw true against false accept rates (SVG)"),
       batchSize: integer("-b, --batch-size <n>", "pictures per run", { default: 32 }),
       output,
-      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
+      threads,
     },
   }),
   quantize: command({
@@ -723,7 +724,7 @@ export const commands = {
         min: 0,
         default: 1e-4,
       }),
-      threads: integer("--threads <n>", "threads of the network; the physical cores by default"),
+      threads,
     },
   }),
   merge: command({
