@@ -1,38 +1,91 @@
 /**
- * Float, quantized after training and trained for integers, side by side, on networks trained here: `npx tsx
- * scripts/study-quantized.ts OUT [CASE…]`. Cases: demo (the demo's network), repvgg and qarepvgg (small plain networks of
- * these blocks), all on the package's part of Fashion-MNIST. Rows that OUT/results.json has are not made again.
+ * Float, quantized after training and trained for integers, side by side, on networks trained here:
+ *
+ *   npx tsx scripts/study-quantized.ts OUT [CASE…] [--data DATA] [--seeds 1] [--rows PATTERN] [--threads 1]
+ *   npx tsx scripts/study-quantized.ts OUT [CASE…] --table | --json    # only what is there
+ *
+ * Cases: `demo` (the demo's network), `repvgg` and `qarepvgg` (small plain networks of these blocks), trained on the package's
+ * part of Fashion-MNIST; `pure-mlp` and `wide-convnet` of the paper's on CIFAR-10. DATA holds `fashion-mnist/`, whose whole test
+ * set then counts instead of the package's part, and `cifar10/`, which its cases need. OUT/CASE/results.json keeps each row,
+ * OUT/CASE/… each training run: what is there is not made again, and what was stopped goes on. `--seeds` is of fine-tuning.
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
 import { insertBatchNorms, QARepVGGBlock, RepVGGBlock } from "../src/blocks/index.ts";
-import { fashionMnistSmall } from "../src/data/node/index.ts";
+import { cifar10, fashionMnist, fashionMnistSmall } from "../src/data/node/index.ts";
 import { type Net, Sequential } from "../src/nn/index.ts";
 import {
+  type Batch,
   calibrateQuantizedNet,
   calibrationStatistics,
   compileModel,
   convertToDeploy,
   createModel,
+  DataLoader,
+  type Dataset,
   exportOnnx,
   exportQuantized,
   type Feeds,
+  folderStore,
   nn,
   openCheckpointFile,
+  openOnnx,
+  parseRecipe,
   type QuantizationTargetName,
   QuantizedNet,
   type QuantizeOnnxOptions,
   quantizeOnnx,
+  type Recipe,
+  readRecipe,
   saveCheckpointFile,
-  sgd,
+  saveOnnx,
   startInsertedNorms,
+  subset,
   type Tensor,
   Trainer,
 } from "../src/node.ts";
 import type { OnnxModel } from "../src/onnx/index.ts";
+import { trainerOptions } from "../src/recipes/node/train.ts";
 
-const [out, ...chosen] = process.argv.slice(2);
-const inputShape = [1, 28, 28];
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: {
+    data: { type: "string" },
+    seeds: { type: "string", default: "1" },
+    rows: { type: "string", default: "" },
+    threads: { type: "string", default: "1" },
+    table: { type: "boolean", default: false },
+    json: { type: "boolean", default: false },
+  },
+});
+const [out, ...chosen] = positionals;
+if (out === undefined) throw new Error("usage: study-quantized.ts OUT [CASE…] [--data DATA] [--seeds N] [--table]");
+const threads = Number(values.threads);
+const wanted = new RegExp(values.rows);
+
+interface Case {
+  readonly what: string;
+  readonly data: keyof typeof dataSets;
+  readonly make: () => Net;
+  /** Of training in float. */
+  readonly recipe: Recipe;
+  /** Fine-tuning by recipes/quantize.json with the augmentation of `recipe`: epochs, and of how many pictures (default all). */
+  readonly tuning: { readonly epochs: number; readonly pictures?: number };
+}
+
+const folderOf = (name: string): string => {
+  if (values.data === undefined) throw new Error(`study-quantized.ts: say where ${name}/ lies, with --data`);
+  return join(values.data, name);
+};
+const dataSets = {
+  "fashion-mnist": (split: "train" | "test", { augment }: Recipe): Promise<Dataset> =>
+    split === "test" && values.data !== undefined
+      ? fashionMnist(folderOf("fashion-mnist"), split)
+      : fashionMnistSmall(split, split === "train" ? { augment } : {}),
+  cifar10: (split: "train" | "test", { augment }: Recipe): Promise<Dataset> =>
+    cifar10(folderOf("cifar10"), split, split === "train" ? { augment } : {}),
+};
 
 const plain = (Block: typeof RepVGGBlock | typeof QARepVGGBlock): Net => {
   const block = (inChannels: number, outChannels: number, stride = 1) => new Block({ inChannels, outChannels, stride });
@@ -41,93 +94,216 @@ const plain = (Block: typeof RepVGGBlock | typeof QARepVGGBlock): Net => {
     ...[block(32, 64, 2), block(64, 64), new nn.GlobalAvgPool(), new nn.Linear(64, 10)],
   );
 };
-
-const cases: Readonly<Record<string, { readonly make: () => Net; readonly epochs: number; readonly lr: number }>> = {
-  demo: { make: () => createModel("RepMLP-Mixer-28"), epochs: 8, lr: 0.05 },
-  repvgg: { make: () => plain(RepVGGBlock), epochs: 10, lr: 0.1 },
-  qarepvgg: { make: () => plain(QARepVGGBlock), epochs: 10, lr: 0.1 },
+/** As the demo trains. */
+const small = (epochs: number, lr: number): Recipe => {
+  const optimizer = { name: "sgd", momentum: 0.9, nesterov: true, weightDecay: 5e-4 };
+  return parseRecipe(JSON.stringify({ epochs, lr, batchSize: 64, warmupEpochs: 1, optimizer }), "study-quantized.ts");
 };
-const tuning = { epochs: 3, lr: 0.01 };
 
-const [train, test] = await Promise.all([fashionMnistSmall("train"), fashionMnistSmall("test")]);
-const indices = (count: number, from = 0): number[] => Array.from({ length: count }, (_, i) => from + i);
+const cases: Readonly<Record<string, Case>> = {
+  demo: {
+    what: "the demo's RepMLP",
+    data: "fashion-mnist",
+    make: () => createModel("RepMLP-Mixer-28"),
+    recipe: small(8, 0.05),
+    tuning: { epochs: 10 },
+  },
+  repvgg: {
+    what: "RepVGG blocks",
+    data: "fashion-mnist",
+    make: () => plain(RepVGGBlock),
+    recipe: small(10, 0.1),
+    tuning: { epochs: 10 },
+  },
+  qarepvgg: {
+    what: "QARepVGG blocks",
+    data: "fashion-mnist",
+    make: () => plain(QARepVGGBlock),
+    recipe: small(10, 0.1),
+    tuning: { epochs: 10 },
+  },
+  "pure-mlp": {
+    what: "pure MLP",
+    data: "cifar10",
+    make: () => createModel("RepMLP-CIFAR10-pure-MLP"),
+    recipe: { ...(await readRecipe("cifar10-pure-mlp")), epochs: 4 },
+    tuning: { epochs: 1, pictures: 10_000 },
+  },
+  "wide-convnet": {
+    what: "Wide ConvNet",
+    data: "cifar10",
+    make: () => createModel("RepMLP-CIFAR10-wide-convnet"),
+    recipe: { ...(await readRecipe("cifar10-conv")), epochs: 8 },
+    tuning: { epochs: 1, pictures: 10_000 },
+  },
+};
 
-async function* images(count: number, size = 64): AsyncGenerator<Tensor> {
-  for (let at = 0; at < count; at += size) yield (await train.batch(indices(size, at))).images;
-}
-async function* feeds(count: number): AsyncGenerator<Feeds> {
-  for await (const pixels of images(count)) yield { pixel_values: pixels };
-}
+const targets = ["portable", "vnni"] as const satisfies readonly QuantizationTargetName[];
+const calibrators = ["minmax", "percentile", "entropy", "mse", "auto"] as const;
+const seeds = Array.from({ length: Number(values.seeds) }, (_, i) => i + 1);
 
-async function correct(model: OnnxModel): Promise<number> {
-  await using program = await compileModel(model, { threads: 1 });
-  let right = 0;
-  for (let at = 0; at < test.length; at += 100) {
-    const { images: pixels, labels } = await test.batch(indices(Math.min(100, test.length - at), at));
-    const [logits] = Object.values(await program.run({ pixel_values: pixels }));
-    for (const [i, label] of labels.entries()) {
-      const row = (logits.data as Float32Array).subarray(i * 10, i * 10 + 10);
-      if (row.indexOf(row.reduce((a, b) => Math.max(a, b))) === label) right++;
+/** Of each row, by name: which test pictures are right, as `1` and `0`. */
+type Results = Record<string, string>;
+const fileOf = (name: string): string => join(out, name, "results.json");
+const resultsOf = (name: string): Results =>
+  existsSync(fileOf(name)) ? JSON.parse(readFileSync(fileOf(name), "utf8")) : {};
+
+const share = (marks: string): number => marks.replaceAll("0", "").length / marks.length;
+/** Pictures that only the one or only the other has right. */
+const differing = (a: string, b: string): number => [...a].filter((mark, i) => mark !== b[i]).length;
+
+const names = Object.keys(cases).filter((name) => !chosen.length || chosen.includes(name));
+if (!values.table && !values.json) for (const name of names) await study(name, cases[name]);
+if (values.json) console.log(JSON.stringify(Object.fromEntries(names.map((name) => [name, summary(resultsOf(name))]))));
+else printTable();
+
+async function study(name: string, { make, recipe, data, tuning }: Case): Promise<void> {
+  const [train, test] = [await dataSets[data]("train", recipe), await dataSets[data]("test", recipe)];
+  const calibration = await dataSets[data]("train", { ...recipe, augment: [] });
+  const inputShape = train.imageShape;
+  const folder = join(out, name);
+  mkdirSync(folder, { recursive: true });
+  const results = resultsOf(name);
+  const row = async (of: string, model: () => Promise<OnnxModel>): Promise<void> => {
+    if (!wanted.test(of)) return;
+    if (results[of] === undefined) {
+      results[of] = await marks(await model(), test);
+      writeFileSync(fileOf(name), JSON.stringify(results, undefined, 1));
     }
-  }
-  return right;
-}
-
-mkdirSync(out, { recursive: true });
-const file = join(out, "results.json");
-const results: Record<string, number> = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};
-async function row(name: string, make: () => Promise<OnnxModel>): Promise<void> {
-  if (results[name] === undefined) {
-    results[name] = await correct(await make());
-    writeFileSync(file, JSON.stringify(results, undefined, 1));
-  }
-  console.log(`${name}: ${((100 * results[name]) / test.length).toFixed(2)} % of ${test.length}`);
-}
-
-const learn = (net: Net, { epochs, lr }: { readonly epochs: number; readonly lr: number }): Promise<unknown> =>
-  new Trainer(net, {
-    ...{ data: { train }, epochs, lr, batchSize: 64, threads: 1, seed: 1 },
-    optimizer: sgd({ momentum: 0.9, nesterov: true, weightDecay: 5e-4 }),
-    group: (key) => (key.startsWith("quantize.") ? { weightDecay: 0 } : undefined),
-  }).run();
-
-for (const [name, { make, ...settings }] of Object.entries(cases)) {
-  if (chosen.length && !chosen.includes(name)) continue;
-  const path = join(out, `${name}.safetensors`);
-  const trained = async (): Promise<Net> => {
-    const net = make();
-    if (!existsSync(path)) {
-      await learn(net, settings);
-      await saveCheckpointFile(path, net.stateDict());
-    }
-    using checkpoint = await openCheckpointFile(path);
-    const read = [...checkpoint.entries].map(async ([key, source]) => [key, await source.read()] as const);
-    net.loadStateDict(new Map(await Promise.all(read)));
-    return net.eval();
+    console.error(`${name} ${of}: ${(100 * share(results[of])).toFixed(2)} % of ${test.length}`);
   };
-  const net = await trained();
-  const { model } = await exportOnnx(net, { inputShape });
-  await row(`${name} float`, async () => model);
-  const statistics = await calibrationStatistics(model, feeds(256), { compile: { threads: 1 } });
-  for (const target of ["portable", "vnni"] as const satisfies readonly QuantizationTargetName[]) {
+  const trained = (): Promise<Net> => learned(make(), { folder: join(folder, "float"), recipe, train, seed: 0 });
+  const { model } = await exportOnnx(await trained(), { inputShape });
+  await row("float", async () => model);
+  const feeds = async function* (): AsyncGenerator<Feeds> {
+    for (let at = 0; at < 256; at += 64) yield { pixel_values: (await calibration.batch(indices(64, at))).images };
+  };
+  const statistics = await calibrationStatistics(model, feeds(), { compile: { threads } });
+  for (const target of targets) {
     const quantized = async (options: QuantizeOnnxOptions): Promise<OnnxModel> =>
-      (await quantizeOnnx(model, statistics, { target, compile: { threads: 1 }, ...options })).model;
-    await row(`${name} ${target} minmax, one scale per weight`, () =>
+      (await quantizeOnnx(model, statistics, { target, compile: { threads }, ...options })).model;
+    await row(`${target} one scale`, () =>
       quantized({ calibrator: "minmax", perChannel: false, biasCorrection: false }),
     );
-    for (const calibrator of ["minmax", "percentile", "entropy", "mse", "auto"] as const)
-      await row(`${name} ${target} ${calibrator}`, () => quantized({ calibrator }));
-    const tuned = async (start: Net): Promise<OnnxModel> => {
-      const own = new QuantizedNet(start, { inputShape, target });
-      await calibrateQuantizedNet(own, images(512), { threads: 1 });
-      await learn(own, tuning);
-      return (await exportQuantized(own, { compile: { threads: 1 } })).model;
-    };
-    await row(`${name} ${target} A1`, async () => {
-      const start = insertBatchNorms(convertToDeploy(net));
-      await startInsertedNorms(start, images(512), { threads: 1 });
-      return tuned(start);
-    });
-    await row(`${name} ${target} QAT`, async () => tuned(await trained()));
+    for (const calibrator of calibrators) await row(`${target} ${calibrator}`, () => quantized({ calibrator }));
   }
+  const fineTuning = { ...(await readRecipe("quantize")), epochs: tuning.epochs, augment: recipe.augment };
+  const tuningSet = subset(train, indices(tuning.pictures ?? train.length));
+  for (const seed of seeds) {
+    const tuned = async (of: string, start: Net, quantize: Recipe["quantize"]): Promise<OnnxModel> => {
+      const run = {
+        folder: join(folder, of.replaceAll(" ", "-")),
+        recipe: { ...fineTuning, quantize },
+        train: tuningSet,
+        seed,
+      };
+      const file = join(run.folder, "model.onnx");
+      if (!existsSync(file)) {
+        const net = await learned(start, run);
+        const made = net instanceof QuantizedNet ? exportQuantized(net, { compile: { threads } }) : undefined;
+        await saveOnnx(file, (await (made ?? exportOnnx(net, { inputShape }))).model);
+      }
+      return openOnnx(file);
+    };
+    await row(`float tuned ${seed}`, async () => tuned(`float tuned ${seed}`, await trained(), undefined));
+    for (const target of targets) {
+      const quantize = { target, batches: 16 };
+      const [inserted, branches] = [`${target} inserted ${seed}`, `${target} trained ${seed}`];
+      await row(inserted, async () => tuned(inserted, insertBatchNorms(convertToDeploy(await trained())), quantize));
+      await row(branches, async () => tuned(branches, await trained(), quantize));
+    }
+  }
+}
+
+interface Run {
+  readonly folder: string;
+  readonly recipe: Recipe;
+  readonly train: Dataset;
+  readonly seed: number;
+}
+
+/** Trains a network by a recipe as `repmlp train` does, with its entry "quantize", too; of a finished run reads the weights. */
+async function learned(net: Net, { folder, recipe, train, seed }: Run): Promise<Net> {
+  const { quantize, batchSize } = recipe;
+  const { imageShape: inputShape } = train;
+  const weights = join(folder, "train.pth");
+  const whole = quantize ? new QuantizedNet(net, { ...quantize, inputShape }) : net;
+  if (existsSync(weights)) {
+    using checkpoint = await openCheckpointFile(weights);
+    const read = [...checkpoint.entries].map(async ([key, source]) => [key, await source.read()] as const);
+    whole.loadStateDict(new Map(await Promise.all(read)));
+    return whole.eval();
+  }
+  const resume = existsSync(join(folder, "last.safetensors"));
+  const batches = async function* (): AsyncGenerator<Tensor> {
+    let left = quantize?.batches ?? 16;
+    for await (const { images } of new DataLoader(train, { batchSize, shuffle: true, seed, dropLast: true })) {
+      yield images;
+      if (--left === 0) return;
+    }
+  };
+  if (!resume) {
+    net.initialize(seed);
+    await startInsertedNorms(net, batches(), { threads });
+    if (whole instanceof QuantizedNet) await calibrateQuantizedNet(whole, batches(), { threads });
+  }
+  await new Trainer<Batch, Net>(whole, {
+    ...trainerOptions(recipe, whole),
+    ...{ data: { train }, seed, threads, store: folderStore(folder), resume },
+  }).run();
+  await saveCheckpointFile(weights, whole.stateDict());
+  return whole;
+}
+
+function indices(count: number, from = 0): number[] {
+  return Array.from({ length: count }, (_, i) => from + i);
+}
+
+async function marks(model: OnnxModel, test: Dataset): Promise<string> {
+  await using program = await compileModel(model, { threads });
+  let found = "";
+  for (let at = 0; at < test.length; at += 100) {
+    const { images, labels } = await test.batch(indices(Math.min(100, test.length - at), at));
+    const [logits] = Object.values(await program.run({ pixel_values: images }));
+    const [, classes] = logits.shape;
+    for (const [i, label] of labels.entries()) {
+      const row = (logits.data as Float32Array).subarray(i * classes, (i + 1) * classes);
+      found += row.indexOf(row.reduce((a, b) => Math.max(a, b))) === label ? "1" : "0";
+    }
+  }
+  return found;
+}
+
+/** Of each row: per cent right, and the standard error of its difference from float, in points. */
+function summary(results: Results): Record<string, { readonly percent: number; readonly error: number }> {
+  const { float } = results;
+  return Object.fromEntries(
+    Object.entries(results).map(([of, own]) => [
+      of,
+      { percent: 100 * share(own), error: (100 * Math.sqrt(differing(own, float))) / own.length },
+    ]),
+  );
+}
+
+function printTable(): void {
+  const line = (cells: readonly string[]): void => console.log(`| ${cells.join(" | ")} |`);
+  const heads = ["float", "float, tuned", "one scale", ...calibrators, "inserted norms", "trained", "±"];
+  line(["network", "weight bits", ...heads]);
+  line(["---", ...heads.map(() => "---:"), "---:"]);
+  for (const name of names)
+    for (const target of targets) {
+      const results = resultsOf(name);
+      const rows = Object.entries(summary(results)).filter(([of]) => of.startsWith("float") || of.startsWith(target));
+      if (!rows.length) continue;
+      /** Figures of the rows that begin so, one for each seed. */
+      const cell = (of: string): string =>
+        rows
+          .filter(([name]) => name.replace(/ \d+$/, "") === of)
+          .map(([, { percent }]) => percent.toFixed(results.float.length < 2000 ? 1 : 2))
+          .join(", ");
+      const columns = ["one scale", ...calibrators, "inserted", "trained"].map((of) => cell(`${target} ${of}`));
+      const error = Math.max(...rows.map(([, { error }]) => error)).toFixed(2);
+      const bits = target === "portable" ? "7" : "8";
+      line([cases[name].what, bits, cell("float"), cell("float tuned"), ...columns, error]);
+    }
 }

@@ -291,8 +291,9 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const batches = (): AsyncIterable<Tensor> => firstBatches(data.train, recipe, seed);
     if (!resume) {
       whole.initialize(seed);
-      await startInsertedNorms(whole, batches(), { ...(threads !== undefined && { threads }) });
-      if (net instanceof QuantizedNet) await calibrateQuantizedNet(net, batches());
+      const compile = threads === undefined ? {} : { threads };
+      await startInsertedNorms(whole, batches(), compile);
+      if (net instanceof QuantizedNet) await calibrateQuantizedNet(net, batches(), compile);
     }
     const summary = await new Trainer<PictureBatch, Net>(net, {
       ...trainer,
