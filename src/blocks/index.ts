@@ -6,6 +6,7 @@ export * from "./conv-unit.ts";
 export * from "./dbb.ts";
 export { ECB, type ECBOptions, PReLU } from "./ecb.ts";
 export * from "./fastvit.ts";
+export { foldFilters, foldNormed, type NormedFilters } from "./fold-compactor.ts";
 export * from "./inserted-norm.ts";
 export { LearnableRepLayer, type LearnableRepLayerOptions } from "./learnable-rep.ts";
 export { LinearBn } from "./linear-bn.ts";

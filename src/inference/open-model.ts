@@ -1,6 +1,6 @@
 import * as v from "valibot";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import { isOptimizerState, isQuantizationRange } from "../checkpoint/run-entries.ts";
+import { isFilterSearch, isOptimizerState, isQuantizationRange } from "../checkpoint/run-entries.ts";
 import { asWeights } from "../checkpoint/weights.ts";
 import type { Preprocessing } from "../data/index.ts";
 import { listed, must } from "../errors.ts";
@@ -56,11 +56,12 @@ export interface OpenedModel extends StoredModel {
  * What network a checkpoint holds: architecture, form and number of classes from its keys and shapes, options, class
  * names and preprocessing from its metadata. State of a training run beside it is left out.
  *
- * @throws `detect/unknown`, `detect/ambiguous`, `detect/prefix`, `detect/half-merged`, `open/options`
+ * @throws `detect/unknown`, `detect/ambiguous`, `detect/prefix`, `detect/half-merged`, `open/options`, `open/search`
  */
 export function readModel(checkpoint: Checkpoint, given: ReadModelOptions = {}): StoredModel {
   const { name: where, metadata } = checkpoint;
   const { imageSize } = given;
+  mustBeWhole(checkpoint);
   const ownOptions = statedOptions(checkpoint, given.arch);
   const options = defined({
     ...ownOptions,
@@ -94,9 +95,22 @@ export function readEntries(
   arch: string,
   prefix: string | undefined,
 ): Pick<StoredModel, "entries" | "remarks"> {
+  mustBeWhole(checkpoint);
   const state = modelEntries(checkpoint.entries);
   const { entries, taken } = entriesFor(state, arch, { prefix, where: checkpoint.name });
   return { entries, remarks: remarksOn(checkpoint, checkpoint.entries.size - state.size, taken) };
+}
+
+/** While AOFP searches, filters that it has pruned are still there and would count again. */
+function mustBeWhole({ entries, name }: Checkpoint): void {
+  const key = [...entries.keys()].find(isFilterSearch);
+  must(
+    key === undefined,
+    "open/search",
+    () =>
+      `${name}: AOFP was still choosing which filters of this network go ("${key}" is its state). Go on with that run (repmlp prune with --resume) and open pruned.safetensors of its folder, or open the network that it was begun with.`,
+    "file",
+  );
 }
 
 /** A network with a checkpoint's values behind its parameters; {@link readModel} says what is found, and throws. */

@@ -59,8 +59,26 @@ export type StagedNet = Net & {
 
 export const isStaged = (net: Net): net is StagedNet => "atProgress" in net;
 
-/** Shapes of values before and after, by the path of the layer that made them; of several the last. */
-export type ResizedShapes = ReadonlyMap<string, readonly [before: Shape, after: Shape]>;
+/** What a layer takes slices of. */
+export interface SlicedValue {
+  /** Its shape before. */
+  readonly shape: Shape;
+  /** Those that it takes, before. */
+  readonly ranges: readonly { readonly axis: number; readonly start: number; readonly end: number }[];
+  /** How many positions of an axis are left before one. */
+  keptBefore(axis: number, position: number): number;
+}
+
+/** What a layer makes in a network whose parameters have other shapes now. */
+export interface ResizedValue {
+  /** Shapes of the value; of several the last. */
+  readonly before: Shape;
+  readonly after: Shape;
+  readonly sliced?: SlicedValue | undefined;
+}
+
+/** By the path of the layer. */
+export type ResizedShapes = ReadonlyMap<string, ResizedValue>;
 
 export interface LoadOptions {
   /** Missing and unexpected keys are errors. Default true. */

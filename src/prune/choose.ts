@@ -1,6 +1,7 @@
-import { must } from "../errors.ts";
+import { listed, must, nearest } from "../errors.ts";
 import type { Net } from "../nn/index.ts";
 import { rng, sizeOf } from "../tensor/index.ts";
+import { fitsPattern } from "../text.ts";
 import { type Channel, type ChannelDependencies, type ChannelGroup, groupOf } from "./dependencies.ts";
 
 /** How much each channel of a group matters, in their order. */
@@ -41,7 +42,7 @@ export interface ChooseOptions {
   readonly importance: Importance;
   /** Share of the multiply-adds that is to be left, such as 0.5. */
   readonly flops: number;
-  /** Paths of the layers whose channels may go. Default: all that can. */
+  /** Layers whose channels may go, by path; `*` stands for anything. Default: all that can. */
   readonly layers?: readonly string[];
   /** Share of its channels that each group keeps at least. Default 0.1; one stays in any case. */
   readonly atLeast?: number;
@@ -58,6 +59,68 @@ export function mustBeTarget(flops: number): void {
 }
 
 /**
+ * Groups that patterns or paths name; all that fit where none are given.
+ *
+ * @param fits  what a method can take, and `kind` in words
+ * @throws `prune/none`, `prune/layer`
+ */
+export function groupsFor(
+  dependencies: ChannelDependencies,
+  patterns: readonly string[] | undefined,
+  fits: (group: ChannelGroup) => boolean = () => true,
+  kind = "channels that can be cut",
+): readonly ChannelGroup[] {
+  const all = dependencies.groups.filter(fits);
+  mustHaveSome(all, dependencies, kind);
+  if (!patterns?.length) return all;
+  const layerOf = (key: string): string => key.replace(/\.weight$/, "");
+  const named = patterns.flatMap((pattern) => {
+    if (!pattern.includes("*")) return [groupOf(dependencies, pattern)];
+    const found = all.filter(({ name }) => fitsPattern(name, pattern) || fitsPattern(layerOf(name), pattern));
+    must(
+      found.length > 0,
+      "prune/layer",
+      () =>
+        `prune: "${pattern}" fits no layer whose channels can be cut. There are ${listed(
+          nearest(
+            pattern,
+            all.map(({ name }) => layerOf(name)),
+          ),
+          4,
+        )}.`,
+      "usage",
+    );
+    return found;
+  });
+  const wrong = named.find((group) => !fits(group));
+  must(
+    !wrong,
+    "prune/layer",
+    () => `prune: the channels of ${wrong?.name} are no ${kind}. Leave the layer out. ${OTHERS}`,
+    "usage",
+  );
+  return [...new Set(named)];
+}
+
+/** What can be done where a method does not fit. */
+const OTHERS =
+  "Choose another method: l1 and random cut all that can be cut, csgd and aofp what other layers take, in blocks of branches too.";
+
+function mustHaveSome(found: readonly unknown[], { fixed, groups }: ChannelDependencies, kind: string): void {
+  must(
+    found.length > 0,
+    "prune/none",
+    () => {
+      const why = fixed.length ? `: of ${fixed[0].key}, ${fixed[0].reason}` : "";
+      return groups.length
+        ? `prune: the network has no ${kind}. ${OTHERS}`
+        : `prune: the network has no channels that can be cut${why}. Choose another network.`;
+    },
+    "usage",
+  );
+}
+
+/**
  * Chooses the channels that matter least, over all layers together, until the cost of the network is at the target. They
  * are as few as possible in this order.
  *
@@ -67,16 +130,7 @@ export function mustBeTarget(flops: number): void {
 export function chooseChannels(dependencies: ChannelDependencies, options: ChooseOptions): Channel[] {
   const { importance, flops, layers, atLeast = 0.1 } = options;
   mustBeTarget(flops);
-  const groups = layers ? [...new Set(layers.map((l) => groupOf(dependencies, l)))] : dependencies.groups;
-  must(
-    groups.length > 0,
-    "prune/none",
-    () =>
-      `prune: the network has no channels that can be cut${
-        dependencies.fixed.length ? `: of ${dependencies.fixed[0].key}, ${dependencies.fixed[0].reason}` : ""
-      }. Choose another network.`,
-    "usage",
-  );
+  const groups = groupsFor(dependencies, layers);
   const candidates = groups
     .flatMap((group) => {
       const scores = importance(group);

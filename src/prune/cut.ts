@@ -1,6 +1,14 @@
 import { fmt, must, RepmlpError } from "../errors.ts";
 import { reachable, type SliceRange, where } from "../graph/index.ts";
-import { cloneModule, firstNames, type Net, type Parameter, resizedModule, traceModel } from "../nn/index.ts";
+import {
+  cloneModule,
+  firstNames,
+  type Net,
+  type Parameter,
+  type ResizedValue,
+  resizedModule,
+  traceModel,
+} from "../nn/index.ts";
 import { type Shape, sameShape, sizeOf, Tensor, type TensorSource } from "../tensor/index.ts";
 import type { Channel, ChannelDependencies, ChannelGroup, ExpectedNode } from "./dependencies.ts";
 
@@ -81,9 +89,15 @@ function narrowed<N extends Net>(
   const parameters = new Map([...firstNames(net.state())].map(([p, key]) => [key, p]));
   const values = new Map([...plan].map(([key, axes]) => [key, cutParameter(key, parameters.get(key)!, axes)]));
   const expected = dependencies.expected(cut.keys());
-  const sizes = new Map(
-    expected.map(({ node, shapes: [shape] }) => [node.path, [node.outputs[0].shape, shape] as const] as const),
-  );
+  const sizes = new Map<string, ResizedValue>();
+  for (const { node, shapes, keptBefore } of expected) {
+    const known = sizes.get(node.path)?.sliced;
+    const ranges = node.op.name === "slice" ? rangesOf(node.attrs) : [];
+    // Of slices in turn the first takes what the layer takes.
+    const first = ranges.length ? { shape: node.inputs[0].shape, ranges, keptBefore } : undefined;
+    const sliced = known ? { ...known, ranges: [...known.ranges, ...ranges] } : first;
+    sizes.set(node.path, { before: node.outputs[0].shape, after: shapes[0], sliced });
+  }
   return checked(resizedModule(net, values, sizes), dependencies.inputShape, expected);
 }
 
@@ -161,10 +175,11 @@ function checked<N extends Net>(net: N, inputShape: Shape, expected: readonly Ex
   return net;
 }
 
+const rangesOf = (attrs: unknown): readonly SliceRange[] =>
+  (attrs as { readonly ranges?: readonly SliceRange[] } | undefined)?.ranges ?? [];
+
 /** Slices that have the right size might still be of other channels. */
 function sameSlices(found: unknown, before: unknown, keptBefore: (axis: number, position: number) => number): boolean {
-  const rangesOf = (attrs: unknown): readonly SliceRange[] =>
-    (attrs as { readonly ranges?: readonly SliceRange[] } | undefined)?.ranges ?? [];
   const [now, then] = [rangesOf(found), rangesOf(before)];
   return then.every(({ axis, start }) => {
     const range = now.find((r) => r.axis === axis);

@@ -1,15 +1,15 @@
 import { ConvBn, withCompactors } from "../blocks/index.ts";
-import { listed, must, nearest } from "../errors.ts";
+import { must } from "../errors.ts";
+import { OnnxNet } from "../models/index.ts";
 import type { Net, Parameter } from "../nn/index.ts";
 import { type Shape, sizeOf, Tensor, type TensorSource } from "../tensor/index.ts";
-import { fitsPattern } from "../text.ts";
 import type { ParameterGroup, UpdateRule } from "../training/index.ts";
 import { Ablation, aofp, prunedByAofp } from "./aofp.ts";
-import { byChance, byL1, chooseChannels, type Importance, mustBeTarget } from "./choose.ts";
+import { byChance, byL1, chooseChannels, groupsFor, type Importance, mustBeTarget } from "./choose.ts";
 import { compensated, sourcesOf } from "./compensate.ts";
 import { type Clusters, centripetal, centripetalGroup, clustersByKey, evenClusters, kMeansClusters } from "./csgd.ts";
 import { cutChannels, mergeChannels } from "./cut.ts";
-import { type ChannelDependencies, type ChannelGroup, channelDependencies, groupOf } from "./dependencies.ts";
+import { type ChannelDependencies, type ChannelGroup, channelDependencies } from "./dependencies.ts";
 import { foldCompactors } from "./fold-compactors.ts";
 import { globalSparse, keepLargest } from "./gsm.ts";
 import { keepZeros, ticketOf } from "./keep-zeros.ts";
@@ -106,59 +106,6 @@ export const afterPruning = ({ method }: PruneSettings): UpdateRule | undefined 
 export const trainsFirst = ({ method }: PruneSettings): boolean =>
   method === "resrep" || method === "csgd" || method === "aofp" || method === "gsm";
 
-/** Groups that patterns or paths name; all that fit where none are given. */
-function groupsFor(
-  dependencies: ChannelDependencies,
-  patterns: readonly string[] | undefined,
-  fits: (group: ChannelGroup) => boolean,
-  kind: string,
-): readonly ChannelGroup[] {
-  const all = dependencies.groups.filter(fits);
-  mustHaveSome(all, dependencies, kind);
-  if (!patterns?.length) return all;
-  const layerOf = (key: string): string => key.replace(/\.weight$/, "");
-  const named = patterns.flatMap((pattern) => {
-    if (!pattern.includes("*")) return [groupOf(dependencies, pattern)];
-    const found = all.filter(({ name }) => fitsPattern(name, pattern) || fitsPattern(layerOf(name), pattern));
-    must(
-      found.length > 0,
-      "prune/layer",
-      () =>
-        `prune: "${pattern}" fits no layer whose channels can be cut. There are ${listed(
-          nearest(
-            pattern,
-            all.map(({ name }) => layerOf(name)),
-          ),
-          4,
-        )}.`,
-      "usage",
-    );
-    return found;
-  });
-  const wrong = named.find((group) => !fits(group));
-  must(
-    !wrong,
-    "prune/layer",
-    () => `prune: the channels of ${wrong?.name} are no ${kind}. Leave the layer out, or choose another method.`,
-    "usage",
-  );
-  return [...new Set(named)];
-}
-
-function mustHaveSome(found: readonly unknown[], { fixed, groups }: ChannelDependencies, kind: string): void {
-  must(
-    found.length > 0,
-    "prune/none",
-    () => {
-      const why = fixed.length ? `: of ${fixed[0].key}, ${fixed[0].reason}` : "";
-      return groups.length
-        ? `prune: the network has no ${kind}. Choose another method, such as l1.`
-        : `prune: the network has no channels that can be cut${why}. Choose another network.`;
-    },
-    "usage",
-  );
-}
-
 const hasTakers = ({ axes }: ChannelGroup): boolean => axes.some(({ role }) => role === "takes");
 
 /** A target that all groups together cannot reach is refused before anything is trained. */
@@ -190,16 +137,29 @@ const atOnce =
   <N extends Net>(context: PruneContext<N>, { flops = 0.5, layers, atLeast }: ChannelSettings): Pruning<N> => {
     const { net, inputShape } = context;
     const dependencies = channelDependencies(net, inputShape);
-    const chosen = groupsFor(dependencies, layers, () => true, "channels that can be cut");
     const cut = chooseChannels(dependencies, {
       importance: importanceOf(context),
       flops,
-      ...(layers?.length && { layers: chosen.map(({ name }) => name) }),
+      ...(layers?.length && { layers }),
       ...(atLeast !== undefined && { atLeast }),
     });
     const share = dependencies.macs(cut) / dependencies.macs();
     return { net, share: () => share, finish: async () => cutChannels(net, dependencies, cut) };
   };
+
+/** Layers that a compactor can follow: paths by the key of their weights. */
+function compactorLayers(net: Net): ReadonlyMap<string, string> {
+  if (net instanceof OnnxNet)
+    return new Map([...net.compactorPlaces().keys()].map((key) => [key, key.replace(/\.weight$/, "")]));
+  const keys = new Map([...net.state()].map(([key, p]) => [p, key]));
+  return new Map(
+    [...net.modules()].flatMap(([path, m]): [string, string][] =>
+      m instanceof ConvBn && m.bn && !m.conv.bias && (m.conv.options.groups ?? 1) === 1
+        ? [[keys.get(m.conv.weight)!, path]]
+        : [],
+    ),
+  );
+}
 
 function resRepOf<N extends Net>(
   { net, inputShape, stepsPerEpoch }: PruneContext<N>,
@@ -217,27 +177,28 @@ function resRepOf<N extends Net>(
     threshold = 1e-5,
   } = settings;
   const dependencies = channelDependencies(net, inputShape);
-  const keys = new Map([...net.state()].map(([key, p]) => [p, key]));
-  const layerAt = new Map(
-    [...net.modules()].flatMap(([path, m]): [string, string][] =>
-      m instanceof ConvBn && m.bn && !m.conv.bias && (m.conv.options.groups ?? 1) === 1
-        ? [[keys.get(m.conv.weight)!, path]]
-        : [],
-    ),
-  );
-  const kind = "output of one convolution with a batch norm alone, as ResRep needs it";
+  const layerAt = compactorLayers(net);
+  const kind =
+    net instanceof OnnxNet
+      ? "output of one convolution of one group alone, as ResRep needs it"
+      : "output of one convolution with a batch norm alone, as ResRep needs it";
   const sources = sourcesOf(net);
   const fits = (group: ChannelGroup): boolean =>
     hasTakers(group) && layerAt.has(group.name) && `${sources(group)}` === group.name;
   const groups = groupsFor(dependencies, layers, fits, kind);
   mustBeInReach(dependencies, groups, flops, keptOf(atLeast));
   const paths = groups.map(({ name }) => layerAt.get(name)!);
-  const compacted = withCompactors(net, paths);
+  const compacted =
+    net instanceof OnnxNet ? net.withCompactors(groups.map(({ name }) => name)) : withCompactors<Net>(net, paths);
   compacted.initialize();
   const compactors = compactorKeys(compacted);
   // In the order of the compactors, which is that of the network.
   const ordered = compactors.map((key) => groups[paths.indexOf(key.replace(/\.compactor\.pwc\.weight$/, ""))]);
-  const costOf = costOfCompactors(compacted, inputShape);
+  const costOf =
+    net instanceof OnnxNet
+      ? (widths: readonly number[]): number =>
+          dependencies.macs(ordered.flatMap(({ channels }, i) => channels.slice(widths[i])))
+      : costOfCompactors(compacted, inputShape);
   const full = ordered.map(({ channels }) => channels.length);
   const least = Math.max(1, Math.ceil((atLeast ?? 0) * Math.min(...full)));
   const masks = { costOf, target: flops, atLeast: least };
@@ -262,7 +223,7 @@ function resRepOf<N extends Net>(
       const own = resRepGroup(key, parameter);
       return momentum !== undefined && compactors.includes(key) ? { ...own, momentum } : own;
     },
-    compactors: paths,
+    ...(!(net instanceof OnnxNet) && { compactors: paths }),
     share: () => share,
     async finish() {
       // Rows that have been masked have shrunk: the smallest ones are chosen once more, as many as the target asks for.
@@ -278,7 +239,7 @@ function resRepOf<N extends Net>(
           positions[own].every((row) => row !== largest && (!chosen[i][row] || norms[row] < threshold)),
         );
       });
-      const { net: whole } = await compensated(foldCompactors(compacted), dependencies, cut);
+      const { net: whole } = await compensated(foldCompactors(compacted as Net as N), dependencies, cut);
       return cutChannels(whole, dependencies, cut);
     },
   };
@@ -299,6 +260,37 @@ function filtersOf({ axes, channels, name }: ChannelGroup, weight: Tensor): Tens
   return Tensor.of("float64", [rows.length, rows[0].length], all);
 }
 
+/**
+ * Widths of the same share for all groups, as large as the target allows. Whole filters miss it by what many layers together
+ * round down: those that fall shortest of their share get one more as long as the target is still met, in turn.
+ */
+function equalShares(
+  dependencies: ChannelDependencies,
+  groups: readonly ChannelGroup[],
+  flops: number,
+  keeps: (group: ChannelGroup) => number,
+): readonly number[] {
+  const goal = flops * dependencies.macs();
+  const meets = (widths: readonly number[]): boolean =>
+    dependencies.macs(groups.flatMap(({ channels }, i) => channels.slice(widths[i]))) <= goal;
+  const widthsAt = (share: number): number[] =>
+    groups.map((group) => Math.max(keeps(group), Math.floor(share * group.channels.length)));
+  let [low, high] = [0, 1];
+  for (let i = 0; i < 30; i++) {
+    const middle = (low + high) / 2;
+    if (meets(widthsAt(middle))) low = middle;
+    else high = middle;
+  }
+  const widths = widthsAt(low);
+  const missing = groups.map(({ channels }, i) => (high * channels.length - widths[i]) / channels.length);
+  const byNeed = groups.map((_, i) => i).sort((a, b) => missing[b] - missing[a] || a - b);
+  for (const i of byNeed) {
+    const more = widths.with(i, Math.min(groups[i].channels.length, widths[i] + 1));
+    if (missing[i] > 0 && meets(more)) widths[i] = more[i];
+  }
+  return widths;
+}
+
 function csgdOf<N extends Net>(
   { net, inputShape, seed }: PruneContext<N>,
   settings: Extract<PruneSettings, { method: "csgd" }>,
@@ -308,21 +300,7 @@ function csgdOf<N extends Net>(
   const fits = (group: ChannelGroup): boolean => group.unmergeable === undefined && hasTakers(group);
   const groups = groupsFor(dependencies, layers, fits, "channels of which several can be merged into one");
   mustBeInReach(dependencies, groups, flops, keptOf(atLeast));
-  const whole = dependencies.macs();
-  const widthsAt = (ratio: number): readonly number[] =>
-    groups.map((group) => Math.max(keptOf(atLeast)(group), Math.floor(ratio * group.channels.length)));
-  const shareAt = (ratio: number): number => {
-    const widths = widthsAt(ratio);
-    return dependencies.macs(groups.flatMap(({ channels }, i) => channels.slice(widths[i]))) / whole;
-  };
-  // The largest ratio of widths, the same for all, that meets the target.
-  let [low, high] = [0, 1];
-  for (let i = 0; i < 30; i++) {
-    const middle = (low + high) / 2;
-    if (shareAt(middle) <= flops) low = middle;
-    else high = middle;
-  }
-  const widths = widthsAt(low);
+  const widths = equalShares(dependencies, groups, flops, keptOf(atLeast));
   const state = net.stateDict();
   const clusters = new Map<ChannelGroup, Clusters>(
     groups.map((group, i) => [

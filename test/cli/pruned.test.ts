@@ -1,18 +1,12 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { run as prune } from "../../src/cli/commands/prune.ts";
 import { run as summary } from "../../src/cli/commands/summary.ts";
 import { run as verify } from "../../src/cli/commands/verify.ts";
 import { type Loaders, runProgram } from "../../src/cli/program.ts";
-import type { Net } from "../../src/nn/index.ts";
-import { createModel, saveCheckpointFile } from "../../src/node.ts";
-import { randomize } from "../prune/random-networks.ts";
+import { type PrunableFiles, prunableFiles } from "../prune/files.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "repmlp-pruned-cli-"));
-const at = (name: string): string => join(folder, name);
-const [arch, options] = ["Cifar-quick-RepVGG", { widthMultiplier: 0.25 }] as const;
+let files: PrunableFiles;
+const at = (name: string): string => files.at(name);
 
 async function repmlp(...args: string[]): Promise<{ code: number | undefined; stdout: string; stderr: string }> {
   const text = { stdout: "", stderr: "" };
@@ -33,11 +27,9 @@ async function repmlp(...args: string[]): Promise<{ code: number | undefined; st
 }
 
 beforeAll(async () => {
-  const net: Net = randomize(createModel(arch, options), 3);
-  const metadata = { format: "pt", arch, options: JSON.stringify(options) };
-  await saveCheckpointFile(at("whole.safetensors"), net.stateDict(), { metadata });
+  files = await prunableFiles("Cifar-quick-RepVGG");
 });
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+afterAll(() => files.remove());
 
 test("a network with branches: pruned, shown beside the whole one, merged and compared", async () => {
   const cut = await repmlp("prune", at("whole.safetensors"), at("half.safetensors"), "--flops", "0.5");

@@ -1,27 +1,21 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { convertCheckpointFile } from "../../src/convert/node/checkpoint-file.ts";
 import { countMacs, type Net } from "../../src/nn/index.ts";
 import {
   createModel,
-  exportOnnx,
   OnnxNet,
   openCheckpointFile,
   openModelFile,
   openOnnx,
   Predictor,
   pruneFile,
-  saveCheckpointFile,
-  saveOnnx,
   Tensor,
 } from "../../src/node.ts";
-import { randomize } from "./random-networks.ts";
+import { type PrunableFiles, prunableFiles } from "./files.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "repmlp-prune-"));
-const at = (name: string): string => join(folder, name);
-const [arch, options] = ["Cifar-quick-RepVGG", { widthMultiplier: 0.25 }] as const;
+let files: PrunableFiles;
+const at = (name: string): string => files.at(name);
+const arch = "Cifar-quick-RepVGG";
 const size = [3, 32, 32] as const;
 const x = Tensor.float32(
   [2, ...size],
@@ -42,13 +36,9 @@ function expectNear(found: readonly number[], expected: readonly number[]): void
 }
 
 beforeAll(async () => {
-  const net: Net = randomize(createModel(arch, options), 3);
-  const metadata = { format: "pt", arch, options: JSON.stringify(options) };
-  await saveCheckpointFile(at("whole.safetensors"), net.stateDict(), { metadata });
-  const { model } = await exportOnnx(net, { inputShape: size });
-  await saveOnnx(at("whole.onnx"), model);
+  files = await prunableFiles(arch);
 });
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+afterAll(() => files.remove());
 
 describe("a pruned checkpoint", () => {
   test.for(["safetensors", "pth"])("as .%s opens again, is pruned further, and merges", async (format) => {

@@ -1,10 +1,11 @@
-import { type ConvBranches, type MakeBranches, withBranches } from "../../blocks/index.ts";
+import { Compactor, type ConvBranches, type MakeBranches, withBranches } from "../../blocks/index.ts";
 import { fmt, listed, must, RepmlpError } from "../../errors.ts";
 import {
   add,
   asChannelShape,
   asParameter,
   type BatchNormNode,
+  batchNorm,
   batchNormTrain,
   type ConvNode,
   conv2d,
@@ -14,7 +15,16 @@ import {
   reshape,
   type Value,
 } from "../../graph/index.ts";
-import { Buffer, cloneWith, type Initializer, Module, Parameter, type ResizedShapes, tracked } from "../../nn/index.ts";
+import {
+  Buffer,
+  cloneModule,
+  cloneWith,
+  type Initializer,
+  Module,
+  Parameter,
+  type ResizedShapes,
+  tracked,
+} from "../../nn/index.ts";
 import type { OnnxDim, OnnxModel } from "../../onnx/index.ts";
 import {
   HostAlgebra,
@@ -24,6 +34,7 @@ import {
   type Reparameterizable,
 } from "../../reparam/index.ts";
 import { type DType, derived, isFloating, type Shape, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
+import { type CompactorPlace, compactorPlaces, foldedPlace } from "./compactors.ts";
 import { findHead, type OnnxHead, type ShapeOf, withClasses } from "./head.ts";
 import { logitsOf, mustBeLogits } from "./logits.ts";
 import {
@@ -100,6 +111,8 @@ export class OnnxNet extends Module implements Reparameterizable {
   private readonly template: Template;
   /** What stands beside convolutions, by the names of their weights; see {@link replaceConvs}. */
   private readonly branches: Readonly<Record<string, ConvBranches>> = {};
+  /** ResRep's, while it trains, by the names of the convolutions' weights; see {@link withCompactors}. */
+  private readonly compactors: Readonly<Record<string, Compactor>> = {};
   readonly batchNorm: "frozen" | "batch";
   /** Keys of the head; none where none was found and none was asked for. */
   readonly headKeys: readonly string[];
@@ -163,6 +176,8 @@ export class OnnxNet extends Module implements Reparameterizable {
   override *members(): ReturnType<Module["members"]> {
     for (const [i, name] of this.template.names.entries()) yield [name, this.weights[i]];
     for (const [weight, branches] of Object.entries(this.branches)) yield [`${layerOf(weight)}.branches`, branches];
+    for (const [weight, compactor] of Object.entries(this.compactors))
+      yield [`${layerOf(weight)}.compactor`, compactor];
   }
 
   /** The file's nodes take over what weights of other shapes mean: groups of depthwise convolutions, targets of Reshapes. */
@@ -171,7 +186,8 @@ export class OnnxNet extends Module implements Reparameterizable {
     const shapes = (net: OnnxNet): ReadonlyMap<string, Shape> =>
       new Map(names.map((name, i) => [name, net.weights[i].shape]));
     const groupsOf = groupsAfter(shapes(before), shapes(this));
-    const change = (m: OnnxModel): OnnxModel => {
+    // Shapes of values in between that the file notes for viewers hold no longer.
+    const change = ({ valueInfo: _, ...m }: OnnxModel): OnnxModel => {
       const initializers = new Map(m.initializers);
       for (const [i, name] of names.entries())
         initializers.set(name, cast(this.weights[i].source(), initializers.get(name)!.dtype));
@@ -184,23 +200,41 @@ export class OnnxNet extends Module implements Reparameterizable {
   /** `[N, C, H, W]` → logits `[N, classes]`. */
   forward(x: Value): Value {
     const { open, input, output, names } = this.template;
+    const places = this.compactorPlaces();
+    /** What convolutions make whose norms come first. */
+    const waiting = new Map<Value, Compactor>();
+    const withStatistics = this.training && this.batchNorm === "batch" ? withBatchStatistics : () => undefined;
     const { outputs } = readOnnx(open, {
       single: true,
       values: new Map([[input, x], ...names.map((name, i) => [name, this.weights[i].value] as const)]),
       trainable: () => false,
-      ...(this.training && this.batchNorm === "batch" && { batchNorm: withBatchStatistics }),
-      conv: (node) => this.branchedConv(node),
+      batchNorm: (node) => {
+        const y = withStatistics(node);
+        const compactor = waiting.get(node.x);
+        if (!compactor) return y;
+        return compactor.forward(y ?? batchNorm(node.x, node.weight, node.bias, node.mean, node.variance, node.eps));
+      },
+      conv: (node) => {
+        const compactor = this.compactors[node.weight];
+        if (!compactor) return this.branchedConv(node);
+        const y = this.plainConv(node);
+        if (!places.get(node.weight)?.norm) return compactor.forward(y);
+        waiting.set(y, compactor);
+        return y;
+      },
     });
     const y = outputs.get(output)!;
     return reshape(y, y.shape.slice(0, 2));
   }
 
-  private branchedConv({ x, weight, bias, ...options }: ConvNode): Value | undefined {
-    const branches = this.branches[weight];
-    if (!branches) return undefined;
+  private plainConv({ x, weight, bias, ...options }: ConvNode): Value {
     const y = conv2d(x, this.weight(weight).value, options);
-    const whole = bias === undefined ? y : add(y, asChannelShape(this.weight(bias).value, 4));
-    return add(whole, branches.forward(x));
+    return bias === undefined ? y : add(y, asChannelShape(this.weight(bias).value, 4));
+  }
+
+  private branchedConv(node: ConvNode): Value | undefined {
+    const branches = this.branches[node.weight];
+    return branches && add(this.plainConv(node), branches.forward(node.x));
   }
 
   private weight(name: string): Parameter {
@@ -229,6 +263,52 @@ export class OnnxNet extends Module implements Reparameterizable {
     return Object.assign(cloneWith(this as OnnxNet, {}), { branches });
   }
 
+  /** Where compactors can stand, by the names of the convolutions' weights; of those without branches. */
+  compactorPlaces(): ReadonlyMap<string, CompactorPlace> {
+    const { model, convs, names } = this.template;
+    const plain = convs.map(({ weight }) => weight).filter((weight) => !this.branches[weight]);
+    return compactorPlaces(model, plain, names);
+  }
+
+  /**
+   * A copy with ResRep's compactors behind convolutions and their batch norms, the identity at first. Keys
+   * `<layer>.compactor.pwc.weight`.
+   *
+   * @param weights  names of the convolutions' weights, of {@link compactorPlaces}
+   * @throws `resrep/layer` for one where none can stand
+   */
+  withCompactors(weights: readonly string[]): OnnxNet {
+    const places = this.compactorPlaces();
+    const wrong = weights.find((weight) => !places.has(weight));
+    must(
+      wrong === undefined,
+      "resrep/layer",
+      () =>
+        `resrep: "${wrong}" is no weight of a convolution of one group that is used once, so that no compactor can follow. There are ${listed([...places.keys()])}.`,
+      "usage",
+    );
+    const compactors = Object.fromEntries(
+      weights.map((weight) => [weight, new Compactor(this.weight(weight).shape[0]).train(this.training)]),
+    );
+    return Object.assign(cloneModule(this as OnnxNet), { compactors });
+  }
+
+  /** A copy with the compactors taken into convolutions and batch norms: in evaluation mode it computes the same. */
+  withoutCompactors(): OnnxNet {
+    const places = this.compactorPlaces();
+    const made: OnnxNet = cloneModule(this as OnnxNet);
+    Object.assign(made, { compactors: {} });
+    for (const [weight, compactor] of Object.entries(this.compactors)) {
+      const q = compactor.pwc.weight.data.toFloat64();
+      const folded = foldedPlace(places.get(weight)!, (name) => this.weight(name).data.toFloat64(), q);
+      for (const [name, values] of Object.entries(folded)) {
+        const parameter = made.weight(name);
+        parameter.set(Tensor.of(parameter.dtype, parameter.shape, values));
+      }
+    }
+    return made;
+  }
+
   /** Weights and biases of convolutions with the branches beside them. */
   equivalent<T>(k: KernelAlgebra<T>): NamedTensors<T> {
     return Object.fromEntries(
@@ -249,6 +329,11 @@ export class OnnxNet extends Module implements Reparameterizable {
   }
 
   merge(): Merge {
+    if (Object.keys(this.compactors).length) {
+      const whole = this.withoutCompactors();
+      const merge = whole.merge();
+      return { merged: "merged" in merge ? merge.merged : whole, note: "compactors into the convolutions before them" };
+    }
     const count = Object.keys(this.branches).length;
     if (count === 0) return { kept: "already merged" };
     const merged = Object.entries(this.equivalent(new HostAlgebra())).map(
@@ -274,7 +359,7 @@ export class OnnxNet extends Module implements Reparameterizable {
    * The model of the file with the present weights, rounded to the file's types: its nodes, names, operator set and
    * metadata; of the weights only those that were read as parameters are others.
    *
-   * Branches beside convolutions are merged into them.
+   * Branches beside convolutions and compactors behind them are merged into them.
    *
    * @param metadata  entries to be added or replaced
    */

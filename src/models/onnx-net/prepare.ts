@@ -1,5 +1,5 @@
-import type { ResizedShapes } from "../../nn/index.ts";
-import type { OnnxModel, OnnxNode } from "../../onnx/index.ts";
+import type { ResizedShapes, SlicedValue } from "../../nn/index.ts";
+import { intAttr, intsAttr, type OnnxModel, type OnnxNode } from "../../onnx/index.ts";
 import { isFloating, type Shape, sizeOf, Tensor, type TensorSource } from "../../tensor/index.ts";
 
 /**
@@ -189,9 +189,95 @@ export const withGroups = (model: OnnxModel, groupsOf: ReturnType<typeof groupsA
   }),
 });
 
-/** A model whose Reshapes state the sizes that are left, where they state sizes that have changed. */
-export const withSizes = (model: OnnxModel, shapes: ResizedShapes): OnnxModel =>
-  withReshapes(model, model.nodes, (target, { name, outputs }) => {
-    const [before, after] = shapes.get(name || outputs[0]) ?? [];
+const pathOf = ({ name, outputs }: OnnxNode): string => name || outputs[0];
+
+/** Lists of a node by attribute, and the input that states each since some version of the standard operators. */
+interface Lists {
+  readonly names: readonly (readonly [attribute: string, input: number])[];
+  readonly inputsSince: number;
+  /** What the lists are of what is left; `undefined` where they stay. */
+  after(
+    node: OnnxNode,
+    lists: readonly (readonly number[] | undefined)[],
+    sliced: SlicedValue,
+  ): readonly (readonly number[])[] | undefined;
+}
+
+const sum = (list: readonly number[]): number => list.reduce((n, d) => n + d, 0);
+
+/** To the end of an axis, whatever its size. */
+const END = 2 ** 31 - 1;
+
+const sliceLists: Readonly<Record<string, Lists>> = {
+  Split: {
+    names: [["split", 1]],
+    inputsSince: 13,
+    after(node, [given], { shape, keptBefore }) {
+      const stated = intAttr(node, "axis", 0);
+      const axis = stated < 0 ? stated + shape.length : stated;
+      const count = node.outputs.length;
+      const sizes = given ?? new Array<number>(count).fill(Math.ceil(shape[axis] / count));
+      const ends = sizes.map((_, i) => keptBefore(axis, sum(sizes.slice(0, i + 1))));
+      const left = ends.map((end, i) => end - (ends[i - 1] ?? 0));
+      return given || left.some((d) => d !== left[0]) ? [left] : undefined;
+    },
+  },
+  Slice: {
+    names: [
+      ["starts", 1],
+      ["ends", 2],
+      ["axes", 3],
+    ],
+    inputsSince: 10,
+    // Positions may be computed from shapes, so that what was taken says it, not the file.
+    after(_, __, { shape, ranges, keptBefore }) {
+      const now = ranges.map(({ axis, start, end }) => ({
+        axis,
+        start: keptBefore(axis, start),
+        end: keptBefore(axis, end),
+      }));
+      if (now.every(({ start, end }, i) => start === ranges[i].start && end === ranges[i].end)) return undefined;
+      const ends = now.map(({ axis, end }, i) => (ranges[i].end === shape[axis] ? END : end));
+      return [now.map(({ start }) => start), ends, now.map(({ axis }) => axis)];
+    },
+  },
+};
+
+/** A model whose nodes state the sizes and positions that are left, where they state some that have changed. */
+export function withSizes(model: OnnxModel, shapes: ResizedShapes): OnnxModel {
+  const reshaped = withReshapes(model, model.nodes, (target, node) => {
+    const { before, after } = shapes.get(pathOf(node)) ?? {};
     return target.map((d, i) => (before && after && d === before[i] ? after[i] : d));
   });
+  const initializers = new Map(reshaped.initializers);
+  const stated = (node: OnnxNode, attribute: string, input: number): readonly number[] | undefined => {
+    if (attribute in node.attrs) return intsAttr(node, attribute);
+    const found = statedTensor(model, node.inputs[input] ?? "");
+    return found && [...found.readSync().toFloat64()];
+  };
+  const nodes = reshaped.nodes.map((node): OnnxNode => {
+    const { sliced } = shapes.get(pathOf(node)) ?? {};
+    const lists = node.domain ? undefined : sliceLists[node.opType];
+    const strides = node.opType === "Slice" ? (stated(node, "steps", 4) ?? []) : [];
+    if (!sliced || !lists || strides.some((step) => step !== 1)) return node;
+    const before = lists.names.map(([attribute, input]) => stated(node, attribute, input));
+    const after = lists.after(node, before, sliced);
+    if (!after || after.every((list, i) => list.every((v, k) => v === before[i]?.[k]))) return node;
+    const inputs = node.inputs.slice(0, 4);
+    const attrs = { ...node.attrs } as Record<string, OnnxNode["attrs"][string]>;
+    // Stated sizes take its place.
+    delete attrs.num_outputs;
+    for (const [i, list] of after.entries()) {
+      const [attribute, input] = lists.names[i];
+      if (model.opset < lists.inputsSince) attrs[attribute] = list;
+      else {
+        let name = `${pathOf(node)}.${attribute}`;
+        while (initializers.has(name)) name += "_";
+        initializers.set(name, Tensor.of("int64", [list.length], list));
+        inputs[input] = name;
+      }
+    }
+    return { ...node, inputs, attrs };
+  });
+  return { ...reshaped, nodes, initializers };
+}

@@ -334,7 +334,8 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     await writeFileAtomically(files.curves, async (sink) => {
       await sink.write(new TextEncoder().encode(svg));
     });
-    const onnx = await save?.(folder, data.preprocessing, classes);
+    // What is wrapped for its pruning is not that network yet.
+    const onnx = whole === built.net ? await save?.(folder, data.preprocessing, classes) : undefined;
     return { ...done, ...files, ...(onnx !== undefined && { onnx }), ...(quantized && { quantized }) };
   } finally {
     claim?.release();
