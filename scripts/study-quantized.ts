@@ -9,7 +9,7 @@
  * set then counts instead of the package's part, and `cifar10/`, which its cases need. OUT/CASE/results.json keeps each row,
  * OUT/CASE/… each training run: what is there is not made again, and what was stopped goes on. `--seeds` is of fine-tuning.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { insertBatchNorms, QARepVGGBlock, RepVGGBlock } from "../src/blocks/index.ts";
@@ -36,6 +36,7 @@ import {
   QuantizedNet,
   type QuantizeOnnxOptions,
   quantizeOnnx,
+  quantizeWeights,
   type Recipe,
   readRecipe,
   saveCheckpointFile,
@@ -106,7 +107,7 @@ const cases: Readonly<Record<string, Case>> = {
     data: "fashion-mnist",
     make: () => createModel("RepMLP-Mixer-28"),
     recipe: small(8, 0.05),
-    tuning: { epochs: 10 },
+    tuning: { epochs: 5 },
   },
   repvgg: {
     what: "RepVGG blocks",
@@ -140,11 +141,14 @@ const cases: Readonly<Record<string, Case>> = {
 
 const targets = ["portable", "vnni"] as const satisfies readonly QuantizationTargetName[];
 const calibrators = ["minmax", "percentile", "entropy", "mse", "auto"] as const;
+const weightTypes = ["float16", "int8", "int4"] as const;
 const seeds = Array.from({ length: Number(values.seeds) }, (_, i) => i + 1);
 
 /** Of each row, by name: which test pictures are right, as `1` and `0`. */
 type Results = Record<string, string>;
 const fileOf = (name: string): string => join(out, name, "results.json");
+/** The network with its weights stored so, alone. */
+const storedFile = (name: string, type: string): string => join(out, name, `weights-${type}.onnx`);
 const resultsOf = (name: string): Results =>
   existsSync(fileOf(name)) ? JSON.parse(readFileSync(fileOf(name), "utf8")) : {};
 
@@ -155,7 +159,10 @@ const differing = (a: string, b: string): number => [...a].filter((mark, i) => m
 const names = Object.keys(cases).filter((name) => !chosen.length || chosen.includes(name));
 if (!values.table && !values.json) for (const name of names) await study(name, cases[name]);
 if (values.json) console.log(JSON.stringify(Object.fromEntries(names.map((name) => [name, summary(resultsOf(name))]))));
-else printTable();
+else {
+  printTable();
+  printStored();
+}
 
 async function study(name: string, { make, recipe, data, tuning }: Case): Promise<void> {
   const [train, test] = [await dataSets[data]("train", recipe), await dataSets[data]("test", recipe)];
@@ -167,7 +174,9 @@ async function study(name: string, { make, recipe, data, tuning }: Case): Promis
   const row = async (of: string, model: () => Promise<OnnxModel>): Promise<void> => {
     if (!wanted.test(of)) return;
     if (results[of] === undefined) {
-      results[of] = await marks(await model(), test);
+      const found = await marks(await model(), test);
+      // Another process may have added rows of its own.
+      Object.assign(results, resultsOf(name), { [of]: found });
       writeFileSync(fileOf(name), JSON.stringify(results, undefined, 1));
     }
     console.error(`${name} ${of}: ${(100 * share(results[of])).toFixed(2)} % of ${test.length}`);
@@ -175,6 +184,13 @@ async function study(name: string, { make, recipe, data, tuning }: Case): Promis
   const trained = (): Promise<Net> => learned(make(), { folder: join(folder, "float"), recipe, train, seed: 0 });
   const { model } = await exportOnnx(await trained(), { inputShape });
   await row("float", async () => model);
+  if (!existsSync(storedFile(name, "float"))) await saveOnnx(storedFile(name, "float"), model);
+  for (const type of weightTypes)
+    await row(`weights ${type}`, async () => {
+      const smaller = quantizeWeights(model, { type }).model;
+      await saveOnnx(storedFile(name, type), smaller);
+      return smaller;
+    });
   const feeds = async function* (): AsyncGenerator<Feeds> {
     for (let at = 0; at < 256; at += 64) yield { pixel_values: (await calibration.batch(indices(64, at))).images };
   };
@@ -285,8 +301,29 @@ function summary(results: Results): Record<string, { readonly percent: number; r
   );
 }
 
+function line(cells: readonly string[]): void {
+  console.log(`| ${cells.join(" | ")} |`);
+}
+
+/** Per cent right and megabytes of the file, where weights alone are smaller. */
+function printStored(): void {
+  console.log();
+  line(["network", "float", ...weightTypes]);
+  line(["---", "---:", ...weightTypes.map(() => "---:")]);
+  for (const name of names) {
+    const results = resultsOf(name);
+    const cells = ["float", ...weightTypes].map((type) => {
+      const own = results[type === "float" ? type : `weights ${type}`];
+      const file = storedFile(name, type);
+      return own && existsSync(file)
+        ? `${(100 * share(own)).toFixed(2)}, ${(statSync(file).size / 1e6).toFixed(2)} MB`
+        : "";
+    });
+    if (cells.some((cell) => cell)) line([cases[name].what, ...cells]);
+  }
+}
+
 function printTable(): void {
-  const line = (cells: readonly string[]): void => console.log(`| ${cells.join(" | ")} |`);
   const heads = ["float", "float, tuned", "one scale", ...calibrators, "inserted norms", "trained", "±"];
   line(["network", "weight bits", ...heads]);
   line(["---", ...heads.map(() => "---:"), "---:"]);
