@@ -4,13 +4,16 @@
  *   npx tsx scripts/distributed/steps.ts --norms frozen --out one.safetensors
  *   mpirun -n 2 npx tsx scripts/distributed/steps.ts --norms frozen --out two.safetensors --compare one.safetensors
  *
- * --norms frozen|local|averaged|synced, --steps N (20), --batch-size N (64), --lr X (0.05), --channels a,b,c (the
- * paper's), --accumulate N: parts of a batch (1), --data FOLDER of CIFAR-10 (default: made pictures).
+ * --norms frozen|local|averaged|synced, --steps N (20), --batch-size N (64), --lr X (0.05), --warmup N: steps up to that
+ * rate (0), --channels a,b,c (the paper's), --accumulate N: parts of a batch (1), --data FOLDER of CIFAR-10 (default: made
+ * pictures), --threads N (1), --exchange float32|bfloat16, --perturb: a third of the initial values are the next larger
+ * number of float32, a third the next smaller one.
  */
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
+import { tuneAllocator } from "../../src/cli/reexec.ts";
 import { alone, type Communicator, launchOf } from "../../src/distributed/index.ts";
-import { openMpi } from "../../src/distributed/node/index.ts";
+import { loadKoffi, openMpi } from "../../src/distributed/node/index.ts";
 import { BatchNorm, type Module } from "../../src/nn/index.ts";
 import {
   cifar10,
@@ -32,7 +35,11 @@ const { values } = parseArgs({
     "batch-size": { type: "string", default: "64" },
     lr: { type: "string", default: "0.05" },
     channels: { type: "string" },
+    warmup: { type: "string", default: "0" },
     accumulate: { type: "string", default: "1" },
+    threads: { type: "string", default: "1" },
+    exchange: { type: "string", default: "float32" },
+    perturb: { type: "boolean", default: false },
     data: { type: "string" },
     out: { type: "string" },
     compare: { type: "string" },
@@ -40,6 +47,7 @@ const { values } = parseArgs({
 });
 const [steps, batchSize] = [Number(values.steps), Number(values["batch-size"])];
 const launch = launchOf(process.env);
+if (launch) tuneAllocator(loadKoffi());
 const communicator: Communicator = launch ? await openMpi(launch) : alone;
 
 /** Pictures whose class shows in their brightness, with noise. */
@@ -59,12 +67,14 @@ const model = createModel("RepMLP-CIFAR10-pure-MLP", {
 });
 model.initialize(1);
 if (values.norms === "frozen") freezeNorms(model);
+if (values.perturb) perturb(model);
 
 const losses: number[] = [];
 let begin = 0;
 const trainer = new Trainer(model, {
-  ...{ data: { train: data }, epochs: 1, batchSize, lr: Number(values.lr), seed: 1, threads: 1, communicator },
-  schedule: { kind: "constant" },
+  ...{ data: { train: data }, epochs: 1, batchSize, seed: 1, threads: Number(values.threads), communicator },
+  schedule: (step) => Number(values.lr) * Math.min(1, (step + 1) / (Number(values.warmup) + 1)),
+  gradientExchange: values.exchange as "float32" | "bfloat16",
   accumulate: Number(values.accumulate),
   batchNormStatistics: (values.norms === "frozen" ? "local" : values.norms) as NormStatistics,
   signal: stopAfter(steps),
@@ -105,21 +115,36 @@ async function tell(): Promise<void> {
   if (values.compare) await compare(values.compare);
 }
 
-/** Differences of all values together, by 2-norms, and the largest of a value by the largest value of its tensor. */
+/** By the last bit of float32. */
+function perturb(net: Module): void {
+  const random = rng(7, "perturb");
+  for (const [, p] of net.parameters()) {
+    const tensor = p.data.clone();
+    const [{ data: own }, bits] = [tensor, new Int32Array(tensor.data.buffer as ArrayBuffer)];
+    for (let i = 0; i < bits.length; i++) if (own[i] !== 0) bits[i] += random.below(3) - 1;
+    p.set(tensor);
+  }
+}
+
+/** Differences by 2-norms, of all values together and of the worst tensors, and the largest of a value by that of its tensor. */
 async function compare(path: string): Promise<void> {
   using file = await openCheckpointFile(path);
-  let [worst, where, squares, apart] = [0, "", 0, 0];
+  const norm = (list: Float64Array): number => Math.sqrt(list.reduce((sum, v) => sum + v * v, 0));
+  const most = (list: Float64Array): number => list.reduce((max, v) => Math.max(max, Math.abs(v)), 0);
+  const rows: { readonly key: string; readonly apart: number; readonly size: number; readonly worst: number }[] = [];
   for (const [key, source] of model.stateDict()) {
     const [a, b] = [source.readSync().toFloat64(), (await file.entries.get(key)!.read()).toFloat64()];
-    const largest = a.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
-    const difference = a.reduce((most, v, i) => Math.max(most, Math.abs(v - b[i])), 0);
-    if (difference / largest > worst)
-      [worst, where] = [difference / largest, `${key}, up to ${largest.toPrecision(2)}`];
-    squares += a.reduce((sum, v) => sum + v * v, 0);
-    apart += a.reduce((sum, v, i) => sum + (v - b[i]) ** 2, 0);
+    const difference = a.map((v, i) => v - b[i]);
+    const worst = most(difference) / (most(a) || 1);
+    rows.push({ key, apart: norm(difference), size: norm(a), worst });
   }
-  const all = Math.sqrt(apart / squares).toExponential(2);
+  const ratio = ({ apart, size }: { apart: number; size: number }): number => apart / (size || 1);
+  const all = rows.reduce((sum, r) => [Math.hypot(sum[0], r.apart), Math.hypot(sum[1], r.size)], [0, 0]);
+  const sorted = rows.toSorted((a, b) => ratio(b) - ratio(a));
+  const [worst] = rows.toSorted((a, b) => b.worst - a.worst);
+  const digits = (x: number): string => x.toExponential(1);
   console.log(
-    `difference to ${path}: ${all} of the norm of all weights; ${worst.toExponential(2)} in ${where || "none"}`,
+    `to ${path}: overall ${digits(all[0] / all[1])}; of a tensor at most ${digits(ratio(sorted[0]))} (${sorted[0].key}), ` +
+      `median ${digits(ratio(sorted[rows.length >> 1]))}; of a value at most ${digits(worst.worst)} of its tensor's largest (${worst.key})`,
   );
 }

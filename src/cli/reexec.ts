@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process";
 import { constants } from "node:os";
 import { launchOf } from "../distributed/index.ts";
+import type { Koffi } from "../distributed/node/index.ts";
 
 /**
  * Settings of glibc's allocator that spare a network the re-faulting of its large buffers at every step: nothing below
@@ -39,6 +40,23 @@ function hasGlibc(): boolean {
 export function tunedEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
   const own = Object.entries(TUNABLES).map(([name, value]) => `${name}=${value}`);
   return { ...env, GLIBC_TUNABLES: [env.GLIBC_TUNABLES, ...own].filter(Boolean).join(":"), [DONE]: "1" };
+}
+
+/** `mallopt`'s names for: nothing is given back to the system, and nothing is mapped apart from the heap. */
+const [TRIM_THRESHOLD, MMAP_MAX] = [-1, -4];
+
+/**
+ * The nearest to those settings for a process that is to stay the one that a launcher has started: huge pages aside, glibc
+ * takes them from its own process, too.
+ *
+ * @returns whether it did
+ */
+export function tuneAllocator(koffi: Koffi, env: NodeJS.ProcessEnv = process.env): boolean {
+  if (process.platform !== "linux" || env.REPMLP_NO_REEXEC === "1" || env.GLIBC_TUNABLES?.includes("glibc.malloc."))
+    return false;
+  if (!hasGlibc()) return false;
+  const mallopt = koffi.load(null).func("int mallopt(int, int)");
+  return mallopt(TRIM_THRESHOLD, 2 ** 31 - 1) === 1 && mallopt(MMAP_MAX, 0) === 1;
 }
 
 /**

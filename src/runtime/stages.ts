@@ -1,5 +1,5 @@
 import type * as Ort from "onnxruntime-common";
-import type { Communicator } from "../distributed/index.ts";
+import type { Communicator, Reducible } from "../distributed/index.ts";
 import { must } from "../errors.ts";
 import {
   asRandom,
@@ -76,6 +76,12 @@ function planOf(outputs: readonly Value[]): Plan {
   };
 }
 
+/** Room for so many values, by the element types that are exchanged. */
+const messages: Readonly<Record<string, (length: number) => Reducible>> = {
+  float32: (length) => new Float32Array(length),
+  float64: (length) => new Float64Array(length),
+};
+
 class Stage extends SessionOwner {
   constructor(
     platform: Platform,
@@ -125,23 +131,27 @@ class StagedProgram implements RunningStep {
     return Object.fromEntries(results.map(([name, value]) => [name, fromOrt(value)]));
   }
 
-  /** One message for all that is exchanged after a stage. */
+  /** One message for all of an element type that is exchanged after a stage. */
   private async exchange(numbers: readonly number[], values: Map<string, Ort.Tensor>): Promise<void> {
-    if (!numbers.length) return;
-    const sizes = numbers.map((i) => sizeOf(this.plan.exchanges[i].sent.shape));
-    const message = new Float32Array(sizes.reduce((a, b) => a + b, 0));
-    let at = 0;
-    for (const [k, i] of numbers.entries()) {
-      message.set(values.get(`sent:${i}`)!.data as Float32Array, at);
-      at += sizes[k];
-    }
-    await this.communicator.allReduce(message);
-    at = 0;
-    for (const [k, i] of numbers.entries()) {
-      const { shape } = this.plan.exchanges[i].received;
-      const sum = new Tensor("float32", shape, message.slice(at, at + sizes[k]));
-      values.set(`received:${i}`, toOrt(this.platform.ort, sum));
-      at += sizes[k];
+    for (const [dtype, empty] of Object.entries(messages)) {
+      const own = numbers.filter((i) => this.plan.exchanges[i].sent.dtype === dtype);
+      const sizes = own.map((i) => sizeOf(this.plan.exchanges[i].sent.shape));
+      const message = empty(sizes.reduce((a, b) => a + b, 0));
+      let at = 0;
+      for (const [k, i] of own.entries()) {
+        message.set(values.get(`sent:${i}`)!.data as Float32Array, at);
+        at += sizes[k];
+      }
+      if (own.length) await this.communicator.allReduce(message);
+      at = 0;
+      for (const [k, i] of own.entries()) {
+        const { dtype: type, shape } = this.plan.exchanges[i].received;
+        values.set(
+          `received:${i}`,
+          toOrt(this.platform.ort, new Tensor(type, shape, message.slice(at, at + sizes[k]))),
+        );
+        at += sizes[k];
+      }
     }
   }
 

@@ -5,11 +5,12 @@ import { describe, expect, test } from "vitest";
 import { failureOf } from "../../src/cli/failure.ts";
 import { createIo } from "../../src/cli/io.ts";
 import { duration, openProgress, progressLine } from "../../src/cli/progress.ts";
-import { tunedEnvironment, wantsReexec } from "../../src/cli/reexec.ts";
+import { tuneAllocator, tunedEnvironment, wantsReexec } from "../../src/cli/reexec.ts";
 import type { CommandSpec } from "../../src/cli/spec.ts";
 import { commands } from "../../src/cli/table.ts";
 import { grouped, textTable } from "../../src/cli/text-table.ts";
 import { stepLine } from "../../src/cli/training-view.ts";
+import type { Koffi } from "../../src/distributed/node/index.ts";
 import { RepmlpError } from "../../src/errors.ts";
 import { main, repmlp } from "./harness.ts";
 
@@ -173,6 +174,22 @@ describe("starting again with other allocator settings", () => {
     expect(wantsReexec({ REPMLP_NO_REEXEC: "1" })).toBe(false);
     expect(wantsReexec({ GLIBC_TUNABLES: "glibc.malloc.hugetlb=0" })).toBe(false);
     expect(wantsReexec(tunedEnvironment({}))).toBe(false);
+  });
+
+  test("under a launcher by calls in place of a start, under the same conditions", () => {
+    const calls: unknown[][] = [];
+    const call = Object.assign((...args: readonly unknown[]) => calls.push([...args]) && 1, { async: () => {} });
+    const library = { func: () => call, symbol: () => undefined };
+    const koffi: Koffi = { version: "", load: () => library, config: () => ({ async_stack_size: 0 }) };
+    for (const env of [{ REPMLP_NO_REEXEC: "1" }, tunedEnvironment({})]) expect(tuneAllocator(koffi, env)).toBe(false);
+    expect(calls).toEqual([]);
+    if (!wantsReexec({})) return;
+    expect(tuneAllocator(koffi, {})).toBe(true);
+    // M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h.
+    expect(calls).toEqual([
+      [-1, 2 ** 31 - 1],
+      [-4, 0],
+    ]);
   });
 
   test("keeps tunables of the user's", () => {

@@ -132,6 +132,18 @@ describe.each(launchers)("$name", (launcher) => {
     expect(existsSync(at(`${out}/train.pth`))).toBe(false);
   });
 
+  test("prune is refused: every process would write", async () => {
+    const args = [main, "prune", "cifar", "--init", "nowhere.pth", "--out", "pruned"];
+    const { stderr, code } = await start(launcher, [{ count: 2, args }], { cwd: folder }).ended;
+    expect(stderr.match(/^error: .*$/gm)).toEqual([
+      expect.stringMatching(
+        /^error: rank 0 of 2 on \S+: prune: works in one process, and 2 were started\. Start it without the launcher; /,
+      ),
+    ]);
+    expect(code).not.toBe(0);
+    expect(existsSync(at("pruned"))).toBe(false);
+  });
+
   test("what one rank fails at is told once, with its name", async () => {
     const both = [
       { count: 1, args: trainArgs("cifar", "failed") },

@@ -1,12 +1,17 @@
 import { describe, expect, test } from "vitest";
-import { alone, type Communicator } from "../../src/distributed/index.ts";
+import { alone, type Communicator, shareOf } from "../../src/distributed/index.ts";
 import { BatchNorm } from "../../src/nn/index.ts";
 import {
   adamW,
+  calibrateQuantizedNet,
   DataLoader,
   type Dataset,
+  Learner,
   type Module,
   memoryStore,
+  type NormStatistics,
+  oneHotTargets,
+  QuantizedNet,
   sgd,
   Tensor,
   Trainer,
@@ -126,6 +131,48 @@ describe("several processes give the single run's weights", () => {
   test("from run to run, the same bits", async () => {
     const [a, b] = [await together(3, {}), await together(3, {})];
     expect(bytesOf(a[0].model)).toBe(bytesOf(b[0].model));
+  });
+});
+
+describe("networks in integers", () => {
+  const batches = async () => [(await base.data.train.batch([0, 1, 2, 3, 4, 5])).images];
+  const integers = async (): Promise<QuantizedNet<SmallNet>> => {
+    const net = new QuantizedNet(new SmallNet().initialize(5) as SmallNet, { inputShape: [1, 4, 4] });
+    await calibrateQuantizedNet(net, await batches());
+    return net;
+  };
+  /** One step, and all that each process has then. */
+  const stepped = (size: number, batchNormStatistics: NormStatistics) =>
+    Promise.all(
+      (size === 1 ? [alone] : inMemory(size)).map(async (communicator) => {
+        const net = await integers();
+        net.atProgress(0);
+        const learner = new Learner(net, { optimizer: sgd(), communicator, batchNormStatistics, threads: 1 });
+        const indices = Array.from({ length: 12 }, (_, i) => i).slice(...shareOf(12, communicator));
+        const { images, labels } = await base.data.train.batch(indices);
+        await learner.train(images, oneHotTargets(labels, 3), 0.01, 0, 12);
+        const state = await learner.readState([...net.state()].map(([key]) => key));
+        await learner.dispose();
+        return new Map([...state].map(([key, tensor]) => [key, [...tensor.toFloat64()]]));
+      }),
+    );
+
+  test("averaged: everybody has the same ranges and statistics after a step, local: not", async () => {
+    const [a, b] = await stepped(2, "averaged");
+    expect(b).toEqual(a);
+    const [first, second] = await stepped(2, "local");
+    const differing = [...first].flatMap(([key, values]) => (`${values}` === `${second.get(key)}` ? [] : [key]));
+    expect(differing.some((key) => /^quantize\.activations\..*max$/.test(key))).toBe(true);
+    expect(differing.every((key) => /^quantize|running/.test(key))).toBe(true);
+  });
+
+  test("synced: the single process's ranges", async () => {
+    const [[one], all] = [await stepped(1, "synced"), await stepped(3, "synced")];
+    for (const own of all) {
+      expect(own).toEqual(all[0]);
+      for (const [key, values] of own)
+        for (const [i, value] of values.entries()) expect(value, key).toBeCloseTo(one.get(key)![i], 5);
+    }
   });
 });
 

@@ -65,6 +65,7 @@ import {
   sub,
   sumOverProcesses,
   tanh,
+  trace,
   transpose,
   unpartition,
   type Value,
@@ -353,10 +354,35 @@ const selections = variants("kthLargest", {
   "of pictures": [{ x: image }, ({ x }) => kthLargest(x, 11)],
 });
 
+/** A build for the only one of the processes that share a batch. */
+const sharing =
+  (build: Build): Build =>
+  (values) =>
+    trace(() => build(values), undefined, { rank: 0, shares: [1] }).result;
+
 /** Several processes are in test/distributed. */
-const processes = variants("sumOverProcesses", {
-  "of one process": [{ x: image }, ({ x }) => sumOverProcesses(mul(x, x), 1)],
-});
+const processes = [
+  ...variants("sumOverProcesses", {
+    "of one process": [{ x: image }, ({ x }) => sumOverProcesses(mul(x, x), 1)],
+  }),
+  ...variants("channelMoments", {
+    "before a norm of a shared batch": [
+      { x: image, w: [3], b: [3] },
+      sharing(({ x, w, b }) => batchNormTrain(x, w, b, 1e-3).y),
+    ],
+    "before one, with its statistics, far from 0": [
+      { x: { shape: image, range: [20, 22] }, w: [3], b: [3] },
+      sharing(({ x, w, b }) => Object.values(batchNormTrain(x, w, b))),
+    ],
+    "of rows": [{ x: [5, 3], w: [3], b: [3] }, sharing(({ x, w, b }) => Object.values(batchNormTrain(x, w, b)))],
+    "of a factor before such a norm": [
+      { x: [3, 4, 5, 2], w: [4, 1, 1, 1], t: [4], g: { shape: [4], range: positiveRange }, b: [4] },
+      sharing(
+        ({ x, w, t, g, b }) => batchNormTrain(add(conv2d(x, w, { groups: 4 }), asChannelShape(t, 4)), g, b, 0.1).y,
+      ),
+    ],
+  }),
+];
 
 const reductions: OpCase[] = Object.entries({ reduceSum, reduceMean, reduceMax }).flatMap(([op, f]) =>
   variants(op, {

@@ -1,6 +1,7 @@
 import { RepmlpError } from "../../errors.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import { cifar10Experiment, type ExperimentName, experiments, tableOf } from "../../studies/node/cifar10-experiment.ts";
+import { mustBeAlone } from "../processes.ts";
 import { reexec } from "../reexec.ts";
 import type { Run } from "../table.ts";
 import { textTable } from "../text-table.ts";
@@ -18,6 +19,7 @@ export const run: Run<"experiment"> = async ({ args, options, io }) => {
   const { data, epochs, variants, out = `runs/${experiment}`, lr, seed, overwrite, threads } = options;
   if (data === undefined)
     throw new RepmlpError("experiment/data", "experiment: say where CIFAR-10 is with --data.", "usage");
+  await mustBeAlone(io, "experiment", "repmlp train is the command for several");
   const code = await reexec();
   if (code !== undefined) process.exit(code);
   registerNode();

@@ -5,6 +5,7 @@ import { readRecipe } from "../../recipes/node/train.ts";
 import { withPruning } from "../../recipes/recipe.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import type { EpochEvent, StepEvent } from "../../training/index.ts";
+import { mustBeAlone } from "../processes.ts";
 import { reexec } from "../reexec.ts";
 import type { Call, Run } from "../table.ts";
 import { grouped, scientific, textTable } from "../text-table.ts";
@@ -13,6 +14,11 @@ import { modelOptionsOf, weightsOptions } from "../weights.ts";
 
 /** Cuts a file at once, or prunes a network on a data set: a thin call of {@link pruneFile} or of {@link prune}. */
 export const run: Run<"prune"> = async (call) => {
+  await mustBeAlone(
+    call.io,
+    "prune",
+    "what it has cut may be trained by several: repmlp train DATA --init pruned.safetensors",
+  );
   await (call.options.init === undefined ? atOnce(call) : onData(call, call.options.init));
   return undefined;
 };

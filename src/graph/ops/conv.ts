@@ -31,7 +31,7 @@ import {
   gradWeightPaysByRows,
 } from "./conv-rows.ts";
 import { add, div, mul, sqrt, sub } from "./elementwise.ts";
-import { asChannelShape, channelSum, isShifted, splitChannelScale } from "./norm.ts";
+import { asChannelShape, isShifted, splitChannelScale } from "./norm.ts";
 import { pad, slice } from "./shape.ts";
 import { asNormGradient, sumsToZero, zeroSum } from "./zero-sum.ts";
 
@@ -171,8 +171,8 @@ const isPixels = (shape: Shape): boolean => shape[2] === 1 && shape[3] === 1;
 function gradScaleBeforeNorm(x: Value, y: Value, w: Value, dy: Value, attrs: ConvAttrs): Value | undefined {
   const norm = asNormGradient(dy);
   if (!norm || sizeOf(w.shape.slice(1)) !== 1 || !isShifted(norm.x, y)) return undefined;
-  const { dy: d, weight, variance, eps } = norm;
-  const mean = div(channelSum(d), sizeOf(d.shape) / d.shape[1]);
+  const { dy: d, weight, variance, sum, count, eps } = norm;
+  const mean = div(sum, count);
   const total = gradWeight(x, sub(d, asChannelShape(mean, d.shape.length)), w.shape, attrs);
   const spread = add(variance, eps);
   const factor = div(mul(weight, eps), mul(spread, sqrt(spread)));

@@ -6,9 +6,9 @@ import type { Lowering, Physical } from "../op.ts";
 import { sharedBatch } from "../trace.ts";
 import { defineOp, type TensorType, type Value } from "../value.ts";
 import { reduceSum, reshape } from "./broadcast.ts";
-import { add, div, mul, neg, sqrt, sub } from "./elementwise.ts";
-import { sharedMoments } from "./processes.ts";
-import { bare, normGradient } from "./zero-sum.ts";
+import { add, cast, div, mul, neg, sqrt, sub } from "./elementwise.ts";
+import { sharedMoments, sumOverProcesses } from "./processes.ts";
+import { bare, normGradient, sumsToZero } from "./zero-sum.ts";
 
 /** Values per channel: all axes but 1. */
 const perChannel = (shape: Shape): number => sizeOf(shape) / shape[1];
@@ -212,13 +212,19 @@ const mustHaveSamples = (shape: Shape, count: number): void =>
       `batchNormTrain: expected more than 1 value per channel when training, got ${fmt(shape)}. Use a larger batch or eval mode.`,
   );
 
-const batchNormTrainOp = defineOp<NormAttrs>({
+interface BatchNormAttrs extends NormAttrs {
+  /** Of a batch that processes share: how many they are, and the values per channel of all together. */
+  readonly shared?: { readonly processes: number; readonly count: number };
+}
+
+const batchNormTrainOp = defineOp<BatchNormAttrs>({
   name: "batchNormTrain",
-  inputs: ["x", "weight", "bias"],
-  infer: ([x, weight, bias]) => {
+  // Of a shared batch the moments are given: what was subtracted from x, then mean and variance of the whole in float64.
+  inputs: ["x", "weight", "bias", "...moments"],
+  infer: ([x, weight, bias], { shared }) => {
     mustFitChannels("batchNormTrain", x, { weight, bias });
-    mustHaveSamples(x.shape, perChannel(x.shape));
-    return [x, weight, weight];
+    mustHaveSamples(x.shape, shared?.count ?? perChannel(x.shape));
+    return shared ? [x, weight, weight, weight] : [x, weight, weight];
   },
   /*
    * With m values per channel, D = dy, s1 = ΣD, s2 = ΣD·x and inv = 1/sqrt(var + eps):
@@ -226,9 +232,14 @@ const batchNormTrainOp = defineOp<NormAttrs>({
    *   b = −inv²·(s2 − mean·s1)/m, c = −s1/m − b·mean.
    * Cotangents of the mean and the variance add dmean/m + 2·dvar·(x − mean)/m.
    * x is centred, so mean is what rounding left, and nothing large cancels.
+   * Of a batch that processes share, m and the sums in dx are those of all; the weight's and the bias's gradients add up
+   * over the processes as every parameter's do.
    */
-  vjp: ({ inputs: [x, weight], outputs: [, mean, variance], grads: [dy, dmean, dvar], attrs: { eps } }) => {
-    const m = perChannel(x.shape);
+  vjp: ({ inputs: [x, weight], outputs: [, mean, variance], grads, attrs: { eps, shared } }) => {
+    const [dy, dcentred, dvariance, dwhole] = grads;
+    const m = shared?.count ?? perChannel(x.shape);
+    const total = (v: Value): Value => (shared ? sumOverProcesses(v, shared.processes) : v);
+    const [dmean, dvar] = [dwhole ?? dcentred, dvariance].map((v) => v && total(v));
     let dx: Value | undefined;
     let dweight: Value | undefined;
     let dbias: Value | undefined;
@@ -236,14 +247,16 @@ const batchNormTrainOp = defineOp<NormAttrs>({
       const inv = div(1, sqrt(add(variance, eps)));
       dbias = channelSum(dy);
       // Where that is zero by theory, what rounding made of it is to be taken away all the same.
-      const sum = channelSum(bare(dy));
-      const product = sub(channelSum(mul(dy, x)), mul(mean, sum));
-      dweight = mul(inv, product);
+      const own = channelSum(bare(dy));
+      const ownProduct = sub(channelSum(mul(dy, x)), mul(mean, own));
+      dweight = mul(inv, ownProduct);
+      const [sum, product] = [total(own), total(ownProduct)];
       // Of as few roundings as can be: with few samples b·x + c and D are almost the same.
       const b = neg(div(product, mul(add(variance, eps), m)));
       const c = sub(div(neg(sum), m), mul(b, mean));
       dx = channelScale(add(dy, channelAffine(x, b, c)), mul(weight, inv));
-      if (!(dmean || dvar)) dx = normGradient(dx, { dy, x, weight, variance, eps });
+      const known = { dy, x, weight, variance, sum: sumsToZero(dy) ? dbias : sum, count: m, eps };
+      if (!(dmean || dvar)) dx = normGradient(dx, known);
     }
     if (dmean || dvar) {
       const slope = dvar ? mul(dvar, 2 / m) : mul(mean, 0);
@@ -253,16 +266,63 @@ const batchNormTrainOp = defineOp<NormAttrs>({
     }
     return [dx, dweight, dbias];
   },
-  lower: (lowering, { inputs: [x, weight, bias] }, { eps }) => {
+  lower: (lowering, { inputs: [x, weight, bias, ...moments] }, { eps }) => {
+    const { emit } = lowering;
     const { handle, layout } = asChannels(lowering, x);
-    const { y, mean, variance } = normalizeByBatch(lowering, handle, lowering.read(weight), lowering.read(bias), eps);
-    const vector = (h: Handle): Physical => ({ handle: h, layout: "natural" });
-    return [fromChannels(lowering, y, x.shape, layout), vector(mean), vector(variance)];
+    const [gamma, beta] = [weight, bias].map((v) => lowering.read(v));
+    const natural = (h: Handle): Physical => ({ handle: h, layout: "natural" });
+    if (!moments.length) {
+      const { y, mean, variance } = normalizeByBatch(lowering, handle, gamma, beta, eps);
+      return [fromChannels(lowering, y, x.shape, layout), natural(mean), natural(variance)];
+    }
+    const [shift, whole, variance] = moments.map((v) => lowering.read(v));
+    const given = { mean: emit.sub(whole, emit.cast(shift, whole.dtype)), variance };
+    const y = normalizeBy(lowering, handle, gamma, beta, given, eps);
+    const statistics = [given.mean, variance, whole].map((h) => natural(emit.cast(h, x.dtype)));
+    return [fromChannels(lowering, y, x.shape, layout), ...statistics];
   },
 });
 
-/** Up to so many values per channel, where a pass more costs little, a norm is computed in steps. */
+/** Up to so many values per channel, where a pass more costs little, a norm is computed in steps and in float64. */
 const few = 1024;
+
+interface Moments {
+  readonly mean: Handle;
+  readonly variance: Handle;
+}
+
+/** As moments are taken of it: in float64, as PyTorch does on the CPU, where few samples are left and there is float64. */
+const widened = ({ emit, target }: Lowering, x: Handle): Handle =>
+  target.device === "webgpu" || perChannel(x.shape) > few ? x : emit.cast(x, "float64");
+
+/** `x` less a mean per channel. */
+const lessMean = ({ emit }: Lowering, x: Handle, mean: Handle): Handle =>
+  emit.sub(x, emit.reshape(emit.cast(mean, x.dtype), channelAxes(x).column));
+
+/** Mean and biased variance of every channel of `x` `[N, C, …]`; precise where x is centred. */
+function momentsOf(lowering: Lowering, x: Handle): Moments {
+  const { emit } = lowering;
+  const { axes } = channelAxes(x);
+  const wide = widened(lowering, x);
+  const mean = emit.reduce("ReduceMean", wide, axes, false);
+  const centred = lessMean(lowering, wide, mean);
+  return { mean, variance: emit.reduce("ReduceMean", emit.mul(centred, centred), axes, false) };
+}
+
+/** The norm of `x` by given moments. */
+function normalizeBy(
+  lowering: Lowering,
+  x: Handle,
+  gamma: Handle,
+  beta: Handle,
+  { mean, variance }: Moments,
+  eps: number,
+): Handle {
+  const { emit } = lowering;
+  const centred = emit.cast(lessMean(lowering, widened(lowering, x), mean), x.dtype);
+  const zero = emit.constantVector(0, x.shape[1], x.dtype);
+  return affine(emit, centred, [gamma, beta, zero, emit.cast(variance, x.dtype)], eps);
+}
 
 /** The norm of `x` `[N, C, …]`, channels on axis 1, by its own statistics; precise where x is centred. */
 export function normalizeByBatch(
@@ -274,19 +334,11 @@ export function normalizeByBatch(
 ): { readonly y: Handle; readonly mean: Handle; readonly variance: Handle } {
   const { emit, target } = lowering;
   if (target.device === "webgpu" || x.dtype === "float64" || perChannel(x.shape) <= few) {
-    // Means, then the inference kernel with them: WebGPU has no training batch norm, and the CPU's rounds more, which
-    // shows where few samples are left. On the CPU means are taken in float64, as PyTorch does.
-    const { axes, column } = channelAxes(x);
-    const wide = target.device === "webgpu" ? x : emit.cast(x, "float64");
-    const mean = emit.reduce("ReduceMean", wide, axes, false);
-    const centred = emit.sub(wide, emit.reshape(mean, column));
-    const variance = emit.reduce("ReduceMean", emit.mul(centred, centred), axes, false);
-    const [c, m, v] = [centred, mean, variance].map((h) => emit.cast(h, x.dtype));
-    return {
-      y: affine(emit, c, [gamma, beta, emit.constantVector(0, x.shape[1], x.dtype), v], eps),
-      mean: m,
-      variance: v,
-    };
+    // Moments, then the inference kernel with them: WebGPU has no training batch norm, and the CPU's rounds more, which
+    // shows where few samples are left.
+    const moments = momentsOf(lowering, x);
+    const y = normalizeBy(lowering, x, gamma, beta, moments, eps);
+    return { y, mean: emit.cast(moments.mean, x.dtype), variance: emit.cast(moments.variance, x.dtype) };
   }
   // The CPU kernel writes its statistics over its own mean and variance inputs, even over constants: every node gets
   // inputs of its own. Their values do not matter with momentum 0; the factors are such as nobody multiplies by, since
@@ -316,14 +368,29 @@ export function valuesPerChannel(shape: Shape): number {
   return batch ? Math.round(perChannel(shape) / batch.shares[batch.rank]) : perChannel(shape);
 }
 
+const channelMomentsOp = defineOp<Record<string, never>>({
+  name: "channelMoments",
+  inputs: ["x"],
+  infer: ([x]) => new Array<TensorType>(2).fill({ dtype: "float64", shape: [x.shape[1]] }),
+  // The norm that they are for has the gradient of all; see batchNormTrain.
+  vjp: () => [undefined],
+  lower: (lowering, { inputs: [x] }) => {
+    const { mean, variance } = momentsOf(lowering, asChannels(lowering, x).handle);
+    return [mean, variance].map((h) => ({ handle: lowering.emit.cast(h, "float64"), layout: "natural" }));
+  },
+});
+
 /** Batch norm with the batch's own statistics; with those of all processes' shares where {@link sharedBatch} says so. */
 export function batchNormTrain(x: Value, weight: Value, bias: Value, eps = 1e-5): BatchNormalized {
   const { centred, shift } = centreChannels(x);
   const batch = sharedBatch();
   if (batch) {
-    mustHaveSamples(x.shape, valuesPerChannel(x.shape));
-    const { mean, variance } = sharedMoments(centred, shift, batch);
-    return { y: batchNorm(x, weight, bias, mean, variance, eps), mean, variance };
+    const [own, ownVariance] = channelMomentsOp.all([centred], {});
+    const moments = sharedMoments({ mean: add(cast(shift, "float64"), own), variance: ownVariance }, batch);
+    const shared = { processes: batch.shares.length, count: valuesPerChannel(x.shape) };
+    const inputs = [centred, weight, bias, shift, moments.mean, moments.variance];
+    const [y, , variance, mean] = batchNormTrainOp.all(inputs, { eps, shared });
+    return { y, mean, variance };
   }
   const [y, mean, variance] = batchNormTrainOp.all([centred, weight, bias], { eps });
   return { y, mean: add(shift, mean), variance };

@@ -1,9 +1,11 @@
 import { must } from "../../errors.ts";
-import { sizeOf, Tensor } from "../../tensor/index.ts";
+import { Tensor } from "../../tensor/index.ts";
+import { sharedBatch } from "../trace.ts";
 import { attrsIf, constant, defineOp, type Value } from "../value.ts";
-import { reduceSum, reshape } from "./broadcast.ts";
-import { add, div, mul, sub } from "./elementwise.ts";
+import { reshape } from "./broadcast.ts";
+import { add, mul, stopGradient, sub } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
+import { reduceMax } from "./reduce.ts";
 import { concat, pad, slice } from "./shape.ts";
 
 /** A batch of which several processes have a share each. */
@@ -47,28 +49,31 @@ export function gatherRows(x: Value, rank: number, size: number): Value {
   return sumOverProcesses(row, size);
 }
 
+/** The largest value of x `[1]`: of those that all processes have for it where they share a batch; no gradient. */
+export function largestOfBatch(x: Value): Value {
+  const own = reshape(reduceMax(stopGradient(x)), [1]);
+  const batch = sharedBatch();
+  return batch ? reduceMax(gatherRows(own, batch.rank, batch.shares.length), 0) : own;
+}
+
+/** Mean and biased variance per channel, `[C]` each. */
+export interface ChannelMoments {
+  readonly mean: Value;
+  readonly variance: Value;
+}
+
 /**
- * Mean and biased variance per channel (axis 1) of a batch that processes share, from those of the shares (Chan, Golub and
- * LeVeque 1979): no mean is subtracted from a mean of squares, so that none hides what varies.
- *
- * @param centred  this process's share minus `shift` per channel, such that little of a mean is left in it
+ * Moments of a batch that processes share, from those of this one's share (Chan, Golub and LeVeque 1979): no mean is
+ * subtracted from a mean of squares, so that none hides what varies.
  */
-export function sharedMoments(
-  centred: Value,
-  shift: Value,
-  { rank, shares }: SharedBatch,
-): { readonly mean: Value; readonly variance: Value } {
-  const channels = centred.shape[1];
-  const count = sizeOf(centred.shape) / channels;
-  const axes = centred.shape.map((_, i) => i).filter((i) => i !== 1);
-  const meanHere = div(reduceSum(centred, axes), count);
-  const varianceHere = sub(div(reduceSum(mul(centred, centred), axes), count), mul(meanHere, meanHere));
-  const all = gatherRows(concat([add(shift, meanHere), varianceHere], 0), rank, shares.length);
-  const weights = constant(Tensor.of(centred.dtype, [1, shares.length], shares));
+export function sharedMoments({ mean, variance }: ChannelMoments, { rank, shares }: SharedBatch): ChannelMoments {
+  const [channels] = mean.shape;
+  const all = gatherRows(concat([mean, variance], 0), rank, shares.length);
+  const weights = constant(Tensor.of(mean.dtype, [1, shares.length], shares));
   const weighted = (rows: Value): Value => matmul(weights, rows);
   const part = (i: number): Value => slice(all, [{ axis: 1, start: i * channels, end: (i + 1) * channels }]);
-  const mean = weighted(part(0));
-  const apart = sub(part(0), mean);
-  const variance = weighted(add(part(1), mul(apart, apart)));
-  return { mean: reshape(mean, [channels]), variance: reshape(variance, [channels]) };
+  const whole = weighted(part(0));
+  const apart = sub(part(0), whole);
+  const spread = weighted(add(part(1), mul(apart, apart)));
+  return { mean: reshape(whole, [channels]), variance: reshape(spread, [channels]) };
 }

@@ -22,9 +22,9 @@ const zeroSumOp = defineOp<Record<string, never>>({
   lower: (lowering, { inputs: [x] }) => asItIs(lowering, x),
 });
 
-const normGradientOp = defineOp<{ readonly eps: number }>({
+const normGradientOp = defineOp<Pick<NormGradient, "eps" | "count">>({
   name: "normGradient",
-  inputs: ["dx", "dy", "x", "weight", "variance"],
+  inputs: ["dx", "dy", "x", "weight", "variance", "sum"],
   infer: ([dx]) => dx,
   vjp: ({ dy }) => [dy],
   lower: (lowering, { inputs: [dx] }) => asItIs(lowering, dx),
@@ -39,6 +39,9 @@ export interface NormGradient {
   /** The norm's factor, and the biased variance of x; `[C]`. */
   readonly weight: Value;
   readonly variance: Value;
+  /** Sum of dy over the batch that the norm is by, `[C]`, and how many values that is of. */
+  readonly sum: Value;
+  readonly count: number;
   readonly eps: number;
 }
 
@@ -46,8 +49,8 @@ export interface NormGradient {
 export const zeroSum = (x: Value): Value => zeroSumOp([x], {});
 
 /** `dx`, known to be the gradient of a batch norm for its input; a {@link zeroSum}, too. */
-export const normGradient = (dx: Value, { dy, x, weight, variance, eps }: NormGradient): Value =>
-  normGradientOp([dx, dy, x, weight, variance], { eps });
+export const normGradient = (dx: Value, { dy, x, weight, variance, sum, ...attrs }: NormGradient): Value =>
+  normGradientOp([dx, dy, x, weight, variance, sum], attrs);
 
 /** Whether a value is known to sum to zero in every channel. */
 export const sumsToZero = (v: Value): boolean => [zeroSumOp.name, normGradientOp.name].includes(v.node.op.name);
@@ -59,6 +62,6 @@ export const bare = (v: Value): Value => (sumsToZero(v) ? v.node.inputs[0] : v);
 export function asNormGradient(v: Value): NormGradient | undefined {
   const attrs = attrsIf(v, normGradientOp);
   if (!attrs) return undefined;
-  const [, dy, x, weight, variance] = v.node.inputs;
-  return { dy, x, weight, variance, eps: attrs.eps };
+  const [, dy, x, weight, variance, sum] = v.node.inputs;
+  return { dy, x, weight, variance, sum, ...attrs };
 }

@@ -8,12 +8,12 @@ import {
   fakeQuantize,
   type IntegerRange,
   input,
+  largestOfBatch,
   lsqGradientFactor,
   maximum,
   mul,
   neg,
   reduceMax,
-  reshape,
   rewrite,
   round,
   stopGradient,
@@ -91,16 +91,15 @@ class ActivationRange extends Module {
   observed(x: Value | undefined): readonly [min: Value, max: Value] {
     const { min, max, seen } = this;
     if (!x) return [min.value, max.value];
-    const fixed = stopGradient(x);
     const count = add(seen.value, 1);
     const part = maximum(div(1, count), MOMENTUM);
     const moved = (buffer: Buffer, batch: Value): Value => {
-      const next = add(buffer.value, mul(sub(reshape(batch, [1]), buffer.value), part));
+      const next = add(buffer.value, mul(sub(batch, buffer.value), part));
       updateBuffer(buffer, next);
       return next;
     };
     updateBuffer(seen, count);
-    return [moved(min, neg(reduceMax(neg(fixed)))), moved(max, reduceMax(fixed))];
+    return [moved(min, neg(largestOfBatch(neg(x)))), moved(max, largestOfBatch(x))];
   }
 }
 

@@ -195,7 +195,6 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   const {
     recipe,
     communicator = alone,
-    batchNormStatistics,
     gradientExchange,
     folder,
     init,
@@ -247,6 +246,9 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     if (init === undefined && !resume) scales?.initialize(built.net, seed);
     const stepsPerEpoch = Math.max(1, Math.floor(data.train.length / recipe.batchSize));
     const { quantize } = recipe;
+    // Integers are trained with running statistics in the kernels, which are to be the same in all processes.
+    const { batchNormStatistics = "local" } = options;
+    const norms = quantize && batchNormStatistics === "local" ? "averaged" : batchNormStatistics;
     must(
       !(prepare && quantize),
       "train/quantize",
@@ -297,7 +299,8 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     }
     const summary = await new Trainer<PictureBatch, Net>(net, {
       ...trainer,
-      ...{ data, task, seed, threads, store, resume, signal, communicator, batchNormStatistics, gradientExchange },
+      ...{ data, task, seed, threads, store, resume, signal, communicator, gradientExchange },
+      batchNormStatistics: norms,
       settings: pictureSettings(recipe, data.preprocessing, options),
       metadata,
       callbacks: leads ? [fileLogs(folder), tensorBoardLog(folder)] : [],
