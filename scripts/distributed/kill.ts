@@ -2,7 +2,7 @@
  * Kills one rank of a run at a random moment, again and again: how long the job takes to end, and whether the run, resumed
  * until it is through, has the weights of one that nothing happened to. Needs Linux and the built program.
  *
- *   npx tsx scripts/distributed/kill.ts [times, 10] [processes, 2]
+ *   npx tsx scripts/distributed/kill.ts [times, 10] [processes, 2] [seed of the moments, 1]
  */
 import { createHash } from "node:crypto";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -14,7 +14,7 @@ import { main } from "../../test/cli/harness.ts";
 import { type Launcher, launchers, type Outcome, pidOf, start, until } from "../../test/distributed/launchers.ts";
 import { tinyRecipe, writeCifar } from "../../test/recipes/support.ts";
 
-const [times = 10, processes = 2] = process.argv.slice(2).map(Number);
+const [times = 10, processes = 2, seed = 1] = process.argv.slice(2).map(Number);
 const folder = mkdtempSync(join(tmpdir(), "repmlp-kill-"));
 writeCifar(join(folder, "cifar"));
 writeFileSync(join(folder, "recipe.json"), JSON.stringify({ ...tinyRecipe, epochs: 15 }));
@@ -41,7 +41,7 @@ async function mustEnd(running: Promise<Outcome>): Promise<void> {
 for (const launcher of launchers) {
   await mustEnd(run(launcher, "whole").ended);
   const expected = await weights("whole");
-  const random = rng(1, launcher.name);
+  const random = rng(seed, launcher.name);
   let wrong = 0;
   for (let i = 0; i < times; i++) {
     const out = `killed-${i}`;

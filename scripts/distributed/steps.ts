@@ -48,7 +48,9 @@ const { values } = parseArgs({
 const [steps, batchSize] = [Number(values.steps), Number(values["batch-size"])];
 const launch = launchOf(process.env);
 if (launch) tuneAllocator(loadKoffi());
-const communicator: Communicator = launch ? await openMpi(launch) : alone;
+/** Milliseconds spent in sums, and in waiting for the slowest process before them. */
+const spent = { sums: 0, waiting: 0 };
+const communicator: Communicator = launch ? timed(await openMpi(launch)) : alone;
 
 /** Pictures whose class shows in their brightness, with noise. */
 const made: Dataset = sampleDataset({
@@ -60,7 +62,9 @@ const made: Dataset = sampleDataset({
     return { image: Float32Array.from({ length: 3072 }, () => random.normal() + (i % 10) / 5 - 1), label: i % 10 };
   },
 });
-const data = values.data === undefined ? made : await cifar10(values.data, "train");
+const all = values.data === undefined ? made : await cifar10(values.data, "train");
+// One epoch is then as many steps as are wanted.
+const data: Dataset = { ...all, length: steps * batchSize };
 
 const model = createModel("RepMLP-CIFAR10-pure-MLP", {
   ...(values.channels && { channels: values.channels.split(",").map(Number) }),
@@ -77,10 +81,12 @@ const trainer = new Trainer(model, {
   gradientExchange: values.exchange as "float32" | "bfloat16",
   accumulate: Number(values.accumulate),
   batchNormStatistics: (values.norms === "frozen" ? "local" : values.norms) as NormStatistics,
-  signal: stopAfter(steps),
   onEvent: (event) => {
     // The first step is not like the others.
-    if (event.type === "step" && event.step === 1) begin = performance.now();
+    if (event.type === "step" && event.step === 1) {
+      begin = performance.now();
+      Object.assign(spent, { sums: 0, waiting: 0 });
+    }
     if (event.type === "step") losses.push(event.loss);
   },
 });
@@ -88,13 +94,24 @@ await trainer.run();
 if (communicator.rank === 0) await tell();
 await communicator.close();
 
-function stopAfter(count: number): AbortSignal {
-  const stop = new AbortController();
-  const watch = setInterval(() => {
-    if (losses.length >= count) stop.abort();
-  });
-  watch.unref();
-  return stop.signal;
+/** The same, looking at the clock. */
+function timed(group: Communicator): Communicator {
+  const measured = async <T>(what: keyof typeof spent, work: Promise<T>): Promise<T> => {
+    const from = performance.now();
+    const result = await work;
+    spent[what] += performance.now() - from;
+    return result;
+  };
+  const own = Object.create(group) as Communicator;
+  own.allReduce = async (array, how) => {
+    await measured("waiting", group.barrier());
+    await measured("sums", group.allReduce(array, how));
+  };
+  own.allToAll = async (bytes) => {
+    await measured("waiting", group.barrier());
+    return measured("sums", group.allToAll(bytes));
+  };
+  return own;
 }
 
 /** Batch norms go on using statistics that are not those of any batch. */
@@ -110,7 +127,10 @@ async function tell(): Promise<void> {
   for (const [, source] of entries) hash.update(tensorBytes(source.readSync()));
   console.log(`${communicator.size} processes, ${communicator.description}, norms ${values.norms}`);
   console.log(`losses ${losses.map((loss) => loss.toFixed(6)).join(" ")}`);
-  console.log(`${seconds.toFixed(3)} s per step, weights ${hash.digest("hex").slice(0, 16)}`);
+  const each = (ms: number): string => (ms / 1000 / (losses.length - 1)).toFixed(3);
+  const messages =
+    communicator.size > 1 ? `, of them ${each(spent.sums)} s in sums and ${each(spent.waiting)} s waiting` : "";
+  console.log(`${seconds.toFixed(3)} s per step${messages}, weights ${hash.digest("hex").slice(0, 16)}`);
   if (values.out) await saveCheckpointFile(values.out, entries);
   if (values.compare) await compare(values.compare);
 }
