@@ -1,7 +1,7 @@
 /*
  * Seconds of an all-reduce by the number of bytes, beside a copy of as many in memory.
  *
- *   mpirun -n 2 npx tsx scripts/distributed/all-reduce.ts [MB…]
+ *   mpirun -n 2 node --import tsx scripts/distributed/all-reduce.ts [MB…]
  */
 import { alone, launchOf } from "../../src/distributed/index.ts";
 import { openMpi } from "../../src/distributed/node/index.ts";

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Two machines in one: network namespaces with a cable between them, of a rate that is set, and a job across both.
 #
-#   scripts/distributed/hosts.sh RATE openmpi|mpich COMMAND...      such as: hosts.sh 1gbit openmpi npx tsx …/all-reduce.ts 88
+#   scripts/distributed/hosts.sh RATE openmpi|mpich COMMAND...      such as: hosts.sh 1gbit openmpi node --import tsx …/all-reduce.ts 88
 #
 # Needs root on Linux with iproute2. One process on each side; messages take the cable, for shared memory is switched off.
 set -euo pipefail

@@ -2,7 +2,7 @@
  * Some training steps of the CIFAR-10 pure MLP, to compare numbers of processes: losses, seconds per step, and the weights.
  *
  *   npx tsx scripts/distributed/steps.ts --norms frozen --out one.safetensors
- *   mpirun -n 2 npx tsx scripts/distributed/steps.ts --norms frozen --out two.safetensors --compare one.safetensors
+ *   mpirun -n 2 node --import tsx scripts/distributed/steps.ts --norms frozen --out two.safetensors --compare one.safetensors
  *
  * --norms frozen|local|averaged|synced, --steps N (20), --batch-size N (64), --lr X (0.05), --warmup N: steps up to that
  * rate (0), --channels a,b,c (the paper's), --accumulate N: parts of a batch (1), --data FOLDER of CIFAR-10 (default: made
