@@ -24,6 +24,7 @@ import {
   rng,
   sampleDataset,
   saveCheckpointFile,
+  subset,
   Trainer,
   tensorBytes,
 } from "../../src/node.ts";
@@ -64,7 +65,10 @@ const made: Dataset = sampleDataset({
 });
 const all = values.data === undefined ? made : await cifar10(values.data, "train");
 // One epoch is then as many steps as are wanted.
-const data: Dataset = { ...all, length: steps * batchSize };
+const data = subset(
+  all,
+  Array.from({ length: steps * batchSize }, (_, i) => i),
+);
 
 const model = createModel("RepMLP-CIFAR10-pure-MLP", {
   ...(values.channels && { channels: values.channels.split(",").map(Number) }),
