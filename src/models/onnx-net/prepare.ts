@@ -230,15 +230,18 @@ const sliceLists: Readonly<Record<string, Lists>> = {
     ],
     inputsSince: 10,
     // Positions may be computed from shapes, so that what was taken says it, not the file.
-    after(_, __, { shape, ranges, keptBefore }) {
+    after(_, [starts, ends], { shape, ranges, keptBefore }) {
       const now = ranges.map(({ axis, start, end }) => ({
         axis,
         start: keptBefore(axis, start),
         end: keptBefore(axis, end),
       }));
-      if (now.every(({ start, end }, i) => start === ranges[i].start && end === ranges[i].end)) return undefined;
-      const ends = now.map(({ axis, end }, i) => (ranges[i].end === shape[axis] ? END : end));
-      return [now.map(({ start }) => start), ends, now.map(({ axis }) => axis)];
+      const same = now.every(({ start, end }, i) => start === ranges[i].start && end === ranges[i].end);
+      // What is computed moves with the size, even if the positions do not.
+      const stays = starts && ends ? same : ranges.every(({ axis }) => keptBefore(axis, shape[axis]) === shape[axis]);
+      if (stays) return undefined;
+      const after = now.map(({ axis, end }, i) => (ranges[i].end === shape[axis] ? END : end));
+      return [now.map(({ start }) => start), after, now.map(({ axis }) => axis)];
     },
   },
 };
