@@ -227,6 +227,10 @@ async function study(name: string, { make, recipe, data, tuning }: Case): Promis
       const [inserted, branches] = [`${target} inserted ${seed}`, `${target} trained ${seed}`];
       await row(inserted, async () => tuned(inserted, insertBatchNorms(convertToDeploy(await trained())), quantize));
       await row(branches, async () => tuned(branches, await trained(), quantize));
+      const fixed = `${target} inserted-fixed ${seed}`;
+      await row(fixed, async () =>
+        tuned(fixed, insertBatchNorms(convertToDeploy(await trained())), { ...quantize, freezeBatchNorm: 0 }),
+      );
     }
   }
 }
@@ -324,7 +328,16 @@ function printStored(): void {
 }
 
 function printTable(): void {
-  const heads = ["float", "float, tuned", "one scale", ...calibrators, "inserted norms", "trained", "±"];
+  const heads = [
+    "float",
+    "float, tuned",
+    "one scale",
+    ...calibrators,
+    "inserted norms",
+    "inserted, fixed",
+    "trained",
+    "±",
+  ];
   line(["network", "weight bits", ...heads]);
   line(["---", ...heads.map(() => "---:"), "---:"]);
   for (const name of names)
@@ -338,7 +351,9 @@ function printTable(): void {
           .filter(([name]) => name.replace(/ \d+$/, "") === of)
           .map(([, { percent }]) => percent.toFixed(results.float.length < 2000 ? 1 : 2))
           .join(", ");
-      const columns = ["one scale", ...calibrators, "inserted", "trained"].map((of) => cell(`${target} ${of}`));
+      const columns = ["one scale", ...calibrators, "inserted", "inserted-fixed", "trained"].map((of) =>
+        cell(`${target} ${of}`),
+      );
       const error = Math.max(...rows.map(([, { error }]) => error)).toFixed(2);
       const bits = target === "portable" ? "7" : "8";
       line([cases[name].what, bits, cell("float"), cell("float tuned"), ...columns, error]);
