@@ -20,7 +20,7 @@ export * from "./ops/matmul.ts";
 export * from "./ops/norm.ts";
 export * from "./ops/partition.ts";
 export * from "./ops/pool.ts";
-export { isExchanged, largestOfBatch, type SharedBatch, sumOverProcesses } from "./ops/processes.ts";
+export { isExchanged, largestOfBatch, sumOverProcesses } from "./ops/processes.ts";
 export * from "./ops/reduce.ts";
 export * from "./ops/resize.ts";
 export * from "./ops/shape.ts";

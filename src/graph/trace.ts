@@ -1,8 +1,15 @@
 import { must } from "../errors.ts";
 import type { ParameterRef, Value } from "./op.ts";
-import type { SharedBatch } from "./ops/processes.ts";
 import { currentPath } from "./path.ts";
 import { input } from "./value.ts";
+
+/** A batch of which several processes have a share each. */
+export interface SharedBatch {
+  /** This process among them. */
+  readonly rank: number;
+  /** Part of the batch's pictures that each has; they add up to 1. */
+  readonly shares: readonly number[];
+}
 
 /** What running a forward function records beside its result. */
 export interface Trace {

@@ -1,20 +1,12 @@
 import { must } from "../../errors.ts";
 import { Tensor } from "../../tensor/index.ts";
-import { sharedBatch } from "../trace.ts";
+import { type SharedBatch, sharedBatch } from "../trace.ts";
 import { attrsIf, constant, defineOp, type Value } from "../value.ts";
 import { reshape } from "./broadcast.ts";
 import { add, mul, stopGradient, sub } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
 import { reduceMax } from "./reduce.ts";
 import { concat, pad, slice } from "./shape.ts";
-
-/** A batch of which several processes have a share each. */
-export interface SharedBatch {
-  /** This process among them. */
-  readonly rank: number;
-  /** Part of the batch's pictures that each has; they add up to 1. */
-  readonly shares: readonly number[];
-}
 
 const sumOverProcessesOp = defineOp<{ readonly size: number }>({
   name: "sumOverProcesses",
