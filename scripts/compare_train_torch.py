@@ -28,6 +28,7 @@ import torch.nn.functional as F
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, os.path.join(ROOT, "bench", "pytorch"))
 from repmlp_cifar import RepMLPCifar  # noqa: E402
+from torch_noise import add_noise, shares  # noqa: E402
 from train_cifar_torch import BLACK, read  # noqa: E402
 from ungrouped import ungroup  # noqa: E402
 
@@ -71,15 +72,11 @@ def augmented_here(folder, data, info, steps):
     return out
 
 
-def run(folder, info, steps, grouped, noise=0.0, seed=0, batches=None):
+def run(folder, info, steps, grouped, seed=None, batches=None):
     net = RepMLPCifar(info["arch"], channels=info.get("channels")).train()
     net = net if grouped else ungroup(net)
     net.load_state_dict(torch.load(os.path.join(folder, "before.pth"), map_location="cpu"), strict=True)
-    if noise:
-        torch.manual_seed(seed)
-        with torch.no_grad():
-            for p in net.parameters():
-                p.mul_(1 + noise * torch.randn_like(p))
+    add_noise(net, seed)
     o = info["optimizer"]
     sgd = torch.optim.SGD(
         net.parameters(), lr=1.0, momentum=o["momentum"], nesterov=o["nesterov"], weight_decay=o["weightDecay"]
@@ -97,7 +94,7 @@ def run(folder, info, steps, grouped, noise=0.0, seed=0, batches=None):
         sgd.step()
         losses.append(loss.item())
         if (i + 1) % 10 == 0:
-            print(f"{'noise ' + str(seed) if noise else 'PyTorch'}: step {i + 1}: loss {losses[-1]:.5f}", flush=True)
+            print(f"{'PyTorch' if seed is None else f'noise {seed}'}: step {i + 1}: loss {losses[-1]:.5f}", flush=True)
     return np.array(losses), net
 
 
@@ -125,7 +122,7 @@ def main():
     theirs, net = run(args.folder, info, steps, args.grouped, batches=batches)
     far = np.abs(ours - theirs)
     relative = far / theirs
-    runs = [run(args.folder, info, steps, args.grouped, 1e-7, seed + 1, batches)[0] for seed in range(args.noise_runs)]
+    runs = [run(args.folder, info, steps, args.grouped, seed + 1, batches)[0] for seed in range(args.noise_runs)]
     with open(os.path.join(args.folder, "torch.json"), "w") as f:
         json.dump({"losses": theirs.tolist(), "noise": [r.tolist() for r in runs]}, f)
     noisy = [np.abs(r - theirs) for r in runs]
@@ -142,11 +139,10 @@ def main():
         own = max((n / theirs)[:50].max() for n in noisy)
         print(f"PyTorch's own runs with 1e-7 noise differ from it by up to {own:.2e} there")
     if noisy and steps > 50:
-        allowed = np.maximum.accumulate(np.max(noisy, axis=0))
-        shares = (np.maximum.accumulate(far) / allowed)[50:]
-        share, above = shares.max(), int((shares > 1).sum())
+        later = shares(far, noisy)[50:]
+        share, above = later.max(), int((later > 1).sum())
         print(f"after that, our distance to PyTorch ÷ that of its runs with 1e-7 noise: at most {share:.2f} (at most 1)")
-        print(f"it is above 1 at {above} of {len(shares)} steps, at the last one {shares[-1]:.2f}")
+        print(f"it is above 1 at {above} of {len(later)} steps, at the last one {later[-1]:.2f}")
         good = good and bool(share <= 1)
     if steps == len(info["losses"]):
         print(f"final parameters: relative difference {relative_parameters(net, args.folder):.2e}")

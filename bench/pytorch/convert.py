@@ -6,9 +6,6 @@ Builds RepMLP-Res50-light-224 in its training form with the initialisation that 
 loads the checkpoint over it, merges every block, saves the deploy state dict, and prints the seconds of each phase.
 """
 
-import json
-import resource
-import sys
 import time
 
 started = time.perf_counter()
@@ -17,6 +14,7 @@ import torch  # noqa: E402
 import torch.nn as nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
+from conversion import main  # noqa: E402
 from repmlp_resnet import RepMLP, repmlp_resnet  # noqa: E402
 
 MODEL = "RepMLP-Res50-light-224"
@@ -86,16 +84,7 @@ def merge(net):
     return net
 
 
-def main(load, save):
-    phases = {}
-    last = started
-
-    def done(name):
-        nonlocal last
-        now = time.perf_counter()
-        phases[name], last = now - last, now
-
-    done("import")
+def convert(load, save, done):
     net = repmlp_resnet(MODEL)
     done("build")
     for module in net.modules():
@@ -110,11 +99,7 @@ def main(load, save):
     done("merge")
     torch.save(net.state_dict(), save)
     done("save")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"torch": torch.__version__, "seconds": phases, "total": last - started, "maxRssMb": peak}))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main(__doc__, convert, started)

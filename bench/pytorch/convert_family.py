@@ -6,16 +6,15 @@ Merges on the state dict, without building a network: every block of RepVGG, Mob
 that is found by its keys, and convolutions with a batch norm (`conv`, `bn`). Prints the seconds of each phase.
 """
 
-import json
 import re
-import resource
-import sys
 import time
 
 started = time.perf_counter()
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+
+from conversion import main  # noqa: E402
 
 EPS = 1e-5
 
@@ -145,28 +144,14 @@ def merge(state):
     return state
 
 
-@torch.no_grad()
-def main(load, save):
-    phases = {}
-    last = started
-
-    def done(name):
-        nonlocal last
-        now = time.perf_counter()
-        phases[name], last = now - last, now
-
-    done("import")
+def convert(load, save, done):
     state = dict(torch.load(load, map_location="cpu"))
     done("read")
     merge(state)
     done("merge")
     torch.save(state, save)
     done("save")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"torch": torch.__version__, "seconds": phases, "total": last - started, "maxRssMb": peak}))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main(__doc__, convert, started)

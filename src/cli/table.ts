@@ -620,7 +620,11 @@ export const commands = {
       stats: text("--stats <file>", "calibration statistics that --save-stats wrote, instead of --calib"),
       report: text(
         "--report <file>",
-        "write a page (.html): noise, range and histogram of every activation, the worst first",
+        "write a page (.html): accuracy and speed beside float; noise, range and histogram of every activation",
+      ),
+      eval: text(
+        "--eval <folder>",
+        "for --report: pictures in a folder per class to test on; by default --calib where its folders are the classes",
       ),
       saveStats: text("--save-stats <file>", "write the calibration statistics, a .safetensors file"),
       pictures: integer("--pictures <n>", "pictures to take, evenly over the folder", { default: 256 }),

@@ -29,7 +29,7 @@ export {
   type TaskMetadata,
   writeMetadata,
 } from "./metadata.ts";
-export { mixesPictures } from "./mixing.ts";
+export { MIXES, mixesPictures, remarksOnBatches } from "./mixing.ts";
 export { mustHaveFiniteWeights } from "./onnx-weights.ts";
 export { type OpenedModel, openModel, type ReadModelOptions, readModel, type StoredModel } from "./open-model.ts";
 export * from "./predictor.ts";

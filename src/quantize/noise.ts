@@ -16,21 +16,27 @@ export function squaredShare(pairs: Iterable<readonly [exact: Tensor, other: Ten
 /** Signal to noise of such a share. */
 export const decibels = (share: number): number => (share > 0 ? -10 * Math.log10(share) : Number.POSITIVE_INFINITY);
 
-/** Share of the rows of pairs of tensors `[N, …]` whose largest value is at the same place. */
+/** The class, the largest value, of each row `[N, C]`, or of each pixel `[N, C, H, W]`. Other tensors are rows of all their values. */
+function classesIn(t: Tensor): number[] {
+  const values = t.toFloat64();
+  const rows = t.shape[0] ?? 1;
+  const pixels = t.shape.length === 4 ? t.shape[2] * t.shape[3] : 1;
+  const classes = values.length / rows / pixels;
+  return Array.from({ length: rows * pixels }, (_, i) => {
+    const at = Math.floor(i / pixels) * classes * pixels + (i % pixels);
+    let best = 0;
+    for (let c = 1; c < classes; c++) if (values[at + c * pixels] > values[at + best * pixels]) best = c;
+    return best;
+  });
+}
+
+/** Share of the rows or pixels of pairs of tensors whose class is the same. */
 export function agreementOf(pairs: Iterable<readonly [exact: Tensor, other: Tensor]>): number {
   let [same, all] = [0, 0];
   for (const [exact, other] of pairs) {
-    const rows = exact.shape[0] ?? 1;
-    const [a, b] = [exact.toFloat64(), other.toFloat64()];
-    const width = a.length / rows;
-    for (let i = 0; i < rows; i++) {
-      const place = (values: Float64Array): number => {
-        const row = values.subarray(i * width, (i + 1) * width);
-        return row.indexOf(row.reduce((x, y) => Math.max(x, y), Number.NEGATIVE_INFINITY));
-      };
-      if (place(a) === place(b)) same++;
-      all++;
-    }
+    const [a, b] = [classesIn(exact), classesIn(other)];
+    same += a.filter((c, i) => c === b[i]).length;
+    all += a.length;
   }
   return all ? same / all : 1;
 }

@@ -1,7 +1,7 @@
 import type { OnnxModel } from "../onnx/index.ts";
 import { escapeHtml } from "../report/html.ts";
 import { type CompileOptions, compileModel, type Program } from "../runtime/index.ts";
-import { sizeOf, Tensor } from "../tensor/index.ts";
+import { fmtBytes, sizeOf, Tensor } from "../tensor/index.ts";
 import type { StreamingHistogram } from "./histogram.ts";
 import { decibels } from "./noise.ts";
 import type { QuantizedOnnx, QuantizedTensor } from "./quantize-onnx.ts";
@@ -120,13 +120,19 @@ export interface ReportPage {
   readonly title: string;
   /** Facts about the run, as label and value. */
   readonly facts: readonly (readonly [label: string, value: string])[];
+  /** Sizes of both files. */
+  readonly bytes: readonly [float: number, integers: number];
+  /** Pictures that both models were tested on, and how many each gave the right class. */
+  readonly accuracy?:
+    | { readonly folder: string; readonly total: number; readonly float: number; readonly integers: number }
+    | undefined;
 }
 
 /** A report as a page of its own: the facts, and every tensor with its noise, its range and a histogram, the worst first. */
 export function reportPage(
   { tensors, milliseconds }: QuantizationReport,
   { statistics, kept, sqnr, agreement }: QuantizedOnnx,
-  { title, facts }: ReportPage,
+  { title, facts, bytes, accuracy }: ReportPage,
 ): string {
   const shown = (v: number): string => (Number.isFinite(v) ? v.toPrecision(4) : "—");
   const rows = tensors.map(
@@ -134,14 +140,27 @@ export function reportPage(
 <td class="n">${shown(t.min)} … ${shown(t.max)}</td><td class="n">${shown(t.scale)}, ${t.zeroPoint}</td>
 <td class="n">${(100 * t.clipped).toPrecision(2)}</td><td>${histogramSvg(statistics.histograms.get(t.name)!, t)}</td></tr>`,
   );
+  const beside = [
+    ...(accuracy
+      ? [
+          [
+            `correct of ${accuracy.total} pictures of ${accuracy.folder}`,
+            ...[accuracy.float, accuracy.integers].map((n) => `${n} (${((100 * n) / accuracy.total).toFixed(1)} %)`),
+            points(((accuracy.integers - accuracy.float) * 100) / accuracy.total),
+          ],
+        ]
+      : []),
+    [
+      "one input, ms",
+      ...[milliseconds.float, milliseconds.integers].map((t) => t.toFixed(2)),
+      ratio(milliseconds.float, milliseconds.integers),
+    ],
+    ["file", ...bytes.map(fmtBytes), ratio(...bytes)],
+  ];
   const all = [
     ...facts,
+    ["classes as in float", `${(100 * agreement).toFixed(1)} %, on inputs that calibrated`],
     ["signal to noise of the outputs", `${shown(sqnr)} dB`],
-    ["classes as in float", `${(100 * agreement).toFixed(1)} %`],
-    [
-      "one input",
-      `${milliseconds.float.toFixed(2)} ms in float, ${milliseconds.integers.toFixed(2)} ms in integers (${(milliseconds.integers / milliseconds.float).toFixed(2)})`,
-    ],
   ] as const;
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>${escapeHtml(title)}</title>
@@ -150,10 +169,13 @@ export function reportPage(
 body { margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .25rem .6rem; border-bottom: 1px solid #8884; }
 td:first-child { overflow-wrap: anywhere; } .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-svg { display: block; }
+.beside { margin-bottom: 1.5rem; } svg { display: block; }
 </style></head><body>
 <h1>${escapeHtml(title)}</h1>
-<table>${all.map(([label, value]) => `<tr><th>${escapeHtml(label)}</th><td>${escapeHtml(value)}</td></tr>`).join("\n")}</table>
+<table class="beside"><tr><th></th><th class="n">float</th><th class="n">integers</th><th class="n"></th></tr>
+${beside.map(([label, ...cells]) => `<tr><th>${escapeHtml(label)}</th>${cells.map((c) => `<td class="n">${escapeHtml(c)}</td>`).join("")}</tr>`).join("\n")}
+</table>
+<table class="facts">${all.map(([label, value]) => `<tr><th>${escapeHtml(label)}</th><td>${escapeHtml(value)}</td></tr>`).join("\n")}</table>
 ${kept.length ? `<h2>Layers in float</h2><ul>${kept.map((k) => `<li>${escapeHtml(`${k.operator} ${k.name}: ${k.reason}`)}</li>`).join("")}</ul>` : ""}
 <h2>Activations, the worst first</h2>
 <table><tr><th>tensor</th><th class="n">SQNR, dB</th><th>calibrator</th><th class="n">values</th><th class="n">scale, zero point</th><th class="n">clipped, %</th><th>histogram and range</th></tr>
@@ -161,6 +183,10 @@ ${rows.join("\n")}
 </table></body></html>
 `;
 }
+
+const ratio = (float: number, integers: number): string => `× ${(integers / float).toFixed(2)}`;
+
+const points = (difference: number): string => `${difference < 0 ? "−" : "+"}${Math.abs(difference).toFixed(1)} points`;
 
 const [WIDTH, HEIGHT, BARS] = [240, 40, 60];
 

@@ -87,11 +87,21 @@ const codes: Readonly<Record<number, string>> = {
   11: "execution provider failure",
 };
 
+const noKernel = (operator: string, node: string, cause: unknown): RepmlpError =>
+  new RepmlpError(
+    "runtime/kernel",
+    `runtime: ONNX Runtime has no ${operator} in the type that the model computes in there${node ? ` (node ${node})` : ""}, such as convolutions in float64. Write the model in float32.`,
+    "model",
+    { cause },
+  );
+
 /** A runtime failure in words, with what can be done about the known ones. */
 export function translateError(action: string, cause: unknown, weightBytes = 0): RepmlpError {
   // What reading the weights found is no fault of the runtime.
   if (cause instanceof RepmlpError) return cause;
   const text = cause instanceof Error ? cause.message : String(cause);
+  const kernel = /Could not find an implementation for (\w+)\(\d+\) node with name '([^']*)'/.exec(text);
+  if (kernel) return noKernel(kernel[1], kernel[2], cause);
   const code = /\b(?:error code|ErrorCode)\D*(\d+)/i.exec(text)?.[1];
   const meaning = code && codes[Number(code)] ? ` (${codes[Number(code)]})` : "";
   // A bare large number is a C++ exception pointer of the WebAssembly build: nearly always memory.

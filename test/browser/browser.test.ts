@@ -1,13 +1,14 @@
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { mergeOnnx } from "../../src/convert/onnx/index.ts";
-import "../../src/node.ts";
+import { compileModel, quantizeOnnx, rng, Tensor } from "../../src/node.ts";
 import { decodeOnnx, encodeOnnx } from "../../src/onnx/index.ts";
 import type { Device } from "../../src/runtime/index.ts";
 import type { Job, JobResult } from "../../web/src/job.ts";
 import { trainAndVerify } from "../../web/src/train.ts";
 import { Builder } from "../convert/onnx-models.ts";
 import { merging } from "../convert/onnx-networks.ts";
+import { quantizable } from "../quantize/support.ts";
 import { buildAndServe, chromiumPath, launch, type Site } from "./harness.ts";
 import type { Footprint, Tools } from "./probe.ts";
 
@@ -125,6 +126,41 @@ describe.skipIf(!chromiumPath)("the page in Chromium", () => {
       expect(failures).toEqual([]);
     }, 60_000);
   });
+
+  test("a quantized model gives the integers that it gives in Node", async () => {
+    const inputShape = [8, 3, 12, 12] as const;
+    const random = rng(3, "pictures");
+    const values = Float32Array.from({ length: 8 * 3 * 12 * 12 }, () => random.normal());
+    const feeds = { x: new Tensor("float32", inputShape, values) };
+    const { model } = await quantizeOnnx(quantizable(inputShape), [feeds]);
+    const integers = model.nodes.filter(({ opType }) => opType === "QuantizeLinear");
+    expect(integers.length).toBeGreaterThan(4);
+    const { valueInfo: _, ...rest } = model;
+    const shown = {
+      ...rest,
+      outputs: [...model.outputs, ...integers.map(({ outputs: [name] }) => ({ name, dtype: "uint8" as const }))],
+    };
+    await using program = await compileModel(shown);
+    const expected = await program.run(feeds);
+    await probe.route("**/model.onnx", (route) => route.fulfill({ body: Buffer.from(encodeOnnx(shown)) }));
+    await probe.route("**/input.f32", (route) => route.fulfill({ body: Buffer.from(values.buffer) }));
+    const made = await probe.evaluate(
+      (shape) => (globalThis as unknown as Tools).runModel("model.onnx", "input.f32", shape),
+      inputShape,
+    );
+    const far = shown.outputs.map(({ name }, i) =>
+      made[i].values.reduce((most, v, j) => Math.max(most, Math.abs(v - Number(expected[name].data[j]))), 0),
+    );
+    expect(Math.max(...far.slice(1))).toBeLessThanOrEqual(1);
+    const classes = (rows: ArrayLike<number>): number[] =>
+      Array.from({ length: 8 }, (__, i) => {
+        const row = Array.from(rows).slice(10 * i, 10 * i + 10);
+        return row.indexOf(Math.max(...row));
+      });
+    const logits = expected[model.outputs[0].name].toFloat64();
+    expect(classes(made[0].values)).toEqual(classes(logits));
+    expect(new Set(classes(logits)).size).toBeGreaterThan(1);
+  }, 60_000);
 
   const footprint = (device: Device, times: number): Promise<Footprint> =>
     probe.evaluate((job) => (globalThis as unknown as Tools).trainRepeatedly(...job), [device, times] as const);

@@ -1,5 +1,7 @@
+import { decodeOnnx } from "../../src/onnx/index.ts";
 import {
   ConvBnRelu,
+  compileModel,
   type Device,
   Learner,
   Module,
@@ -70,6 +72,23 @@ async function trainRepeatedly(device: Device, times: number): Promise<Footprint
   return { wasm: [...memories].reduce((sum, { buffer }) => sum + buffer.byteLength, 0), device: deviceBytes };
 }
 
-const tools = { trainRepeatedly };
+/** Runs the ONNX model at `modelUrl` with the float32 values at `inputUrl`; what it gives, as plain numbers. */
+async function runModel(
+  modelUrl: string,
+  inputUrl: string,
+  shape: readonly number[],
+): Promise<{ readonly shape: readonly number[]; readonly values: number[] }[]> {
+  const bytesOf = async (url: string): Promise<ArrayBuffer> => (await fetch(url)).arrayBuffer();
+  const model = decodeOnnx(new Uint8Array(await bytesOf(modelUrl)));
+  await using program = await compileModel(model);
+  const input = new Tensor("float32", shape, new Float32Array(await bytesOf(inputUrl)));
+  const outputs = await program.run({ [model.inputs[0].name]: input });
+  return model.outputs.map(({ name }) => ({
+    shape: outputs[name].shape,
+    values: [...outputs[name].toFloat64()],
+  }));
+}
+
+const tools = { runModel, trainRepeatedly };
 export type Tools = typeof tools;
 Object.assign(globalThis, tools);

@@ -178,6 +178,25 @@ describe("segmentation", () => {
     expect(found.length).toBe(new Set(labels).size);
   });
 
+  test("in integers, trained for them or calibrated, is tested as any file", async () => {
+    write("integers.json", { ...segmentation, epochs: 1, quantize: { batches: 1 } });
+    const trained = await run("train", "scenes", "--recipe", "integers.json", "--out", "integers", "--json");
+    expect(trained.stderr).not.toContain("error");
+    const last = JSON.parse(trained.stdout.trim().split("\n").at(-1)!);
+    expect(last.quantized.layers.length).toBeGreaterThan(5);
+    const calibrated = await run(
+      ...["quantize", "seg/train.pth", "seg8.onnx", "--calib", "scenes/train", "--calibrator", "minmax", "--json"],
+    );
+    expect(calibrated.stderr).not.toContain("error");
+    // Pixel by pixel.
+    expect(JSON.parse(calibrated.stdout).agreement).toBeGreaterThan(0.9);
+    for (const file of ["integers/model.int8.onnx", "seg8.onnx"]) {
+      const { code, stderr, stdout } = await run("test", "scenes", "deploy", file);
+      expect([code, stderr]).toEqual([0, expect.not.stringContaining("error")]);
+      expect(stdout).toMatch(/disc +[\d.]+ %/);
+    }
+  });
+
   test("takes the backbone's weights from a network of classes; its merge is the one alone", async () => {
     const classifier = createModel("RepVGG-A0", backboneOptions).initialize(5);
     const metadata = { arch: "RepVGG-A0", options: JSON.stringify(backboneOptions) };

@@ -324,7 +324,12 @@ test("a report has every activation, the worst first, with its range", async () 
   expect(noises.at(-1)).toBe(Number.POSITIVE_INFINITY);
   // All values are within the range of min-max, but for the half bin that a histogram does not tell.
   for (const { clipped } of report.tensors) expect(clipped).toBeLessThan(0.01);
-  const page = reportPage(report, result, { title: "<net>", facts: [["file", "1 MB"]] });
+  const page = reportPage(report, result, {
+    ...{ title: "<net>", facts: [["target", "<arm>"]], bytes: [4_000_000, 1_000_000] },
+    accuracy: { folder: "val", total: 200, float: 180, integers: 179 },
+  });
+  expect(page).toContain('180 (90.0 %)</td><td class="n">179 (89.5 %)</td><td class="n">−0.5 points');
+  expect(page).toContain("× 0.25");
   expect(page).toContain("<h1>&lt;net&gt;</h1>");
   for (const { name } of result.tensors) expect(page).toContain(`<td>${name}</td>`);
   expect(page.match(/<svg/g)).toHaveLength(result.tensors.length);

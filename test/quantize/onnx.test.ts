@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -8,6 +8,7 @@ import {
   calibrators,
   compileModel,
   createModel,
+  exportOnnx,
   type Feeds,
   openClassifier,
   openOnnx,
@@ -22,6 +23,7 @@ import {
 } from "../../src/node.ts";
 import type { OnnxModel } from "../../src/onnx/index.ts";
 import { Builder, operatorsOf } from "../convert/onnx-models.ts";
+import { quantizable } from "./support.ts";
 
 const inputShape = [4, 3, 12, 12] as const;
 const random = rng(5, "calibration");
@@ -32,17 +34,7 @@ const feeds: readonly Feeds[] = Array.from({ length: 4 }, () => ({
   ),
 }));
 
-/** Convolutions with norms, a residual sum, a depthwise convolution, pooling and a classifier. */
-function network({ opset = 17 } = {}): OnnxModel {
-  const b = new Builder(3, [...inputShape], opset);
-  const stem = b.node("Relu", [b.norm(b.conv("x", [3, 8], [3, 3], { pads: [1, 1, 1, 1] }), 8)]);
-  const inner = b.node("Relu", [b.conv(stem, [8, 8], [3, 3], { pads: [1, 1, 1, 1], group: 8, bias: true })]);
-  const sum = b.node("Relu", [b.node("Add", [b.conv(inner, [8, 8], [1, 1], { bias: true }), stem])]);
-  const pooled = b.node("MaxPool", [sum], { kernel_shape: [2, 2], strides: [2, 2] });
-  const flat = b.node("Flatten", [b.node("GlobalAveragePool", [b.conv(pooled, [8, 16], [3, 3])])], { axis: 1 });
-  const logits = b.node("Gemm", [flat, b.constant([10, 16]), b.constant([10])], { transB: 1 });
-  return b.model([logits], 2);
-}
+const network = (options: { readonly opset?: number } = {}): OnnxModel => quantizable(inputShape, options);
 
 async function outputOf(model: OnnxModel, input: Feeds): Promise<Tensor> {
   await using program = await compileModel(model, { threads: 1 });
@@ -238,6 +230,45 @@ describe("files", () => {
     await expect(quantizeFile(at("int8.onnx"), at("twice.onnx"), options)).rejects.toThrow("is quantized already");
   });
 
+  test("a report tests both models on labelled pictures", async () => {
+    const settings = { calibrator: "minmax", arch: "RepMLP-Mixer-28", report: at("report.html") } as const;
+    const tested = async (weights: string, form: "train" | "deploy"): Promise<number> => {
+      const record = await runTest({ data: at("pictures"), form, workers: 0, weights, onUnreadable: () => {} });
+      return record.counts.correct;
+    };
+    const val = at("pictures", "val");
+    const asked = await quantizeFile(at("train.safetensors"), at("r.onnx"), { ...settings, calib: val, eval: val });
+    expect(asked.accuracy).toEqual({
+      ...{ folder: val, total: 20 },
+      float: await tested(at("train.safetensors"), "train"),
+      integers: await tested(at("r.onnx"), "deploy"),
+    });
+    expect(readFileSync(at("report.html"), "utf8")).toContain(`correct of 20 pictures of ${val}`);
+    // Without class names in the file nothing says that the folders are its classes.
+    const unnamed = await quantizeFile(at("train.safetensors"), at("r.onnx"), { ...settings, calib: val });
+    expect(unnamed.accuracy).toBeUndefined();
+    const labelled = await openOnnx(at("r.onnx"));
+    expect(labelled.metadata?.labels).toBeUndefined();
+    const net = createModel("RepMLP-Mixer-28", { numClasses: 2 }).initialize(1).eval();
+    const labels = readdirSync(val).sort();
+    const metadata = {
+      labels,
+      preprocessing: { inputSize: [1, 28, 28], resize: 28, mean: [0.5], std: [0.5] },
+    } as const;
+    const { model } = await exportOnnx(net, { inputShape: [1, 28, 28], metadata });
+    await saveOnnx(at("named.onnx"), model);
+    const { arch: _, ...rest } = settings;
+    const named = await quantizeFile(at("named.onnx"), at("n.onnx"), { ...rest, calib: val });
+    expect(named.accuracy?.total).toBe(20);
+    await expect(
+      quantizeFile(at("named.onnx"), at("n.onnx"), { ...rest, calib: val, eval: at("pictures") }),
+    ).rejects.toThrow("is none of the 2 classes");
+    const { report: __, ...without } = rest;
+    await expect(quantizeFile(at("named.onnx"), at("n.onnx"), { ...without, calib: val, eval: val })).rejects.toThrow(
+      "is for a report. Say where to write it with --report.",
+    );
+  });
+
   test.each([
     ["a folder without pictures", "none", "holds no pictures to calibrate with"],
     ["a folder that is not there", "nowhere", "the folder cannot be read"],
@@ -245,6 +276,17 @@ describe("files", () => {
   ])("%s is an error", async (_, name, message) => {
     const options = { calib: at(name), arch: "RepMLP-Mixer-28" };
     await expect(quantizeFile(at("train.safetensors"), at("x.onnx"), options)).rejects.toThrow(message);
+  });
+
+  test("pictures that are all the same are told of, and a model in the place of statistics is refused", async () => {
+    mkdirSync(at("alike"));
+    for (let i = 0; i < 3; i++) writeFileSync(at("alike", `${i}.pgm`), picture(1));
+    const options = { arch: "RepMLP-Mixer-28", calibrator: "minmax" } as const;
+    const { notes } = await quantizeFile(at("train.safetensors"), at("x.onnx"), { ...options, calib: at("alike") });
+    expect(notes[0]).toBe(`${at("alike")}: all 3 pictures are the same, which says nothing of others`);
+    await expect(
+      quantizeFile(at("train.safetensors"), at("y.onnx"), { ...options, stats: at("x.onnx") }),
+    ).rejects.toThrow("x.onnx: is a model and holds no calibration statistics. Give what `saveStats` wrote.");
   });
 
   test("an ONNX file that does not say how pictures are prepared needs to be told", async () => {

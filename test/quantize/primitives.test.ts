@@ -18,6 +18,7 @@ import {
   symmetricQuantization,
   weightQuantization,
 } from "../../src/quantize/index.ts";
+import { agreementOf } from "../../src/quantize/noise.ts";
 import { Tensor } from "../../src/tensor/index.ts";
 
 /** Steps of numbers near 1e-38 are none of float32. */
@@ -265,4 +266,12 @@ describe("the batch norm that is inserted behind a convolution", () => {
   });
 
   test("needs a batch", () => expect(() => new BatchNormStatistics().batchNorm()).toThrow("no batch was added"));
+});
+
+test("classes agree by row, and pixel by pixel where there are pixels", () => {
+  const t = (shape: readonly number[], values: readonly number[]): Tensor => Tensor.float32(shape, values);
+  expect(agreementOf([[t([2, 3], [1, 5, 2, 9, 0, 1]), t([2, 3], [0, 4, 3, 1, 2, 0])]])).toBe(0.5);
+  // Two classes, three pixels: 1, 0, 1 and 1, 1, 1.
+  const [a, b] = [t([1, 2, 1, 3], [0, 5, 0, 1, 4, 1]), t([1, 2, 1, 3], [0, 5, 0, 1, 6, 1])];
+  expect(agreementOf([[a, b]])).toBeCloseTo(2 / 3);
 });

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { RepMLPCifar } from "../../src/models/index.ts";
-import { readRecipe, recipeNames, trainerOptions } from "../../src/recipes/node/train.ts";
+import { trainerOptions } from "../../src/recipes/node/prepared.ts";
+import { readRecipe, recipeNames } from "../../src/recipes/node/read-recipe.ts";
 import { mustFitSome, parseRecipe } from "../../src/recipes/recipe.ts";
 import { fitsPattern } from "../../src/text.ts";
 import { tinyRecipe } from "./support.ts";

@@ -1,7 +1,7 @@
 import { must, RepmlpError } from "../../errors.ts";
 import { type PruneFileOptions, pruneFile } from "../../prune/node/prune-file.ts";
 import { type CutNetwork, type PruneResult, prune } from "../../recipes/node/prune.ts";
-import { readRecipe } from "../../recipes/node/train.ts";
+import { readRecipe } from "../../recipes/node/read-recipe.ts";
 import { withPruning } from "../../recipes/recipe.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import type { EpochEvent, StepEvent } from "../../training/index.ts";
@@ -10,7 +10,7 @@ import { reexec } from "../reexec.ts";
 import type { Call, Run } from "../table.ts";
 import { grouped, scientific, textTable } from "../text-table.ts";
 import { showTraining } from "../training-view.ts";
-import { modelOptionsOf, weightsOptions } from "../weights.ts";
+import { modelOptionsOf, noteRemarks, weightsOptions } from "../weights.ts";
 
 /** Cuts a file at once, or prunes a network on a data set: a thin call of {@link pruneFile} or of {@link prune}. */
 export const run: Run<"prune"> = async (call) => {
@@ -50,7 +50,8 @@ async function atOnce({ args: { input, save }, options, io }: Call<"prune">): Pr
     ...(layers.length && { layers }),
     onnx: { ...(output !== undefined && { output }), ...(imageSize && { imageShape: [3, imageSize, imageSize] }) },
   } satisfies PruneFileOptions);
-  const { groups, fixed, macs, parameters, again } = result;
+  const { groups, fixed, macs, parameters, again, remarks } = result;
+  noteRemarks(io, input, remarks);
   if (again) io.note(prunedBefore(input));
   io.result({ type: "result", load: input, save, ...result }, () =>
     [
@@ -104,6 +105,7 @@ async function onData({ args: { input, save }, options, io }: Call<"prune">, ini
     ...(mean && std && { normalization: { mean, std } }),
     onEvent: (event, task, phase) => showTraining(event, io, progress, phase, task, leftOf),
     onUnreadable: (error) => io.warn(error.message),
+    onRemarks: (remarks) => noteRemarks(io, init, remarks),
     onCut: (cut) => {
       if (cut.again) io.note(prunedBefore(init));
       io.result({ type: "cut", ...cut }, () => cutText(cut));

@@ -31,6 +31,9 @@ export const run: Run<"quantize"> = async (call) => {
   return type ? smallerWeights(call, type) : integers(call);
 };
 
+/** Share of the classes below which something is wrong. */
+const FAITHFUL = 0.8;
+
 type Call = Parameters<Run<"quantize">>[0];
 
 /** What the words behind `--keep-float` mean. */
@@ -42,21 +45,8 @@ function kept(words: readonly string[]): readonly string[] | number | "auto" {
 }
 
 async function integers({ args: { model, out }, options, io }: Call): Promise<undefined> {
-  const {
-    calib,
-    stats,
-    saveStats,
-    pictures,
-    batchSize,
-    calibrator,
-    target,
-    equalize,
-    biasCorrection,
-    perChannel,
-    splitOutliers,
-    raiseOpset,
-  } = options;
-  const { budget, mean, std, report } = options;
+  const { keepFloat, ...settings } = options;
+  const { calib, stats, calibrator, target, report } = settings;
   must(
     calib !== undefined || stats !== undefined,
     "quantize/calib",
@@ -67,32 +57,19 @@ async function integers({ args: { model, out }, options, io }: Call): Promise<un
   const start = performance.now();
   const progress = io.progress();
   const result = await quantizeFile(model, out, {
+    ...settings,
     ...weightsOptions(options),
-    ...{
-      calib,
-      stats,
-      saveStats,
-      pictures,
-      batchSize,
-      calibrator,
-      target,
-      equalize,
-      biasCorrection,
-      perChannel,
-      splitOutliers,
-      raiseOpset,
-      mean,
-      std,
-      budget,
-      report,
-    },
-    keepFloat: kept(options.keepFloat),
+    keepFloat: kept(keepFloat),
     signal: io.signal,
     onUnreadable: (error) => io.warn(error.message),
     onProgress: ({ label, done, total }) => progress.update({ label, done, total: total ?? done }),
   }).finally(() => progress.stop());
   noteRemarks(io, model, result.remarks);
   for (const note of result.notes) io.warn(note);
+  if (result.agreement < FAITHFUL)
+    io.warn(
+      `only ${(100 * result.agreement).toFixed(0)} % of the classes are as in float on inputs that calibrated: calibrate with other pictures, keep layers in float (--keep-float auto), or look which suffer (--report)`,
+    );
   io.note(describePreprocessing(result.preprocessing));
   if (target === "vnni" && saturates(cpuFeatures()))
     io.warn("this CPU has no VNNI: sums of products saturate here, so outputs are worse than the file says");
@@ -103,6 +80,7 @@ async function integers({ args: { model, out }, options, io }: Call): Promise<un
       ...{ model, paths, bytes, target, calibrator, pictures: samples, unreadable },
       ...{ layers, kept: left, tensors, sqnr: finite(sqnr), agreement, notes: result.notes, seconds },
       ...(report !== undefined && { report }),
+      ...(result.accuracy && { accuracy: result.accuracy }),
       ...(sensitivity && { sensitivity: sensitivity.map((s) => ({ ...s, sqnr: finite(s.sqnr) })) }),
     },
     () => summary(model, target, result),
@@ -111,7 +89,7 @@ async function integers({ args: { model, out }, options, io }: Call): Promise<un
 }
 
 function summary(model: string, target: QuantizationTargetName, result: QuantizedFile): string {
-  const { layers, kept, tensors, sqnr, agreement, samples, paths, bytes, unreadable } = result;
+  const { layers, kept, tensors, sqnr, agreement, samples, paths, bytes, unreadable, accuracy } = result;
   const counts = new Map<string, number>();
   for (const { calibrator } of tensors) counts.set(calibrator, (counts.get(calibrator) ?? 0) + 1);
   return [
@@ -120,6 +98,9 @@ function summary(model: string, target: QuantizationTargetName, result: Quantize
     `ranges of ${tensors.length} tensors from ${samples} pictures: ${[...counts].map(([name, n]) => `${n} by ${name}`).join(", ")}`,
     ...(unreadable.length ? [`${unreadable.length} pictures could not be read and were left out`] : []),
     `outputs: ${sqnr.toFixed(1)} dB of signal to noise, ${(100 * agreement).toFixed(1)} % of the classes as in float`,
+    ...(accuracy
+      ? [`correct of ${accuracy.total} pictures: ${accuracy.float} in float, ${accuracy.integers} in integers`]
+      : []),
     `exact on ${quantizationTargets[target].exactOn}`,
     `${basename(model)} ${fmtBytes(bytes[0])}, ${paths.join(" and ")} ${fmtBytes(bytes[1])}`,
   ].join("\n");

@@ -1,6 +1,7 @@
 import { describePreprocessing } from "../../data/preprocessing/preprocess.ts";
 import { listed, RepmlpError } from "../../errors.ts";
-import { readRecipe, type TrainingPlan, type TrainResult, train } from "../../recipes/node/train.ts";
+import { readRecipe } from "../../recipes/node/read-recipe.ts";
+import { type TrainingPlan, type TrainResult, train } from "../../recipes/node/train.ts";
 import { registerNode } from "../../runtime/node/platform.ts";
 import { bestKey, leadingNumber, shownValue } from "../../tasks/shown.ts";
 import type { Io } from "../io.ts";

@@ -111,7 +111,7 @@ export function mustDiffer(load: string, save: string, what = "training checkpoi
   must(
     a === undefined || a !== b,
     "convert/same-file",
-    () => `convert: ${save} is the ${what} itself, which would be lost. Write to another file.`,
+    () => `${save}: is the ${what} itself, which would be lost. Write to another file.`,
     "usage",
   );
 }

@@ -8,7 +8,7 @@ import type { OnnxModel } from "../../onnx/index.ts";
 import type { CompileOptions } from "../../runtime/index.ts";
 import { type Shape, sameShape, sizeOf, Tensor } from "../../tensor/index.ts";
 import { mustBeFinite } from "../finite-outputs.ts";
-import { Predictor } from "../index.ts";
+import { Predictor, remarksOnBatches } from "../index.ts";
 import { type ExportMetadata, readMetadata, type TaskMetadata } from "../metadata.ts";
 import { openOnnx } from "./onnx-file.ts";
 import { type OpenModelOptions, openModelFile, withModelFile } from "./open-model.ts";
@@ -155,7 +155,7 @@ async function openOnnxClassifier(path: string, options: ClassifierOptions): Pro
     preprocessing,
     net: undefined,
     modelOptions: undefined,
-    remarks: [],
+    remarks: await remarksOnBatches(model, preprocessing.inputSize, path),
     classes: Number(model.outputs[0].shape?.[1]),
     tensors: weights.map(([name, { shape }]) => [name, shape]),
     parameters: weights.reduce((n, [, { shape }]) => n + sizeOf(shape), 0),

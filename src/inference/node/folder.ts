@@ -57,6 +57,15 @@ export async function openTestData(data: string, options: TestDataOptions): Prom
     () => `${data}: has no folder "val" with a folder of pictures per class. Give the folder that holds it.`,
     "file",
   );
+  return openClassFolders(folder, options);
+}
+
+/**
+ * Opens `<folder>/<class>/<picture>`, with the class indices of {@link openTestData}.
+ *
+ * @throws RepmlpError as {@link openTestData}, and what {@link imageFolder} throws
+ */
+export async function openClassFolders(folder: string, options: TestDataOptions): Promise<TestData> {
   const { preprocessing, workers, onUnreadable } = options;
   const nameOf = (path: string): string => relative(folder, path).split(sep).join("/");
   const images = await imageFolder(folder, {

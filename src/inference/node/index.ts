@@ -6,7 +6,7 @@ export {
   openClassifier,
   taskOfFile,
 } from "./classifier.ts";
-export { type ClassRule, openTestData, type TestData, type TestDataOptions } from "./folder.ts";
+export { type ClassRule, openClassFolders, openTestData, type TestData, type TestDataOptions } from "./folder.ts";
 export { openOnnx, type SavedOnnx, type SaveOnnxOptions, saveOnnx } from "./onnx-file.ts";
 export { type OpenModelOptions, openModelFile } from "./open-model.ts";
 export type { TestHeader, TestOptions } from "./open-test.ts";

@@ -2,6 +2,7 @@ import { formatOfName, saveCheckpointFile } from "../../checkpoint/node/index.ts
 import type { Preprocessing } from "../../data/index.ts";
 import { must } from "../../errors.ts";
 import { checkpointMetadata, coefficientMetadata } from "../../inference/metadata.ts";
+import { remarksOnBatches } from "../../inference/mixing.ts";
 import { type OpenModelOptions, openModelFile, openOnnx, saveOnnx } from "../../inference/node/index.ts";
 import { mustHaveFiniteWeights } from "../../inference/onnx-weights.ts";
 import { createModel, type ModelOptions, OnnxNet, type OnnxNetOptions, prunedShapesOf } from "../../models/index.ts";
@@ -45,6 +46,8 @@ export interface PrunedFile {
   readonly again: boolean;
   /** Architecture; of an ONNX model nothing. */
   readonly arch?: string;
+  /** What should be known of the file, as sentences without their subject. */
+  readonly remarks: readonly string[];
   readonly inputShape: Shape;
   readonly groups: readonly PrunedGroup[];
   readonly fixed: readonly FixedChannels[];
@@ -77,7 +80,8 @@ export async function pruneFile(load: string, save: string, options: PruneFileOp
     const net = new OnnxNet(model, options.onnx).eval();
     const { narrow, ...result } = pruned<OnnxNet>(net, [1, ...net.imageShape.map(Number)], options);
     await saveOnnx(save, narrow.toOnnx());
-    return { again: false, ...result };
+    const remarks = await remarksOnBatches(model, result.inputShape.slice(1), load);
+    return { again: false, remarks, ...result };
   }
   formatOfName(save);
   using opened = await openModelFile(load, options.open);
@@ -92,7 +96,7 @@ export async function pruneFile(load: string, save: string, options: PruneFileOp
   const { narrow, ...result } = pruned(net, [1, ...preprocessing.inputSize], options);
   const { numClasses } = found;
   await savePruned(save, narrow, { arch, options: opened.options, numClasses, preprocessing, classes });
-  return { arch, again: opened.options.prunedShapes !== undefined, ...result };
+  return { arch, again: opened.options.prunedShapes !== undefined, remarks: opened.remarks, ...result };
 }
 
 /** What a pruned checkpoint states. */
@@ -128,7 +132,7 @@ function pruned<N extends Net>(
   net: N,
   inputShape: Shape,
   { method = "l1", seed = 0, ...options }: PruneFileOptions,
-): Omit<PrunedFile, "arch" | "again"> & { readonly narrow: N } {
+): Omit<PrunedFile, "arch" | "again" | "remarks"> & { readonly narrow: N } {
   const dependencies = channelDependencies(net, inputShape);
   const cut = chooseChannels(dependencies, { ...options, importance: pruningMethods[method](net, seed) });
   const narrow = cutChannels(net, dependencies, cut);

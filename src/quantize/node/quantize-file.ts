@@ -14,16 +14,17 @@ import { readPicture } from "../../data/node/index.ts";
 import { type PicturesBelow, picturesBelow } from "../../data/node/pictures-below.ts";
 import { fmt, must, RepmlpError } from "../../errors.ts";
 import { exportOnnx } from "../../export/index.ts";
-import { mustHaveFiniteWeights, readMetadata } from "../../inference/index.ts";
+import { mustHaveFiniteWeights, readMetadata, remarksOnBatches } from "../../inference/index.ts";
 import { fileSha256, type OpenModelOptions, openModelFile, openOnnx, saveOnnx } from "../../inference/node/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
 import type { Feeds } from "../../runtime/index.ts";
-import { fmtBytes, rng, sizeOf, Tensor } from "../../tensor/index.ts";
+import { rng, sizeOf, Tensor } from "../../tensor/index.ts";
 import { quantizationTargets } from "../qdq.ts";
 import { type QuantizedOnnx, type QuantizeOnnxOptions, quantizeOnnx } from "../quantize-onnx.ts";
 import { quantizationReport, reportPage } from "../report.ts";
 import { CalibrationStatistics } from "../statistics.ts";
 import { type QuantizedWeights, type QuantizeWeightsOptions, quantizeWeights } from "../weight-only.ts";
+import { type Accuracies, accuraciesOf, liesInClasses } from "./accuracy.ts";
 
 export interface QuantizeFileOptions extends Omit<QuantizeOnnxOptions, "name">, OpenModelOptions {
   /** Folder of pictures like those that the model will see; folders in it are looked through. Needed without `stats`. */
@@ -34,6 +35,11 @@ export interface QuantizeFileOptions extends Omit<QuantizeOnnxOptions, "name">, 
   readonly saveStats?: string | undefined;
   /** Where to write a page with the noise, the range and a histogram of every activation. */
   readonly report?: string | undefined;
+  /**
+   * Folder with a folder of pictures per class: `report` says how many of them both models get right. Default `calib`, where
+   * its folders are named as the classes that the file states.
+   */
+  readonly eval?: string | undefined;
   /** Pictures to take, evenly over the folder in the order of their paths. Default 256. */
   readonly pictures?: number;
   /** Pictures per run; their activations are in memory together. Default 8. */
@@ -54,6 +60,8 @@ export interface QuantizedFile extends Omit<QuantizedOnnx, "model" | "float" | "
   readonly unreadable: readonly string[];
   /** What of the file was taken, or left out, in words. */
   readonly remarks: readonly string[];
+  /** With `report`, where there are labelled pictures. */
+  readonly accuracy?: Accuracies;
 }
 
 /** So few pictures that ranges are a matter of luck. */
@@ -106,7 +114,7 @@ export async function quantizeFile(load: string, save: string, options: Quantize
     (calib === undefined) !== (stats === undefined),
     "quantize/calib",
     () =>
-      `${load}: calibrate with a folder of pictures like those that the model will see (calib), or with statistics of an earlier run (stats): one of the two.`,
+      `${load}: calibrate with a folder of pictures like those that the model will see (\`calib\`), or with statistics of an earlier run (\`stats\`): one of the two.`,
     "usage",
   );
   if (saveStats !== undefined) {
@@ -114,10 +122,18 @@ export async function quantizeFile(load: string, save: string, options: Quantize
     mustBeWritable(saveStats);
   }
   if (options.report !== undefined) mustBeWritable(options.report);
+  must(
+    options.eval === undefined || options.report !== undefined,
+    "quantize/eval",
+    () => `${load}: --eval ${options.eval} is for a report. Say where to write it with --report.`,
+    "usage",
+  );
   const found = calib === undefined ? nothing : await calibrationPictures(calib);
   const { model: opened, remarks } = await openFloat(load, options);
   const { model, preprocessing } = withPreprocessing(opened, load, options);
+  const mixing = await remarksOnBatches(model, preprocessing.inputSize, load);
   const unreadable: string[] = [];
+  const told: string[] = [];
   const leaveOut = (path: string, error: RepmlpError): void => {
     unreadable.push(path);
     onUnreadable?.(error);
@@ -126,7 +142,7 @@ export async function quantizeFile(load: string, save: string, options: Quantize
   const calibration =
     calib === undefined
       ? await readStatistics(stats!)
-      : batches(chosen, calib, model, preprocessing, options.batchSize ?? 8, leaveOut);
+      : batches(chosen, calib, model, preprocessing, options.batchSize ?? 8, leaveOut, (note) => told.push(note));
   const made = await quantizeOnnx(model, calibration, {
     ...options,
     name: load,
@@ -148,25 +164,53 @@ export async function quantizeFile(load: string, save: string, options: Quantize
     },
   });
   const { size } = await stat(load);
+  const accuracy = await accuracyOf(made, found, preprocessing, readMetadata(model, load).labels, options);
   if (options.report !== undefined) {
     const facts = [
       ["model", load],
       ["target", `${target}: exact on ${quantizationTargets[target].exactOn}`],
-      ["file", `${fmtBytes(size)} become ${fmtBytes(bytes)}`],
     ] as const;
     const page = reportPage(await quantizationReport(made, options.compile), made, {
-      ...{ title: `${basename(place)}: integers beside floats`, facts },
+      ...{ title: `${basename(place)}: integers beside floats`, facts, bytes: [size, bytes], accuracy },
     });
     await writeFileAtomically(options.report, async (sink) => sink.write(new TextEncoder().encode(page)));
   }
   const few =
     result.samples < FEW ? [`${result.samples} pictures say little about ranges; some hundred are better`] : [];
-  const notes = [...found.notes, ...few, ...result.notes];
-  return { ...result, notes, paths, bytes: [size, bytes], preprocessing, unreadable, remarks };
+  const notes = [...found.notes, ...told, ...few, ...result.notes];
+  return {
+    ...{ ...result, notes, paths, bytes: [size, bytes], preprocessing, unreadable, remarks: [...remarks, ...mixing] },
+    ...(accuracy && { accuracy }),
+  };
+}
+
+/** What a report says of labelled pictures, where there are some: those of `eval`, or those that calibrated. */
+async function accuracyOf(
+  { float, model: integers }: QuantizedOnnx,
+  { pictures }: PicturesBelow,
+  preprocessing: Preprocessing,
+  labels: readonly string[] | undefined,
+  { report, eval: folder, calib, batchSize = 8, onUnreadable, ...options }: QuantizeFileOptions,
+): Promise<Accuracies | undefined> {
+  if (report === undefined) return undefined;
+  const calibrated = calib !== undefined && liesInClasses(pictures, labels) ? calib : undefined;
+  const labelled = folder ?? calibrated;
+  if (labelled === undefined) return undefined;
+  return accuraciesOf({ float, integers }, labelled, {
+    ...{ ...options, preprocessing, labels, batchSize },
+    // Of the calibration pictures it was told already.
+    ...(folder !== undefined && { onUnreadable }),
+  });
 }
 
 /** Statistics that {@link quantizeFile} wrote. */
 async function readStatistics(path: string): Promise<CalibrationStatistics> {
+  must(
+    !/\.onnx$/i.test(path),
+    "quantize/statistics",
+    () => `${path}: is a model and holds no calibration statistics. Give what \`saveStats\` wrote.`,
+    "usage",
+  );
   using file = await openCheckpointFile(path);
   return await CalibrationStatistics.read(file.entries, file.metadata, path);
 }
@@ -212,11 +256,11 @@ async function openFloat(
     await mustHaveFiniteWeights(model, path);
     return { model, remarks: [] };
   }
-  const { net, arch, preprocessing, classes: labels, remarks, close } = await openModelFile(path, options);
+  const { net, arch, task, preprocessing, classes: labels, remarks, close } = await openModelFile(path, options);
   try {
     const source = { name: basename(path), sha256: await fileSha256(path) };
-    const metadata = { arch, preprocessing, source, ...(labels && { labels }) };
-    const { model } = await exportOnnx(net, { inputShape: preprocessing.inputSize, metadata });
+    const metadata = { arch, preprocessing, source, task, ...(labels && { labels }) };
+    const { model } = await exportOnnx(net, { inputShape: preprocessing.inputSize, metadata, task: task.kind });
     return { model: await inMemory(model), remarks };
   } finally {
     close();
@@ -303,10 +347,13 @@ async function* batches(
   preprocessing: Preprocessing,
   batchSize: number,
   leaveOut: (path: string, error: RepmlpError) => void,
+  note: (text: string) => void,
 ): AsyncGenerator<Feeds> {
   const fixed = typeof shape?.[0] === "number" ? shape[0] : undefined;
   const size = fixed ?? batchSize;
   let read = 0;
+  let first: Float32Array | undefined;
+  let areAlike = true;
   let waiting: Float32Array[] = [];
   const batch = (): Feeds => {
     const each = sizeOf(preprocessing.inputSize);
@@ -318,7 +365,10 @@ async function* batches(
   };
   for (const path of paths) {
     try {
-      waiting.push(preprocess(await readPicture(join(folder, path)), preprocessing));
+      const picture = preprocess(await readPicture(join(folder, path)), preprocessing);
+      waiting.push(picture);
+      first ??= picture;
+      areAlike &&= picture === first || picture.every((v, i) => v === first?.[i]);
       read++;
     } catch (error) {
       if (!(error instanceof RepmlpError) || error.kind !== "file") throw error;
@@ -338,5 +388,6 @@ async function* batches(
     () => `${folder}: the model takes ${fixed} pictures at a time, and only ${read} can be read. Give more.`,
     "file",
   );
+  if (read > 1 && areAlike) note(`${folder}: all ${read} pictures are the same, which says nothing of others`);
   if (waiting.length && fixed === undefined) yield batch();
 }

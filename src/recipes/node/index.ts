@@ -1,5 +1,6 @@
 export { parseRecipe, type Recipe } from "../recipe.ts";
 export type { StartOptions } from "../start.ts";
+export type { KnownAtEnd, PrepareContext, Prepared, SavedIntegers } from "./prepared.ts";
 export {
   type ChangedLayer,
   type CutNetwork,
@@ -9,11 +10,8 @@ export {
   type PruneResult,
   prune,
 } from "./prune.ts";
+export { readRecipe, recipeNames } from "./read-recipe.ts";
 export {
-  type PrepareContext,
-  type Prepared,
-  readRecipe,
-  recipeNames,
   type TrainingPlan,
   type TrainOptions,
   type TrainResult,

@@ -30,6 +30,8 @@ export interface PruneOptions extends Omit<TrainOptions, "prepare" | "onEvent" |
   /** Of method `ticket`: the checkpoint of the sparse network whose zeros are taken. */
   readonly mask?: string;
   readonly onEvent?: (event: TrainingEvent, task: ShownTask, phase: PrunePhase) => void;
+  /** Told once what should be known of the network that was given, as sentences without their subject. */
+  readonly onRemarks?: (remarks: readonly string[]) => void;
   /** Told when the network is cut. */
   readonly onCut?: (cut: CutNetwork) => void;
 }
@@ -159,7 +161,9 @@ export async function prune(given: PruneOptions): Promise<PruneResult> {
         for (const path of result.unreadable) unreadable.add(path);
         if (!result.summary.finished) return { ...base, finished: false, unreadable: [...unreadable] };
       } else prepared = preparing((await start.build(classes, true)).net, 1);
-      const whole = (await start.build(classes, true)).net.eval();
+      const { net: asGiven, remarks = [] } = await start.build(classes, true);
+      const whole = asGiven.eval();
+      options.onRemarks?.(remarks);
       const trained = prepared!.net.eval();
       const narrow = (await prepared!.finish()).eval();
       if (narrow instanceof OnnxNet)

@@ -1,84 +1,31 @@
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { saveCheckpointFile, writeFileAtomically } from "../../checkpoint/node/index.ts";
 import { DataLoader, type PictureBatch, type PictureSet, type Preprocessing } from "../../data/index.ts";
-import { packageFile } from "../../data/node/index.ts";
 import { alone, type Communicator } from "../../distributed/index.ts";
-import { listed, must, nearest, RepmlpError } from "../../errors.ts";
+import { must, type RepmlpError } from "../../errors.ts";
 import { checkpointMetadata, coefficientMetadata } from "../../inference/index.ts";
-import { saveOnnx } from "../../inference/node/index.ts";
-import type { ModelOptions } from "../../models/index.ts";
 import type { Net, Parameter } from "../../nn/index.ts";
-import {
-  calibrateQuantizedNet,
-  exportQuantized,
-  isQuantizationRange,
-  type QuantizedExport,
-  QuantizedNet,
-  startInsertedNorms,
-} from "../../quantize/index.ts";
+import { startInsertedNorms } from "../../quantize/index.ts";
 import { chartsSvg, learningCurves } from "../../report/node/curves.ts";
-import type { ShownTask } from "../../tasks/index.ts";
-import type { Shape, Tensor } from "../../tensor/index.ts";
-import { fitsPattern } from "../../text.ts";
-import {
-  chain,
-  noDecayOnNormAndBias,
-  type ParameterGroup,
-  Trainer,
-  type TrainerOptions,
-  type TrainingCallback,
-  type TrainingSummary,
-  type UpdateRule,
-} from "../../training/index.ts";
+import type { ShownTask, Task } from "../../tasks/index.ts";
+import type { Tensor } from "../../tensor/index.ts";
+import { Trainer, type TrainerOptions, type TrainingCallback, type TrainingSummary } from "../../training/index.ts";
 import { folderStore } from "../../training/node/checkpoint-store.ts";
 import { eventsFile, fileLogs, loggedLosses, tensorBoardLog } from "../../training/node/logs.ts";
 import { claimRunFolder, type RunFolder } from "../../training/node/run-folder.ts";
-import { mustFitSome, parseRecipe, type Recipe } from "../recipe.ts";
+import type { Recipe } from "../recipe.ts";
 import type { Start, StartedNet, StartOptions } from "../start.ts";
 import { type TaskName, type TaskSettings, taskNames } from "../task-settings.ts";
 import { onnxStart } from "./onnx-start.ts";
+import { type PrepareContext, type Prepared, type SavedIntegers, trainerOptions, withPrepared } from "./prepared.ts";
+import { integersFile, quantizedTraining } from "./quantized-training.ts";
 import { registryStart } from "./registry-start.ts";
-import { readScales } from "./scales.ts";
+import { readScales, type ScaledTraining } from "./scales.ts";
 import type { DataKind } from "./training-data.ts";
-import { workflows } from "./workflows/index.ts";
+import { type TaskData, workflows } from "./workflows/index.ts";
 
-/** The recipes of the package, by name: files to read, copy and change. */
-export const recipeNames = [
-  "cifar10-pure-mlp",
-  "cifar10-conv",
-  "cifar10-acnet",
-  "imagenet-repmlp-res50",
-  "fine-tune",
-  "cityscapes-pspnet",
-  "faces",
-  "quantize",
-  "prune-l1",
-  "prune-resrep",
-  "prune-csgd",
-  "prune-aofp",
-  "prune-gsm",
-] as const;
-
-/**
- * A recipe of the package by name, or from a file.
- *
- * @throws `recipe/unknown`, and what {@link parseRecipe} throws
- */
-export async function readRecipe(nameOrFile: string): Promise<Recipe> {
-  const named = recipeNames.some((name) => name === nameOrFile);
-  const path = named ? packageFile("recipes", `${nameOrFile}.json`) : nameOrFile;
-  const text = await readFile(path, "utf8").catch((cause) => {
-    throw new RepmlpError(
-      "recipe/unknown",
-      `recipe: "${nameOrFile}" is neither a file nor a recipe of the package. Did you mean ${nearest(nameOrFile, [...recipeNames], 1)}? There are ${listed(recipeNames, 9)}.`,
-      "usage",
-      { cause },
-    );
-  });
-  return parseRecipe(text, nameOrFile);
-}
+export { trainerOptions };
 
 export interface TrainOptions extends StartOptions {
   /** What the network is to be trained for. Default what the architecture is for. */
@@ -114,26 +61,6 @@ export interface TrainOptions extends StartOptions {
   readonly prepare?: (net: Net, context: PrepareContext) => Prepared;
 }
 
-/** What is known of a run when its network is there. */
-export interface PrepareContext {
-  /** `[1, C, H, W]`. */
-  readonly inputShape: Shape;
-  readonly stepsPerEpoch: number;
-}
-
-/** A network with what a run puts into it. */
-export interface Prepared {
-  readonly net: Net;
-  /** Before the recipe's optimizer. */
-  readonly rule?: UpdateRule | undefined;
-  /** Goes before what the recipe says of a parameter. */
-  readonly group?: ((key: string, parameter: Parameter) => ParameterGroup | undefined) | undefined;
-  /** What a checkpoint must state for the network to be made again, beside its own options. */
-  readonly options?: ModelOptions;
-  /** Further numbers of the events, at each step and epoch. */
-  readonly measures?: TrainerOptions["measures"];
-}
-
 /** What a run will do, as far as it is not said by its recipe. */
 export interface TrainingPlan {
   /** What of `init` was not taken over. */
@@ -166,7 +93,7 @@ export interface TrainResult {
   /** Log for TensorBoard. */
   readonly events?: string;
   /** The network in integers; with `quantize`, when the run was not stopped. */
-  readonly quantized?: { readonly path: string } & Omit<QuantizedExport, "model">;
+  readonly quantized?: SavedIntegers;
   /** Learning curves. */
   readonly curves?: string;
   readonly folder: string;
@@ -192,20 +119,7 @@ export interface TrainResult {
  *   and training throw
  */
 export async function train(options: TrainOptions): Promise<TrainResult> {
-  const {
-    recipe,
-    communicator = alone,
-    gradientExchange,
-    folder,
-    init,
-    numClasses,
-    resume = false,
-    overwrite = false,
-    seed = 0,
-    threads,
-    signal,
-    workers,
-  } = options;
+  const { recipe, init, resume = false, overwrite = false, folder, communicator = alone } = options;
   must(
     recipe.prune === undefined,
     "train/prune",
@@ -214,6 +128,182 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   );
   const start = await (init !== undefined && /\.onnx$/i.test(init) ? onnxStart(init, options) : registryStart(options));
   const scales = options.scales === undefined ? undefined : await readScales(options.scales, options);
+  mustHaveBegun(options);
+  const settings = taskOf(start, options);
+  const workflow = workflows[settings.kind];
+  const left = leftOut(options.onUnreadable);
+  const data = await workflow.open(options.data, settings, {
+    ...{ recipe, preprocessing: start.preprocessing, normalization: start.normalization, workers: options.workers },
+    ...{ onUnreadable: left.add, ...(options.kind && { kind: options.kind }) },
+  });
+  const leads = communicator.rank === 0;
+  let claim: RunFolder | undefined;
+  try {
+    const run = await runOf({ options, start, scales, settings, data });
+    if (leads) options.onStart?.(planOf(run));
+    const trained = new Set(trainedKeys(run));
+    run.built.check?.([2, ...data.train.imageShape], (key) => trained.has(key));
+    if (leads) claim = claimRunFolder(folder, { resume, overwrite, results: runFiles });
+    if (leads) await folderStore(folder).prepare();
+    claim?.clear();
+    if (!resume) await begin(run);
+    const summary = await trainerOf(run).run();
+    const done = {
+      ...{ name: start.name, ...(start.arch && { arch: start.arch }), task: run.task, summary, folder },
+      ...{ unreadable: [...left.paths], model: run.prepared.net, test: data.validation },
+    };
+    return summary.finished && leads ? { ...done, ...(await saveResults(run, summary)) } : done;
+  } finally {
+    claim?.release();
+    await data.close();
+  }
+}
+
+/** What a run is made of before its network is there. */
+interface Parts {
+  readonly options: TrainOptions;
+  readonly start: Start;
+  readonly scales: ScaledTraining | undefined;
+  readonly settings: TaskSettings;
+  readonly data: TaskData;
+}
+
+/** A run before its first step. */
+interface Run extends Parts {
+  readonly built: StartedNet;
+  readonly prepared: Prepared;
+  readonly trainer: Omit<TrainerOptions, "data">;
+  readonly task: Task;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+async function runOf(parts: Parts): Promise<Run> {
+  const { options, start, scales, settings, data } = parts;
+  const { recipe, init, resume = false, seed = 0 } = options;
+  const { classes } = data;
+  mustBeSize(data.train.imageShape, start.preprocessing.inputSize, start.name, options.data);
+  mustBeClasses(classes.length, options.numClasses, options.data);
+  const built = await start.build(classes, !resume || options.prepare !== undefined);
+  if (init === undefined && !resume) scales?.initialize(built.net, seed);
+  const prepared = preparedNet(built.net, parts);
+  const { net } = prepared;
+  const own = trainerOptions(recipe, net, built.head);
+  const scaled = scales ? { ...own, optimizer: scales.optimizer(recipe.optimizer, net) } : own;
+  const workflow = workflows[settings.kind];
+  const stated = { ...start.options, ...prepared.options };
+  return {
+    ...{ ...parts, built, prepared, trainer: withPrepared(scaled, prepared) },
+    task: workflow.task(settings, data, recipe),
+    metadata: checkpointMetadata({
+      ...{ arch: start.arch, classes, preprocessing: data.preprocessing, task: workflow.stated(settings) },
+      ...((start.options ?? prepared.options) && { options: stated }),
+    }),
+  };
+}
+
+/** The network in the form in which it is trained: as it is, as the caller prepares it, or for integers. */
+function preparedNet(net: Net, { options: { prepare, recipe }, data: { train: pictures } }: Parts): Prepared {
+  const { quantize, batchSize } = recipe;
+  must(
+    !(prepare && quantize),
+    "train/quantize",
+    () =>
+      'train: a network is not pruned and trained for integers in one run. Prune it with a recipe without "quantize".',
+    "usage",
+  );
+  if (quantize) return quantizedTraining(net, quantize, pictures.imageShape);
+  const stepsPerEpoch = Math.max(1, Math.floor(pictures.length / batchSize));
+  return prepare?.(net, { inputShape: [1, ...pictures.imageShape], stepsPerEpoch }) ?? { net };
+}
+
+const isTrained =
+  ({ trainer }: Run) =>
+  ([key, parameter]: readonly [string, Parameter]): boolean =>
+    !trainer.group?.(key, parameter)?.frozen;
+
+const trainedKeys = (run: Run): string[] =>
+  [...run.prepared.net.parameters()].filter(isTrained(run)).map(([key]) => key);
+
+/** What is told before the first step. */
+function planOf(run: Run): TrainingPlan {
+  const { options, start, data, built, prepared } = run;
+  const { head, loaded, remarks = [] } = built;
+  const { init, numClasses, resume = false } = options;
+  const trained = trainedKeys(run);
+  return {
+    ...(loaded && { loaded }),
+    newHead: numClasses === undefined || resume ? [] : head,
+    notes: [...data.notes, ...remarks.map((remark) => `${init}: ${remark}`)],
+    preprocessing: data.preprocessing,
+    ...(start.from !== undefined && {
+      from: data.isReady && !start.normalization ? "as usual for this data set" : start.from,
+    }),
+    ...{ trained, frozen: [...prepared.net.parameters()].map(([key]) => key).filter((key) => !trained.includes(key)) },
+  };
+}
+
+/** Gives the network its initial values, and what else it has to see before the first step. */
+async function begin({ options, data, prepared }: Run): Promise<void> {
+  const { recipe, seed = 0, threads } = options;
+  const batches = (): AsyncIterable<Tensor> => firstBatches(data.train, recipe, seed);
+  const compile = threads === undefined ? {} : { threads };
+  const whole = keptOf(prepared, prepared.net);
+  whole.initialize(seed);
+  await startInsertedNorms(whole, batches(), compile);
+  await prepared.start?.(batches(), compile);
+}
+
+const keptOf = ({ kept = (net) => net }: Prepared, trained: Net): Net => kept(trained);
+
+function trainerOf({ options, data, task, prepared, trainer, metadata }: Run): Trainer<PictureBatch, Net> {
+  const { recipe, folder, resume = false, seed = 0, threads, signal, onEvent } = options;
+  const { communicator = alone, batchNormStatistics = "local", gradientExchange } = options;
+  const norms = batchNormStatistics === "local" ? prepared.batchNormStatistics : batchNormStatistics;
+  return new Trainer<PictureBatch, Net>(prepared.net, {
+    ...trainer,
+    ...{ data, task, seed, threads, store: folderStore(folder), resume, signal, metadata },
+    ...{ communicator, batchNormStatistics: norms ?? "local", gradientExchange },
+    settings: { ...pictureSettings(recipe, data.preprocessing, options), ...prepared.settings },
+    callbacks: communicator.rank === 0 ? [fileLogs(folder), tensorBoardLog(folder)] : [],
+    ...(onEvent && { onEvent }),
+  });
+}
+
+/** Writes what a finished run leaves beside its checkpoints. */
+async function saveResults(
+  { options: { folder }, start, settings, data, task, built, prepared, metadata }: Run,
+  { averaged, history }: TrainingSummary,
+): Promise<Pick<TrainResult, "weights" | "onnx" | "averaged" | "events" | "quantized" | "curves">> {
+  const { net } = prepared;
+  const { classes, preprocessing, validation } = data;
+  const files = {
+    weights: join(folder, "train.pth"),
+    curves: join(folder, "curves.svg"),
+    events: join(folder, eventsFile),
+    ...(averaged && { averaged: join(folder, "ema.pth") }),
+  };
+  await saveCheckpointFile(files.weights, keptOf(prepared, net).stateDict(), {
+    metadata: { ...metadata, ...coefficientMetadata(net) },
+  });
+  if (averaged && files.averaged)
+    await saveCheckpointFile(files.averaged, keptOf(prepared, averaged).stateDict(), {
+      ...{ wrapper: "model_ema", metadata },
+    });
+  const stated = workflows[settings.kind].stated(settings);
+  const known = { arch: start.arch, task: stated, classes, preprocessing, validation };
+  const quantized = await prepared.save?.(averaged ?? net, folder, known);
+  const svg = await chartsSvg(start.name, learningCurves({ losses: loggedLosses(folder), history }, task));
+  await writeFileAtomically(files.curves, async (sink) => {
+    await sink.write(new TextEncoder().encode(svg));
+  });
+  // What is wrapped for its pruning is not that network yet.
+  const isWhole = keptOf(prepared, net) === built.net;
+  const onnx = isWhole ? await built.save?.(folder, preprocessing, classes) : undefined;
+  return { ...files, ...(onnx !== undefined && { onnx }), ...(quantized && { quantized }) };
+}
+
+/** Throws `train/resume` where there is nothing to go on with. */
+function mustHaveBegun({ resume = false, folder, communicator = alone }: TrainOptions): void {
   const last = join(folder, "last.safetensors");
   must(
     !resume || communicator.rank > 0 || existsSync(last),
@@ -222,137 +312,28 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       `train: there is no checkpoint to resume from: ${last} does not exist. Check the folder of the run (--out), or begin one without --resume.`,
     "usage",
   );
-  const unreadable = new Set<string>();
-  const onUnreadable = (path: string, error: RepmlpError): void => {
-    if (unreadable.has(path)) return;
-    unreadable.add(path);
-    options.onUnreadable?.(error);
+}
+
+/** Pictures that cannot be read, of which each is told of once. */
+function leftOut(tell: TrainOptions["onUnreadable"]): {
+  readonly paths: ReadonlySet<string>;
+  readonly add: (path: string, error: RepmlpError) => void;
+} {
+  const paths = new Set<string>();
+  return {
+    paths,
+    add(path, error) {
+      if (paths.has(path)) return;
+      paths.add(path);
+      tell?.(error);
+    },
   };
-  const settings = taskOf(start, options);
-  const workflow = workflows[settings.kind];
-  const data = await workflow.open(options.data, settings, {
-    ...{ onUnreadable, recipe, preprocessing: start.preprocessing, normalization: start.normalization, workers },
-    ...(options.kind && { kind: options.kind }),
-  });
-  let claim: RunFolder | undefined;
-  try {
-    const { classes } = data;
-    const { imageShape } = data.train;
-    mustBeSize(imageShape, start.preprocessing.inputSize, start.name, options.data);
-    mustBeClasses(classes.length, numClasses, options.data);
-    const { prepare } = options;
-    const built = await start.build(classes, !resume || prepare !== undefined);
-    const { head, loaded, remarks = [], check, save } = built;
-    if (init === undefined && !resume) scales?.initialize(built.net, seed);
-    const stepsPerEpoch = Math.max(1, Math.floor(data.train.length / recipe.batchSize));
-    const { quantize } = recipe;
-    // Integers are trained with running statistics in the kernels, which are to be the same in all processes.
-    const { batchNormStatistics = "local" } = options;
-    const norms = quantize && batchNormStatistics === "local" ? "averaged" : batchNormStatistics;
-    must(
-      !(prepare && quantize),
-      "train/quantize",
-      () =>
-        'train: a network is not pruned and trained for integers in one run. Prune it with a recipe without "quantize".',
-      "usage",
-    );
-    const prepared = prepare?.(built.net, { inputShape: [1, ...imageShape], stepsPerEpoch });
-    const { net: whole = built.net } = prepared ?? {};
-    const net = quantize ? new QuantizedNet(whole, { ...quantize, inputShape: imageShape }) : whole;
-    const own = trainerOptions(recipe, net, head);
-    const scaled = scales ? { ...own, optimizer: scales.optimizer(recipe.optimizer, net) } : own;
-    const trainer = withPrepared(scaled, prepared);
-    const task = workflow.task(settings, data, recipe);
-    const [trained, frozen] = split([...net.parameters()], ([key, p]) => !trainer.group?.(key, p)?.frozen);
-    const leads = communicator.rank === 0;
-    if (leads)
-      options.onStart?.({
-        ...(loaded && { loaded }),
-        newHead: numClasses === undefined || resume ? [] : head,
-        notes: [...data.notes, ...remarks.map((remark) => `${init}: ${remark}`)],
-        preprocessing: data.preprocessing,
-        ...(start.from !== undefined && {
-          from: data.isReady && !start.normalization ? "as usual for this data set" : start.from,
-        }),
-        ...{ trained: trained.map(([key]) => key), frozen: frozen.map(([key]) => key) },
-      });
-    const keys = new Set(trained.map(([key]) => key));
-    check?.([2, ...imageShape], (key) => keys.has(key));
-    if (leads) claim = claimRunFolder(folder, { resume, overwrite, results: runFiles });
-    const { arch, options: model, name } = start;
-    const metadata = checkpointMetadata({
-      arch,
-      ...((model ?? prepared?.options) && { options: { ...model, ...prepared?.options } }),
-      classes,
-      preprocessing: data.preprocessing,
-      task: workflow.stated(settings),
-    });
-    const store = folderStore(folder);
-    if (leads) await store.prepare();
-    claim?.clear();
-    const batches = (): AsyncIterable<Tensor> => firstBatches(data.train, recipe, seed);
-    if (!resume) {
-      whole.initialize(seed);
-      const compile = threads === undefined ? {} : { threads };
-      await startInsertedNorms(whole, batches(), compile);
-      if (net instanceof QuantizedNet) await calibrateQuantizedNet(net, batches(), compile);
-    }
-    const summary = await new Trainer<PictureBatch, Net>(net, {
-      ...trainer,
-      ...{ data, task, seed, threads, store, resume, signal, communicator, gradientExchange },
-      batchNormStatistics: norms,
-      settings: pictureSettings(recipe, data.preprocessing, options),
-      metadata,
-      callbacks: leads ? [fileLogs(folder), tensorBoardLog(folder)] : [],
-      ...(options.onEvent && { onEvent: options.onEvent }),
-    }).run();
-    const done = {
-      name,
-      ...(arch && { arch }),
-      task,
-      summary,
-      folder,
-      unreadable: [...unreadable],
-      model: net,
-      test: data.validation,
-    };
-    if (!summary.finished || !leads) return done;
-    const files = {
-      weights: join(folder, "train.pth"),
-      curves: join(folder, "curves.svg"),
-      events: join(folder, eventsFile),
-      ...(summary.averaged && { averaged: join(folder, "ema.pth") }),
-    };
-    await saveCheckpointFile(files.weights, unquantized(net).stateDict(), {
-      metadata: { ...metadata, ...coefficientMetadata(net) },
-    });
-    if (summary.averaged && files.averaged)
-      await saveCheckpointFile(files.averaged, unquantized(summary.averaged).stateDict(), {
-        ...{ wrapper: "model_ema", metadata },
-      });
-    const trainedNet = summary.averaged ?? net;
-    const quantized =
-      trainedNet instanceof QuantizedNet ? await saveQuantized(trainedNet, folder, data, { arch, classes }) : undefined;
-    const svg = await chartsSvg(name, learningCurves({ losses: loggedLosses(folder), history: summary.history }, task));
-    await writeFileAtomically(files.curves, async (sink) => {
-      await sink.write(new TextEncoder().encode(svg));
-    });
-    // What is wrapped for its pruning is not that network yet.
-    const onnx = whole === built.net ? await save?.(folder, data.preprocessing, classes) : undefined;
-    return { ...done, ...files, ...(onnx !== undefined && { onnx }), ...(quantized && { quantized }) };
-  } finally {
-    claim?.release();
-    await data.close();
-  }
 }
 
 /** What a run leaves in its folder, logs aside. */
 const runFiles = [
-  ...["last.safetensors", "best.safetensors", "train.pth", "ema.pth", "model.onnx", "model.int8.onnx", "curves.svg"],
+  ...["last.safetensors", "best.safetensors", "train.pth", "ema.pth", "model.onnx", integersFile, "curves.svg"],
 ] as const;
-
-/** The network whose weights are trained. */
-const unquantized = (net: Net): Net => (net instanceof QuantizedNet ? net.net : net);
 
 /** Pictures of the first batches of a run. */
 async function* firstBatches(data: PictureSet, { batchSize, quantize }: Recipe, seed: number): AsyncGenerator<Tensor> {
@@ -367,25 +348,6 @@ async function* firstBatches(data: PictureSet, { batchSize, quantize }: Recipe, 
 
 /** Batches that inserted batch norms get their statistics from, where the recipe does not say it. */
 const STARTING_BATCHES = 16;
-
-/** Pictures that the file in integers is compared with the network on. */
-const COMPARED = 32;
-
-async function saveQuantized(
-  net: QuantizedNet,
-  folder: string,
-  { validation, preprocessing }: { readonly validation: PictureSet; readonly preprocessing: Preprocessing },
-  { arch, classes: labels }: { readonly arch: string | undefined; readonly classes: readonly string[] },
-): Promise<NonNullable<TrainResult["quantized"]>> {
-  const { images } = await validation.batch(Array.from({ length: Math.min(COMPARED, validation.length) }, (_, i) => i));
-  const { model, ...result } = await exportQuantized(net, {
-    compareOn: images,
-    metadata: { ...(arch && { arch }), preprocessing, labels },
-  });
-  const path = join(folder, "model.int8.onnx");
-  await saveOnnx(path, model);
-  return { path, ...result };
-}
 
 /** The task that a run is for, and what is said of it. */
 function taskOf({ name, task: own }: Start, { task: asked, recipe }: TrainOptions): TaskSettings {
@@ -413,27 +375,9 @@ function taskOf({ name, task: own }: Start, { task: asked, recipe }: TrainOption
   return recipe.task ?? settings;
 }
 
-function split<T>(all: readonly T[], first: (item: T) => boolean): readonly [T[], T[]] {
-  return [all.filter(first), all.filter((item) => !first(item))];
-}
-
-/** What the recipe says, and what a run has prepared. */
-function withPrepared(
-  settings: Omit<TrainerOptions, "data">,
-  { rule, group, measures }: Partial<Prepared> = {},
-): Omit<TrainerOptions, "data"> {
-  const { optimizer, group: own } = settings;
-  return {
-    ...settings,
-    ...(rule && optimizer && { optimizer: chain(rule, optimizer) }),
-    ...(group && { group: (key, parameter) => ({ ...own?.(key, parameter), ...group(key, parameter) }) }),
-    ...(measures && { measures }),
-  };
-}
-
 /** What is done to the pictures, for a resumed run to be compared with. */
 function pictureSettings(
-  { augment, quantize }: Recipe,
+  { augment }: Recipe,
   { mean, std, ...rest }: Preprocessing,
   { batchNorm }: StartOptions,
 ): NonNullable<TrainerOptions["settings"]> {
@@ -441,41 +385,8 @@ function pictureSettings(
     augment: JSON.stringify(augment),
     ...{ mean: mean.join(","), std: std.join(","), preprocessing: JSON.stringify(rest) },
     ...(batchNorm && { batchNorm }),
-    ...(quantize && { quantize: JSON.stringify(quantize) }),
   };
 }
-
-/** What a recipe says, as the trainer takes it. */
-export function trainerOptions(
-  recipe: Recipe,
-  model: Net,
-  head: readonly string[] = [],
-): Omit<TrainerOptions, "data" | "task"> {
-  const { epochs, batchSize, lr, warmupEpochs, schedule, optimizer, mix } = recipe;
-  const { accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm, coefficients } = recipe;
-  const keys = [...model.parameters()].map(([key]) => key);
-  mustFitSome(recipe.train, keys, "recipe: train");
-  mustFitSome(recipe.freeze, keys, "recipe: freeze");
-  mustFitSome(Object.keys(recipe.lrScale), keys, "recipe: lrScale");
-  return {
-    ...{ epochs, batchSize, lr, warmupEpochs, schedule, optimizer, mix, group: groupOf(recipe, head) },
-    ...{ accumulate, gradCheckpointing, clipNorm, clipValue, ema, patience, preciseBatchNorm, coefficients },
-  };
-}
-
-const groupOf =
-  ({ train, freeze, lrScale, headLrScale, decayNormAndBias }: Recipe, head: readonly string[]) =>
-  (key: string, parameter: Parameter): ParameterGroup => {
-    // A scale is no weight: decay would only change what it means.
-    if (isQuantizationRange(key)) return { weightDecay: 0 };
-    const fits = (pattern: string): boolean => fitsPattern(key, pattern);
-    return {
-      ...(decayNormAndBias ? undefined : noDecayOnNormAndBias(key, parameter)),
-      frozen: !train.some(fits) || freeze.some(fits),
-      lrScale:
-        Object.entries(lrScale).find(([pattern]) => fits(pattern))?.[1] ?? (head.includes(key) ? headLrScale : 1),
-    };
-  };
 
 function mustBeSize(found: readonly number[], wanted: readonly number[], arch: string, data: string): void {
   must(

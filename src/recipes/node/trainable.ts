@@ -1,5 +1,5 @@
 import { RepmlpError } from "../../errors.ts";
-import { mixesPictures, mustHaveFiniteWeights } from "../../inference/index.ts";
+import { MIXES, mixesPictures, mustHaveFiniteWeights } from "../../inference/index.ts";
 import { openOnnx } from "../../inference/node/index.ts";
 import { OnnxNet, type OnnxNetOptions } from "../../models/index.ts";
 import type { OnnxModel } from "../../onnx/index.ts";
@@ -77,10 +77,5 @@ function headProblemOf(file: OnnxModel, options: OnnxNetOptions, classes: number
 export async function remarksOn(file: OnnxModel, { output, imageShape }: OnnxNetOptions): Promise<string[]> {
   const net = new OnnxNet(file, { output, imageShape });
   const mixes = await mixesPictures(net.eval(), imageShape ?? net.imageShape.map(Number));
-  return [
-    ...net.remarks,
-    ...(mixes
-      ? ["it mixes the pictures of a batch, or computes with their number: it gives other results at other batch sizes"]
-      : []),
-  ];
+  return [...net.remarks, ...(mixes ? [MIXES] : [])];
 }
