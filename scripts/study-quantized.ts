@@ -1,12 +1,13 @@
 /**
  * Float, quantized after training and trained for integers, side by side, on networks trained here:
  *
- *   npx tsx scripts/study-quantized.ts OUT [CASE…] [--data DATA] [--seeds 1] [--rows PATTERN] [--threads 1]
+ *   npx tsx scripts/study-quantized.ts OUT [CASE…] [--data DATA] [--seeds 1] [--rows PATTERN] [--threads 1] [--given FOLDER]
  *   npx tsx scripts/study-quantized.ts OUT [CASE…] --table | --json    # only what is there
  *
  * Cases: `demo` (the demo's network), `repvgg` and `qarepvgg` (small plain networks of these blocks), trained on the package's
  * part of Fashion-MNIST; `pure-mlp` and `wide-convnet` of the paper's on CIFAR-10. DATA holds `fashion-mnist/`, whose whole test
- * set then counts instead of the package's part, and `cifar10/`, which its cases need. OUT/CASE/results.json keeps each row,
+ * set then counts instead of the package's part, and `cifar10/`, which its cases need. `a0-repvgg`, `a0-repvgg-l2`, `a0-qarepvgg`
+ * and `a0-repopt` are CIFAR-10 networks of RepVGG-A0's shape that scripts/train_family_torch.py has written into `--given`. OUT/CASE/results.json keeps each row,
  * OUT/CASE/… each training run: what is there is not made again, and what was stopped goes on. `--seeds` is of fine-tuning.
  */
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
@@ -53,6 +54,7 @@ const { positionals, values } = parseArgs({
   allowPositionals: true,
   options: {
     data: { type: "string" },
+    given: { type: "string" },
     seeds: { type: "string", default: "1" },
     rows: { type: "string", default: "" },
     threads: { type: "string", default: "1" },
@@ -69,8 +71,10 @@ interface Case {
   readonly what: string;
   readonly data: keyof typeof dataSets;
   readonly make: () => Net;
-  /** Of training in float. */
+  /** Of training in float, of which only the augmentation counts where the weights are `given`. */
   readonly recipe: Recipe;
+  /** File of weights in the folder `--given`: the network is not trained here. */
+  readonly given?: string;
   /** Fine-tuning by recipes/quantize.json with the augmentation of `recipe`: epochs, and of how many pictures (default all). */
   readonly tuning: { readonly epochs: number; readonly pictures?: number };
 }
@@ -101,6 +105,19 @@ const small = (epochs: number, lr: number): Recipe => {
   return parseRecipe(JSON.stringify({ epochs, lr, batchSize: 64, warmupEpochs: 1, optimizer }), "study-quantized.ts");
 };
 
+/** Half as wide as RepVGG-A0, for 32 pixels. */
+const a0Shape = {
+  ...{ numBlocks: [2, 4, 14, 1], widthMultiplier: [0.375, 0.375, 0.375, 1.25] },
+  ...{ strides: [1, 2, 2, 2, 2], numClasses: 10, imageSize: 32 },
+};
+const a0 = async (what: string, arch: string, given: string): Promise<Case> => ({
+  what,
+  data: "cifar10",
+  make: () => createModel(arch, a0Shape),
+  recipe: await readRecipe("cifar10-conv"),
+  given,
+  tuning: { epochs: 1, pictures: 10_000 },
+});
 const cases: Readonly<Record<string, Case>> = {
   demo: {
     what: "the demo's RepMLP",
@@ -137,6 +154,10 @@ const cases: Readonly<Record<string, Case>> = {
     recipe: { ...(await readRecipe("cifar10-conv")), epochs: 8 },
     tuning: { epochs: 1, pictures: 10_000 },
   },
+  "a0-repvgg": await a0("RepVGG-A0", "RepVGG-A0", "repvgg.pth"),
+  "a0-repvgg-l2": await a0("RepVGG-A0, custom L2", "RepVGG-A0", "repvgg-l2.pth"),
+  "a0-qarepvgg": await a0("QARepVGG-A0", "QARepVGG-A0", "qarepvgg.pth"),
+  "a0-repopt": await a0("RepOpt-VGG of that shape", "RepOpt-VGG-B1", "repopt.pth"),
 };
 
 const targets = ["portable", "vnni"] as const satisfies readonly QuantizationTargetName[];
@@ -164,7 +185,7 @@ else {
   printStored();
 }
 
-async function study(name: string, { make, recipe, data, tuning }: Case): Promise<void> {
+async function study(name: string, { make, recipe, data, given, tuning }: Case): Promise<void> {
   const [train, test] = [await dataSets[data]("train", recipe), await dataSets[data]("test", recipe)];
   const calibration = await dataSets[data]("train", { ...recipe, augment: [] });
   const inputShape = train.imageShape;
@@ -181,7 +202,10 @@ async function study(name: string, { make, recipe, data, tuning }: Case): Promis
     }
     console.error(`${name} ${of}: ${(100 * share(results[of])).toFixed(2)} % of ${test.length}`);
   };
-  const trained = (): Promise<Net> => learned(make(), { folder: join(folder, "float"), recipe, train, seed: 0 });
+  const trained = async (): Promise<Net> =>
+    given === undefined
+      ? learned(make(), { folder: join(folder, "float"), recipe, train, seed: 0 })
+      : withWeights(make(), join(givenFolder(), given));
   const { model } = await exportOnnx(await trained(), { inputShape });
   await row("float", async () => model);
   if (!existsSync(storedFile(name, "float"))) await saveOnnx(storedFile(name, "float"), model);
@@ -202,6 +226,10 @@ async function study(name: string, { make, recipe, data, tuning }: Case): Promis
       quantized({ calibrator: "minmax", perChannel: false, biasCorrection: false }),
     );
     for (const calibrator of calibrators) await row(`${target} ${calibrator}`, () => quantized({ calibrator }));
+    await row(`${target} split`, async () => {
+      const options = { target, calibrator: "mse", splitOutliers: true, compile: { threads } } as const;
+      return (await quantizeOnnx(model, feeds(), options)).model;
+    });
   }
   const fineTuning = { ...(await readRecipe("quantize")), epochs: tuning.epochs, augment: recipe.augment };
   const tuningSet = subset(train, indices(tuning.pictures ?? train.length));
@@ -248,12 +276,7 @@ async function learned(net: Net, { folder, recipe, train, seed }: Run): Promise<
   const { imageShape: inputShape } = train;
   const weights = join(folder, "train.pth");
   const whole = quantize ? new QuantizedNet(net, { ...quantize, inputShape }) : net;
-  if (existsSync(weights)) {
-    using checkpoint = await openCheckpointFile(weights);
-    const read = [...checkpoint.entries].map(async ([key, source]) => [key, await source.read()] as const);
-    whole.loadStateDict(new Map(await Promise.all(read)));
-    return whole.eval();
-  }
+  if (existsSync(weights)) return withWeights(whole, weights);
   const resume = existsSync(join(folder, "last.safetensors"));
   const batches = async function* (): AsyncGenerator<Tensor> {
     let left = quantize?.batches ?? 16;
@@ -273,6 +296,19 @@ async function learned(net: Net, { folder, recipe, train, seed }: Run): Promise<
   }).run();
   await saveCheckpointFile(weights, whole.stateDict());
   return whole;
+}
+
+async function withWeights<N extends Net>(net: N, file: string): Promise<N> {
+  using checkpoint = await openCheckpointFile(file);
+  const read = [...checkpoint.entries].map(async ([key, source]) => [key, await source.read()] as const);
+  net.loadStateDict(new Map(await Promise.all(read)));
+  net.eval();
+  return net;
+}
+
+function givenFolder(): string {
+  if (values.given === undefined) throw new Error("study-quantized.ts: say where the given weights lie, with --given");
+  return values.given;
 }
 
 function indices(count: number, from = 0): number[] {

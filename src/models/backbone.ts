@@ -11,8 +11,12 @@ export interface BackboneOptions {
 }
 
 /** Stride of a stage's first block and dilation of its 3×3 convolutions; `stage` counts from 1. */
-export function stageSteps({ dilation }: BackboneOptions, stage: number): { stride: number; dilation: number } {
-  if (!dilation || stage < 3) return { stride: stage === 1 ? 1 : 2, dilation: 1 };
+export function stageSteps(
+  { dilation }: BackboneOptions,
+  stage: number,
+  strides: readonly [number, number, number, number] = [1, 2, 2, 2],
+): { stride: number; dilation: number } {
+  if (!dilation || stage < 3) return { stride: strides[stage - 1], dilation: 1 };
   return { stride: 1, dilation: dilation[stage - 3] };
 }
 

@@ -72,11 +72,13 @@ export const oneOrTwo = v.union([whole, v.strictTuple([whole, whole], message)],
 const listOf = (length: number) =>
   v.custom<unknown[]>((x) => Array.isArray(x) && x.length === length, `a list of ${length} numbers`);
 
-/** A list of exactly two, three or four. */
+/** A list of exactly two, three, four or five. */
 export const two = <T>(item: v.GenericSchema<unknown, T>) => v.pipe(listOf(2), v.strictTuple([item, item]));
 export const three = <T>(item: v.GenericSchema<unknown, T>) => v.pipe(listOf(3), v.strictTuple([item, item, item]));
 export const four = <T>(item: v.GenericSchema<unknown, T>) =>
   v.pipe(listOf(4), v.strictTuple([item, item, item, item]));
+export const five = <T>(item: v.GenericSchema<unknown, T>) =>
+  v.pipe(listOf(5), v.strictTuple([item, item, item, item, item]));
 
 /** Odd size of a square kernel. */
 const kernelSize = v.pipe(

@@ -4,9 +4,10 @@ import { globalAvgPool, type Pair, type Value } from "../graph/index.ts";
 import { Linear, Module, type Net } from "../nn/index.ts";
 import { type BackboneOptions, stageSteps } from "./backbone.ts";
 import { defineFamily, keyParts, type PreprocessingConfig, picturesOf, type Variant } from "./family.ts";
-import { byNumber, four, oneOrTwo, positive, whole, yesOrNo } from "./options.ts";
+import { byNumber, five, four, oneOrTwo, positive, whole, yesOrNo } from "./options.ts";
 
 export type Four = readonly [number, number, number, number];
+type Five = readonly [number, number, number, number, number];
 
 export interface RepVGGOptions {
   /** Blocks of the stages 1 to 4. Default those of A0: 2, 4, 14, 1. */
@@ -19,6 +20,8 @@ export interface RepVGGOptions {
   readonly groupsByLayer?: Readonly<Record<string, number>>;
   /** Squeeze-and-excitation in every block. Default false. */
   readonly useSe?: boolean;
+  /** Of stage 0 and of the first block of each other stage; `[1, 2, 2, 2, 2]` is for pictures of 32 pixels. Default 2 each. */
+  readonly strides?: Five;
   /** Default 1000. */
   readonly numClasses?: number;
   /** Height and width that the preprocessing makes; the network takes any. Default 224. */
@@ -49,7 +52,7 @@ export interface RepVGGLayer
 const isGrouped = (layer: number): boolean => layer % 2 === 0 && layer >= 2 && layer <= 26;
 
 /**
- * RepVGG (arXiv 2101.03697, section 3.4): nothing but {@link RepVGGBlock}s, of which the first of each stage has stride 2,
+ * RepVGG (arXiv 2101.03697, section 3.4): nothing but {@link RepVGGBlock}s, of which the first of each stage has a stride,
  * then global average pooling and a linear head. Merged it is a stack of 3×3 convolutions and ReLUs. Keys `stage0.*`,
  * `stage{1..4}.{i}.*`, `linear.*`.
  *
@@ -71,6 +74,7 @@ export class RepVGG extends Module {
     groups = 1,
     groupsByLayer,
     useSe = false,
+    strides: [first, ...strides] = [2, 2, 2, 2, 2],
     numClasses = 1000,
     dilation,
   }: RepVGGOptions & BackboneOptions = {}) {
@@ -84,10 +88,9 @@ export class RepVGG extends Module {
       inChannels = outChannels;
       return made;
     };
-    this.stage0 = block(Math.min(64, widths[0]), 0, 2);
+    this.stage0 = block(Math.min(64, widths[0]), 0, first);
     const stages = widths.map((width, i) => {
-      // Stage 1 begins with stride 2, too.
-      const own = i === 0 ? { stride: 2, dilation: 1 } : stageSteps({ dilation }, i + 1);
+      const own = stageSteps({ dilation }, i + 1, strides);
       return new Stage(
         Array.from({ length: numBlocks[i] }, (_, j) => block(width, j, j === 0 ? own.stride : 1, own.dilation)),
       );
@@ -160,6 +163,7 @@ export const repvggSchema = {
   groups: whole,
   groupsByLayer: byNumber,
   useSe: yesOrNo,
+  strides: five(whole),
   numClasses: whole,
   imageSize: oneOrTwo,
 };

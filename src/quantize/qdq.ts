@@ -10,7 +10,6 @@ import {
   weightQuantization,
 } from "./affine.ts";
 import { nameOf, type QuantizationPlan, type WeightedNode } from "./plan.ts";
-import { biasShift } from "./repair.ts";
 
 /** Integers of a machine's kernels. */
 export interface QuantizationTarget {
@@ -62,19 +61,16 @@ const BIAS_LIMIT = 2 ** 30;
  * would not fit 32 bits; a channel without weights takes the scale that represents its bias best.
  *
  * @param inputStep   scale of the node's input
- * @param inputMeans  means of the input channels, to correct the bias by; absent: no correction
- * @param roundedMeans  the same of the input as integers. Default `inputMeans`
+ * @param shift       what the weight's rounding adds to the means of the outputs, taken from the bias, see {@link biasShift}
  * @param scales      of the output channels; default from the largest weights
  */
 export function integerWeight(
-  { axis, groups }: Pick<WeightedNode, "axis" | "groups">,
+  { axis }: Pick<WeightedNode, "axis">,
   weight: Tensor,
   bias: Tensor | undefined,
   range: IntegerRange,
   inputStep: number,
-  inputMeans?: ArrayLike<number>,
-  scales?: ArrayLike<number>,
-  roundedMeans?: ArrayLike<number>,
+  { shift, scales }: { readonly shift?: ArrayLike<number>; readonly scales?: ArrayLike<number> } = {},
 ): IntegerWeight {
   const found = weightQuantization(weight, { axis, range });
   const asked = bias?.toFloat64();
@@ -88,11 +84,10 @@ export function integerWeight(
   const quantization: Quantization = { ...found, steps };
   const integers = quantizeTensor(weight, quantization, "int8");
   const rounded = dequantizeTensor(integers, quantization);
-  if (!inputMeans || groups === undefined) return { quantization, integers, rounded, ...(bias && { bias }) };
-  const shift = biasShift({ weight, groups }, rounded, inputMeans, roundedMeans).toFloat64();
+  if (!shift) return { quantization, integers, rounded, ...(bias && { bias }) };
   const corrected = Tensor.float32(
     [shift.length],
-    shift.map((s, c) => (asked?.[c] ?? 0) - s),
+    Float64Array.from(shift, (s, c) => (asked?.[c] ?? 0) - s),
   );
   return { quantization, integers, rounded, bias: corrected };
 }

@@ -4,11 +4,19 @@ import type { IntegerRange } from "../graph/index.ts";
 import type { OnnxModel, OnnxNode } from "../onnx/index.ts";
 import { type CompileOptions, compileModel, type Feeds, type Program } from "../runtime/index.ts";
 import { Tensor, type TensorSource } from "../tensor/index.ts";
-import { channelMaxima, type QuantizationStep, roundHalfEven, symmetricQuantization } from "./affine.ts";
+import { channelMaxima, type QuantizationStep, symmetricQuantization } from "./affine.ts";
 import { type CalibratorName, calibrated, calibrators } from "./calibrators.ts";
+import { addColumns, type ColumnSums, columnMeans, waysOf } from "./columns.ts";
 import { exactKernels } from "./exact.ts";
 import { agreementOf, decibels, squaredShare } from "./noise.ts";
-import { constantsOf, mustBeQuantizable, nameOf, planQuantization, type QuantizationPlan } from "./plan.ts";
+import {
+  constantsOf,
+  mustBeQuantizable,
+  nameOf,
+  planQuantization,
+  type QuantizationPlan,
+  type WeightedNode,
+} from "./plan.ts";
 import {
   type IntegerWeight,
   integerWeight,
@@ -20,9 +28,9 @@ import {
   withQuantizedTensors,
 } from "./qdq.ts";
 import { raiseOpset } from "./raise-opset.ts";
-import { equalizeLayers } from "./repair.ts";
+import { biasShift, equalizeLayers } from "./repair.ts";
 import { splitOutliers } from "./split.ts";
-import { addMeans, CalibrationStatistics, type ChannelSum, observe } from "./statistics.ts";
+import { CalibrationStatistics, observe } from "./statistics.ts";
 
 export interface QuantizeOnnxOptions {
   /** How ranges of activations are chosen. Default `auto`: for each tensor the one with the least error of the outputs. */
@@ -126,24 +134,25 @@ export async function quantizeOnnx(
   const stepsBy = (choice: ReadonlyMap<string, CalibratorName>): Map<string, QuantizationStep> =>
     new Map(roots.map((r) => [r, stepOf(r, choice.get(r)!)]));
   if (calibrator === "auto") {
-    const uniform = (Object.keys(calibrators) as CalibratorName[]).map(
-      (one) => new Map(roots.map((r) => [r, one] as const)),
-    );
     const first = work.weightsFor(whole, stepsBy(chosen));
     await chooseCalibrators(model, whole, first, { chosen, stepOf, data, target, options });
     // Biases are corrected for the ranges that were chosen, which may bring others in front.
+    const uniform = (Object.keys(calibrators) as CalibratorName[]).map(
+      (one) => new Map(roots.map((r) => [r, one] as const)),
+    );
     let least = Number.POSITIVE_INFINITY;
     let best = chosen;
     for (const choice of [new Map(chosen), ...uniform]) {
-      const share = await work.correctRoundedInputs(whole, stepsBy(choice));
+      const share = await work.correctBiases(whole, stepsBy(choice));
       if (share < least) [least, best] = [share, choice];
     }
     for (const [root, by] of best) chosen.set(root, by);
   }
   const steps = stepsBy(chosen);
-  await work.correctRoundedInputs(whole, steps);
+  await work.correctBiases(whole, steps);
   const kept = Array.isArray(keepFloat) ? undefined : await keptLayers(work, whole, steps, options);
   const plan = kept ? planQuantization(model, kept.layers, name) : whole;
+  if (kept?.layers.length) await work.correctBiases(plan, steps);
   const result = work.quantized(plan, steps);
   const { share, agreement } = await work.compared(result);
   const used = new Set(plan.tensors.values());
@@ -218,51 +227,86 @@ class QuantizationRun {
     this.constants = constantsOf(model);
   }
 
-  /** By how much rounding moves the means of the channels of what layers read. */
-  private moved: ReadonlyMap<string, Float64Array> = new Map();
+  /** What quantization adds to the means of a layer's outputs, by the layer's output: it is taken from the bias. */
+  private shifts: ReadonlyMap<string, Float64Array> = new Map();
 
   /**
-   * Looks at how rounding and clamping with the steps that were chosen move the means of inputs, on the sample: clamping cuts
-   * off one side of most activations, and what follows would be off by the same in every picture. Biases take it in where
-   * that brings the outputs nearer; where a few large values are all that is clamped, it does not.
+   * Corrects biases for the steps that were chosen, layer by layer: each takes in what the rounding of its weights does, and
+   * what it reads in the quantized model, which rounding, clamping and the layers in front of it have moved. Those up to the
+   * layer behind which the outputs of the sample are nearest keep their corrections; there may be none, where outputs are
+   * mostly noise and means are no guide.
    *
    * @returns squared error of the outputs by their squares
    */
-  async correctRoundedInputs(plan: QuantizationPlan, steps: ReadonlyMap<string, QuantizationStep>): Promise<number> {
-    this.moved = new Map();
-    const before = await this.compared(this.quantized(plan, steps));
-    await this.seeRoundedInputs(plan, steps);
-    if (!this.moved.size) return before.share;
-    const after = await this.compared(this.quantized(plan, steps));
-    if (after.share >= before.share) this.moved = new Map();
-    return Math.min(after.share, before.share);
+  async correctBiases(plan: QuantizationPlan, steps: ReadonlyMap<string, QuantizationStep>): Promise<number> {
+    this.shifts = new Map();
+    const { biasCorrection = true, compile, signal } = this.options;
+    const weights = this.weightsFor(plan, steps);
+    const layers = biasCorrection ? plan.weighted.filter(({ groups }) => groups !== undefined) : [];
+    const { simulated, feedOf, biasOf, back } = simulation(this.model, plan, weights, this.target.activationType);
+    const inputs = new Set(layers.map(({ node }) => back(node.inputs[0])));
+    await using program = await compileModel(withOutputs(simulated, inputs), compile);
+    const exact = await this.exactColumns(layers);
+    const outputs = this.model.outputs.map(({ name }) => name);
+    const own = Object.assign(
+      {},
+      ...[...new Set(plan.tensors.values())].map((root) => feedOf(root, steps.get(root)!)),
+    ) as Record<string, Tensor>;
+    for (const { node } of plan.weighted) Object.assign(own, biasOf(node, weights.get(node)!.bias));
+    const shifts = new Map<string, Float64Array>();
+    let least = Number.POSITIVE_INFINITY;
+    for (const entry of [...layers, undefined]) {
+      signal?.throwIfAborted();
+      const sums = new Map<string, ColumnSums>();
+      const input = entry && back(entry.node.inputs[0]);
+      const pairs = await pairsOf(this.data, async (feeds) => {
+        const made = await program.run({ ...feeds, ...own }, input === undefined ? outputs : [...outputs, input]);
+        if (entry) addColumns(sums, entry.node.outputs[0], made[input!], this.waysOf(entry));
+        return made;
+      });
+      const share = squaredShare(pairs);
+      if (share < least) [least, this.shifts] = [share, new Map(shifts)];
+      if (!entry) break;
+      const { node, groups = 1 } = entry;
+      const [layer] = node.outputs;
+      const { rounded, bias } = weights.get(node)!;
+      const [found, before] = [columnMeans(sums).get(layer)!, exact.get(layer)!];
+      const means = this.data.means.get(layer)!;
+      const moved = means.map((mean, i) => mean + found[i] - before[i]);
+      const weight = this.constants.get(node.inputs[1])!.readSync();
+      const shift = biasShift({ weight, groups }, rounded, means, moved).toFloat64();
+      shifts.set(layer, shift);
+      const corrected = bias?.toFloat64() ?? new Float64Array(shift.length);
+      Object.assign(
+        own,
+        biasOf(
+          node,
+          Tensor.float32(
+            [shift.length],
+            corrected.map((b, c) => b - shift[c]),
+          ),
+        ),
+      );
+    }
+    return least;
   }
 
-  private async seeRoundedInputs(
-    { weighted, tensors }: QuantizationPlan,
-    steps: ReadonlyMap<string, QuantizationStep>,
-  ): Promise<void> {
-    const { biasCorrection = true, compile } = this.options;
-    const names = [...new Set(weighted.flatMap(({ node, groups }) => (groups === undefined ? [] : [node.inputs[0]])))];
-    if (!biasCorrection || !names.length) return;
-    const inputs = new Set(this.model.inputs.map(({ name }) => name));
-    const shown = names.filter((name) => !inputs.has(name) && !this.model.outputs.some((o) => o.name === name));
-    const outputs = [...this.model.outputs, ...shown.map((name) => ({ name, dtype: "float32" as const }))];
-    await using program = await compileModel({ ...this.model, outputs }, compile);
-    const sums = new Map<string, ChannelSum>();
-    const { activations: range } = this.target;
-    for (const { feeds } of this.data.compared) {
+  private waysOf = ({ node }: WeightedNode): ReturnType<typeof waysOf> =>
+    waysOf(node, this.constants.get(node.inputs[1])!.shape);
+
+  /** Means of what each weight is multiplied by in the float model, on the sample. */
+  private async exactColumns(layers: readonly WeightedNode[]): Promise<Map<string, Float64Array>> {
+    const sums = new Map<string, ColumnSums>();
+    const inputs = new Set(layers.map(({ node }) => node.inputs[0]));
+    await using program = await compileModel(withOutputs(this.model, inputs), this.options.compile);
+    for (const { feeds } of layers.length ? this.data.compared : []) {
       const made = await program.run(feeds);
-      for (const name of names) {
-        const { scale, zeroPoint } = steps.get(tensors.get(name)!)!;
-        const values = made[name] ?? feeds[name];
-        addMeans(sums, name, values, (v) => {
-          const q = roundHalfEven(v / scale) + zeroPoint;
-          return (Math.min(range.qmax, Math.max(range.qmin, q)) - zeroPoint) * scale - v;
-        });
+      for (const entry of layers) {
+        const [name] = entry.node.inputs;
+        addColumns(sums, entry.node.outputs[0], made[name] ?? feeds[name], this.waysOf(entry));
       }
     }
-    this.moved = new Map([...sums].map(([name, { sum, count }]) => [name, sum.map((s) => s / count)]));
+    return columnMeans(sums);
   }
 
   private get target(): (typeof quantizationTargets)[QuantizationTargetName] {
@@ -273,18 +317,19 @@ class QuantizationRun {
     { weighted, tensors }: QuantizationPlan,
     steps: ReadonlyMap<string, QuantizationStep>,
   ): Map<OnnxNode, IntegerWeight> {
-    const { biasCorrection = true, perChannel = true } = this.options;
+    const { perChannel = true } = this.options;
     return new Map(
       weighted.map((entry) => {
-        const { inputs } = entry.node;
-        const means = biasCorrection ? this.data.means.get(inputs[0]) : undefined;
-        const moved = this.moved.get(inputs[0]);
+        const { inputs, outputs } = entry.node;
         const bias = this.constants.get(inputs[2] ?? "")?.readSync();
         const { scale } = steps.get(tensors.get(inputs[0])!)!;
         const weight = this.constants.get(inputs[1])!.readSync();
+        const shift = this.shifts.get(outputs[0]);
         const scales = perChannel ? undefined : oneScale(weight, entry.axis, this.target.weights);
-        const rounded = means && moved && means.map((mean, c) => mean + moved[c]);
-        const made = integerWeight(entry, weight, bias, this.target.weights, scale, means, scales, rounded);
+        const made = integerWeight(entry, weight, bias, this.target.weights, scale, {
+          ...(shift && { shift }),
+          ...(scales && { scales }),
+        });
         return [entry.node, made];
       }),
     );
@@ -338,13 +383,17 @@ async function keptLayers(
   const all = weighted.map(({ node }) => nameOf(node));
   const limit = keepFloat === "auto" ? all.length - 1 : Math.min(keepFloat as number, all.length - 1);
   const planWithout = (layers: readonly string[]): QuantizationPlan => planQuantization(work.model, layers, name);
-  const within = async (layers: readonly string[]): Promise<boolean> =>
-    1 - (await work.compared(work.quantized(planWithout(layers), steps))).agreement <= budget;
+  const within = async (layers: readonly string[]): Promise<boolean> => {
+    const plan = planWithout(layers);
+    await work.correctBiases(plan, steps);
+    return 1 - (await work.compared(work.quantized(plan, steps))).agreement <= budget;
+  };
   if (keepFloat === "auto" && (await within([]))) return { layers: [], sensitivity: [], notes: [] };
   const sensitivity: LayerSensitivity[] = [];
   for (const [i, { node }] of weighted.entries()) {
     signal?.throwIfAborted();
-    const { share } = await work.compared(work.quantized(planWithout(all.filter((_, k) => k !== i)), steps));
+    const alone = planWithout(all.filter((_, k) => k !== i));
+    const share = await work.correctBiases(alone, steps);
     sensitivity.push({ layer: all[i], operator: node.opType, sqnr: decibels(share) });
     onProgress?.({ label: "try layers", done: i + 1, total: all.length });
   }
@@ -395,12 +444,14 @@ async function chooseCalibrators(
 ): Promise<void> {
   const names = Object.keys(calibrators) as CalibratorName[];
   const roots = [...chosen.keys()];
-  const { simulated, feedOf } = simulation(model, plan, weights, target.activationType);
+  const { simulated, feedOf, biasOf } = simulation(model, plan, weights, target.activationType);
   await using program: Program = await compileModel(simulated, options.compile);
+  const biases = plan.weighted.map(({ node }) => biasOf(node, weights.get(node)!.bias));
   const steps = new Map(roots.map((r) => [r, new Map(names.map((n) => [n, stepOf(r, n)]))]));
   const errorOf = async (choice: ReadonlyMap<string, CalibratorName>): Promise<number> => {
     options.signal?.throwIfAborted();
-    const own = Object.assign({}, ...roots.map((r) => feedOf(r, steps.get(r)!.get(choice.get(r)!)!))) as Feeds;
+    const ranges = roots.map((r) => feedOf(r, steps.get(r)!.get(choice.get(r)!)!));
+    const own = Object.assign({}, ...ranges, ...biases) as Feeds;
     return squaredShare(await pairsOf(data, (feeds) => program.run({ ...feeds, ...own })));
   };
   let least = Number.POSITIVE_INFINITY;
@@ -423,13 +474,30 @@ async function chooseCalibrators(
   }
 }
 
-/** The model with rounded weights in float, and activations whose scales and zero points are inputs. */
+/** A model that gives further values as outputs. */
+function withOutputs(model: OnnxModel, names: ReadonlySet<string>): OnnxModel {
+  const given = new Set([...model.inputs, ...model.outputs].map(({ name }) => name));
+  const more = [...names].filter((name) => !given.has(name));
+  return { ...model, outputs: [...model.outputs, ...more.map((name) => ({ name, dtype: "float32" as const }))] };
+}
+
+interface Simulation {
+  readonly simulated: OnnxModel;
+  /** Scale and zero point of a tensor. */
+  readonly feedOf: (root: string, step: QuantizationStep) => Feeds;
+  /** The bias of a layer, zeros where there is none; nothing for layers that cannot have one. */
+  readonly biasOf: (node: OnnxNode, bias: Tensor | undefined) => Feeds;
+  /** What stands for a tensor that is stored as integers. */
+  readonly back: (tensor: string) => string;
+}
+
+/** The model with rounded weights in float, and with biases and the activations' scales and zero points as inputs. */
 function simulation(
   model: OnnxModel,
   plan: QuantizationPlan,
   weights: ReadonlyMap<OnnxNode, IntegerWeight>,
   type: "uint8" | "int8",
-): { simulated: OnnxModel; feedOf: (root: string, step: QuantizationStep) => Feeds } {
+): Simulation {
   const unique = namer(model);
   const names = new Map(
     [...new Set(plan.tensors.values())].map((root) => [
@@ -437,18 +505,15 @@ function simulation(
       { scale: unique(`${root}.scale`), zeroPoint: unique(`${root}.zero_point`) },
     ]),
   );
+  const biased = plan.weighted.filter(({ groups }) => groups !== undefined);
+  const biases = new Map(biased.map(({ node }) => [node, unique(`${node.outputs[0]}.bias`)]));
   const constants = new Map<string, TensorSource>();
-  const store = (base: string, tensor: Tensor): string => {
-    const name = unique(base);
-    constants.set(name, tensor);
-    return name;
-  };
   const nodes = model.nodes.map((node) => {
     const made = weights.get(node);
     if (!made) return node;
-    const rounded = [store(`${node.inputs[1]}.rounded`, made.rounded)];
-    if (made.bias) rounded.push(store(`${node.inputs[1]}.bias`, made.bias));
-    return { ...node, inputs: [node.inputs[0], ...rounded] };
+    const weight = unique(`${node.inputs[1]}.rounded`);
+    constants.set(weight, made.rounded);
+    return { ...node, inputs: [node.inputs[0], weight, ...[biases.get(node) ?? node.inputs[2] ?? []].flat()] };
   });
   const all = withQuantizedTensors(
     nodes,
@@ -457,10 +522,19 @@ function simulation(
     (root) => names.get(root)!,
     unique,
   );
-  const inputs = [...names.values()].flatMap(({ scale, zeroPoint }) => [
-    { name: scale, dtype: "float32" as const, shape: [] },
-    { name: zeroPoint, dtype: type, shape: [] },
-  ]);
+  // A layer reads what stands for its input.
+  const read = new Map(all.map(({ outputs, inputs }) => [outputs[0], inputs[0]]));
+  const replaced = new Map(plan.weighted.map(({ node }) => [node.inputs[0], read.get(node.outputs[0])!]));
+  const inputs = [
+    ...[...names.values()].flatMap(({ scale, zeroPoint }) => [
+      { name: scale, dtype: "float32" as const, shape: [] },
+      { name: zeroPoint, dtype: type, shape: [] },
+    ]),
+    ...biased.map(({ node }) => ({
+      ...{ name: biases.get(node)!, dtype: "float32" as const },
+      shape: [weights.get(node)!.rounded.shape[0]],
+    })),
+  ];
   const { valueInfo: _, ...rest } = model;
   return {
     simulated: {
@@ -473,6 +547,13 @@ function simulation(
       const own = names.get(root)!;
       return { [own.scale]: Tensor.scalar(scale), [own.zeroPoint]: Tensor.scalar(zeroPoint, type) };
     },
+    biasOf: (node, bias) => {
+      const name = biases.get(node);
+      return name === undefined
+        ? {}
+        : { [name]: bias ?? Tensor.zeros("float32", [weights.get(node)!.rounded.shape[0]]) };
+    },
+    back: (tensor) => replaced.get(tensor)!,
   };
 }
 

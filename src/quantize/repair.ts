@@ -12,13 +12,14 @@ export interface LinearLayer {
 
 /**
  * What quantizing a weight adds to the mean of each output, to be taken from the bias (Nagel et al., arXiv 1906.04721,
- * section 4.2): Σ (quantized − weight) · mean of the input channel. Where the input is rounded and clamped, too, its mean moves,
- * which adds Σ quantized · (rounded mean − mean).
+ * section 4.2): Σ (quantized − weight) · mean of what the weight is multiplied by. Where the input is rounded and clamped, too,
+ * its mean moves, which adds Σ quantized · (rounded mean − mean). At a border, weights are multiplied by the padding's zeros, so
+ * that every place of a kernel has a mean of its own: on a map of 2×2, that of a corner is a quarter of the channel's.
  *
- * @param inputMeans    `[inputs]`
- * @param roundedMeans  means of the rounded input. Default `inputMeans`
+ * @param inputMeans    `[inputs, ...kernel]`, flat
+ * @param roundedMeans  the same of the rounded input. Default `inputMeans`
  * @returns `[outputs]`
- * @throws RepmlpError `quantize/means` for another number of means than the layer has inputs
+ * @throws RepmlpError `quantize/means` for another number of means than the layer has inputs and places of its kernel
  */
 export function biasShift(
   { weight, groups = 1 }: LinearLayer,
@@ -27,20 +28,24 @@ export function biasShift(
   roundedMeans: ArrayLike<number> = inputMeans,
 ): Tensor {
   const [outputs, perGroup] = weight.shape;
-  must(
-    inputMeans.length === perGroup * groups,
-    "quantize/means",
-    () => `bias correction: ${inputMeans.length} means for ${perGroup * groups} input channels`,
-  );
   const inner = sizeOf(weight.shape.slice(2));
+  const inputs = perGroup * groups;
+  must(
+    inputMeans.length === inputs * inner,
+    "quantize/means",
+    () =>
+      `bias correction: ${inputMeans.length} means, expected ${inputs * inner}: ${inputs} input channels times ${inner} places of the kernel.`,
+  );
   const [w, q] = [weight.toFloat64(), quantized.toFloat64()];
   const shift = new Float64Array(outputs);
   for (let o = 0; o < outputs; o++) {
     const first = Math.floor(o / (outputs / groups)) * perGroup;
     for (let i = 0; i < perGroup; i++) {
-      const at = (o * perGroup + i) * inner;
-      const moved = roundedMeans[first + i] - inputMeans[first + i];
-      for (let k = at; k < at + inner; k++) shift[o] += (q[k] - w[k]) * inputMeans[first + i] + q[k] * moved;
+      const [at, from] = [(o * perGroup + i) * inner, (first + i) * inner];
+      for (let k = 0; k < inner; k++) {
+        const [mean, rounded] = [inputMeans[from + k], roundedMeans[from + k]];
+        shift[o] += (q[at + k] - w[at + k]) * mean + q[at + k] * (rounded - mean);
+      }
     }
   }
   return Tensor.of("float32", [outputs], shift);

@@ -1,9 +1,10 @@
 import { listed, must } from "../errors.ts";
 import type { OnnxModel } from "../onnx/index.ts";
 import { type CompileOptions, compileModel, type Feeds } from "../runtime/index.ts";
-import { sizeOf, Tensor, type TensorSource } from "../tensor/index.ts";
+import { Tensor, type TensorSource } from "../tensor/index.ts";
+import { addColumns, type ColumnSums, columnMeans, waysOf } from "./columns.ts";
 import { StreamingHistogram } from "./histogram.ts";
-import type { QuantizationPlan } from "./plan.ts";
+import { constantsOf, type QuantizationPlan } from "./plan.ts";
 
 /** An input that was kept, with the outputs of the float model. */
 export interface ComparedInput {
@@ -12,14 +13,14 @@ export interface ComparedInput {
 }
 
 /** Version of the entries that {@link CalibrationStatistics.entries} makes. */
-const VERSION = "1";
+const VERSION = "2";
 
 /** What one pass over calibration data showed of a model's values. Can be written into a checkpoint and read again. */
 export class CalibrationStatistics {
   constructor(
     /** By the names of tensors. */
     readonly histograms: ReadonlyMap<string, StreamingHistogram>,
-    /** Means of the channels of tensors that layers read. */
+    /** Means of what each weight of a layer is multiplied by, `[inputs, ...kernel]`, by the layer's output. */
     readonly means: ReadonlyMap<string, Float64Array>,
     /** A few inputs with the outputs of the float model. */
     readonly compared: readonly ComparedInput[],
@@ -28,8 +29,12 @@ export class CalibrationStatistics {
   ) {}
 
   /** Throws `quantize/statistics` unless these are statistics of the tensors of a plan. */
-  mustBeOf({ tensors }: QuantizationPlan, where: string): this {
-    const missing = [...new Set(tensors.values())].filter((name) => !this.histograms.has(name));
+  mustBeOf({ tensors, weighted }: QuantizationPlan, where: string): this {
+    const layers = weighted.filter(({ groups }) => groups !== undefined).map(({ node }) => node.outputs[0]);
+    const missing = [
+      ...[...new Set(tensors.values())].filter((name) => !this.histograms.has(name)),
+      ...layers.filter((name) => !this.means.has(name)),
+    ];
     must(
       !missing.length,
       "quantize/statistics",
@@ -123,8 +128,11 @@ export async function observe(
   const shown = [...model.outputs, ...asOutputs.map((v) => ({ name: v, dtype: "float32" as const }))];
   await using program = await compileModel({ ...model, outputs: shown }, compile);
   const histograms = new Map([...plan.tensors.values()].map((root) => [root, new StreamingHistogram()]));
-  const sums = new Map<string, ChannelSum>();
-  const groupsOf = new Map(plan.weighted.map(({ node, groups }) => [node.inputs[0], groups] as const));
+  const columns = new Map<string, ColumnSums>();
+  const constants = constantsOf(model);
+  const layers = plan.weighted
+    .filter(({ groups }) => groups !== undefined)
+    .map(({ node }) => ({ node, ways: waysOf(node, constants.get(node.inputs[1])!.shape) }));
   const compared: ComparedInput[] = [];
   let samples = 0;
   let kept = 0;
@@ -135,8 +143,9 @@ export async function observe(
     for (const value of watched) {
       const tensor = made[value] ?? feeds[value];
       histograms.get(value)?.add(tensor.data as Float32Array, `${name}: the value "${value}"`);
-      if (groupsOf.get(value) !== undefined) addMeans(sums, value, tensor);
     }
+    for (const { node, ways } of layers)
+      addColumns(columns, node.outputs[0], made[node.inputs[0]] ?? feeds[node.inputs[0]], ways);
     if (kept < SAMPLED) {
       const outputs = Object.fromEntries(model.outputs.map((o) => [o.name, made[o.name]]));
       compared.push({ feeds, outputs });
@@ -146,29 +155,5 @@ export async function observe(
     onProgress?.({ label: "calibrate", done: samples });
   }
   must(samples > 0, "quantize/no-data", () => `${name}: there is no calibration data. Give some inputs.`, "usage");
-  const means = new Map([...sums].map(([value, { sum, count }]) => [value, sum.map((s) => s / count)]));
-  return new CalibrationStatistics(histograms, means, compared, samples);
-}
-
-/** Values of each channel added up, and how many there are of one. */
-export interface ChannelSum {
-  readonly sum: Float64Array;
-  count: number;
-}
-
-/** Adds up the channels (axis 1) of a tensor, or what `of` makes of its values. */
-export function addMeans(
-  sums: Map<string, ChannelSum>,
-  value: string,
-  tensor: Tensor,
-  of: (v: number) => number = (v) => v,
-): void {
-  const [batch, channels] = tensor.shape;
-  const inner = sizeOf(tensor.shape.slice(2));
-  const entry = sums.get(value) ?? { sum: new Float64Array(channels), count: 0 };
-  sums.set(value, entry);
-  const values = tensor.data as Float32Array;
-  for (let n = 0, i = 0; n < batch; n++)
-    for (let c = 0; c < channels; c++) for (let k = 0; k < inner; k++, i++) entry.sum[c] += of(values[i]);
-  entry.count += batch * inner;
+  return new CalibrationStatistics(histograms, columnMeans(columns), compared, samples);
 }

@@ -15,12 +15,13 @@ export class Program extends SessionOwner {
     super(platform, session);
   }
 
-  /** Runs the graph; dtypes and shapes of the feeds are checked. */
-  async run(feeds: Feeds): Promise<Record<string, Tensor>> {
+  /** Runs the graph; dtypes and shapes of the feeds are checked. `only` names the outputs that are wanted; default all. */
+  async run(feeds: Feeds, only?: readonly string[]): Promise<Record<string, Tensor>> {
     checkFeeds(feeds, this.model.inputs);
     const { ort } = this.platform;
     const results = await this.execute(
       Object.fromEntries(this.model.inputs.map(({ name }) => [name, toOrt(ort, feeds[name])])),
+      only && Object.fromEntries(only.map((name) => [name, null])),
     );
     return Object.fromEntries(Object.entries(results).map(([name, t]) => [name, fromOrt(t)]));
   }

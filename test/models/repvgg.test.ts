@@ -1,7 +1,9 @@
 import { describe, expect, test } from "vitest";
+import { input } from "../../src/graph/index.ts";
 import { verifyEquivalence } from "../../src/inference/index.ts";
 import { identifyState } from "../../src/models/detect.ts";
 import { createModel, detectModel, listModels, modelInfo, RepVGG } from "../../src/models/index.ts";
+import type { Net } from "../../src/nn/index.ts";
 import { convertToDeploy, deployForm } from "../../src/reparam/index.ts";
 import { withRandomState } from "../reparam/support.ts";
 import "../../src/node.ts";
@@ -64,4 +66,20 @@ test("merged equals unmerged, with groups and squeeze-and-excitation, on picture
   });
   expect(maxRel).toBeLessThan(1e-5);
   expect(top1.agree).toBe(4);
+});
+
+test("strides of the stages are the network's for small pictures, with the same weights", () => {
+  const options = { numBlocks: [1, 1, 2, 1], widthMultiplier: [0.25, 0.25, 0.125, 0.125], numClasses: 3 };
+  const [usual, small] = [{}, { strides: [1, 2, 2, 2, 1] }].map((more) =>
+    createModel("RepVGG-A0", { ...options, ...more }),
+  );
+  const shapes = (net: Net): unknown => [...net.state()].map(([key, { shape }]) => [key, shape]);
+  expect(shapes(small)).toEqual(shapes(usual));
+  const maps = (net: Net): number[] =>
+    (deployForm(net) as RepVGG).features(input("x", [1, 3, 32, 32])).map(({ shape }) => shape[2]);
+  expect([maps(usual), maps(small)]).toEqual([
+    [8, 4, 2, 1],
+    [16, 8, 4, 4],
+  ]);
+  expect(() => createModel("RepVGG-A0", { strides: [1, 2] })).toThrow(/option strides must be a list of 5 numbers/);
 });

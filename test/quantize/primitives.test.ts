@@ -1,5 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import type { OnnxNode } from "../../src/onnx/index.ts";
+import { addColumns, type ColumnSums, columnMeans, waysOf } from "../../src/quantize/columns.ts";
 import {
   affineQuantization,
   BatchNormStatistics,
@@ -19,7 +21,9 @@ import {
   weightQuantization,
 } from "../../src/quantize/index.ts";
 import { agreementOf } from "../../src/quantize/noise.ts";
-import { Tensor } from "../../src/tensor/index.ts";
+import { compileModel } from "../../src/runtime/index.ts";
+import { sizeOf, Tensor } from "../../src/tensor/index.ts";
+import "../../src/node.ts";
 
 /** Steps of numbers near 1e-38 are none of float32. */
 const real = fc.double({ min: -1e3, max: 1e3, noNaN: true }).map((v) => (Math.abs(v) < 1e-6 ? 0 : v));
@@ -208,6 +212,47 @@ describe.each([1, 2])("repairs of layers in %i groups", (groups) => {
     const both = biasShift({ weight, groups }, rounded, means, clamped).toFloat64();
     const lower = layer(rounded, clamped, groups);
     for (const [i, s] of both.entries()) expect(s).toBeCloseTo(lower[i] - exact[i], 5);
+  });
+
+  test.for<{ readonly size: readonly [number, number]; readonly attrs: OnnxNode["attrs"] }>([
+    { size: [2, 2], attrs: { strides: [1, 1], pads: [1, 1, 1, 1], dilations: [1, 1] } },
+    { size: [5, 7], attrs: { strides: [2, 1], pads: [2, 0, 1, 1], dilations: [1, 2] } },
+    { size: [4, 8], attrs: { strides: [2, 3], auto_pad: "SAME_UPPER", dilations: [1, 1] } },
+    { size: [6, 6], attrs: { strides: [2, 2], auto_pad: "SAME_LOWER", dilations: [1, 1] } },
+    { size: [4, 3], attrs: { strides: [1, 1], auto_pad: "VALID", dilations: [1, 1] } },
+  ])("the shift is that of a convolution's outputs, with padding: %o", async ({ size, attrs }) => {
+    const kernel = Tensor.float32([4, 4 / groups, 3, 3], normal((16 / groups) * 9, 7));
+    const x = Tensor.float32(
+      [3, 4, ...size],
+      normal(3 * 4 * size[0] * size[1], 8).map((v) => v + 1),
+    );
+    const quantization = weightQuantization(kernel, { axis: 0, range: { qmin: -7, qmax: 7 } });
+    const rounded = dequantizeTensor(quantizeTensor(kernel, quantization), quantization);
+    const node = {
+      ...{ opType: "Conv", name: "y", inputs: ["x", "w"], outputs: ["y"] },
+      attrs: { ...attrs, group: groups },
+    };
+    const sums = new Map<string, ColumnSums>();
+    addColumns(sums, "y", x, waysOf(node, kernel.shape));
+    const shift = biasShift({ weight: kernel, groups }, rounded, columnMeans(sums).get("y")!).toFloat64();
+    const means = async (w: Tensor): Promise<number[]> => {
+      await using program = await compileModel({
+        ...{ opset: 17, nodes: [node], initializers: new Map([["w", w]]) },
+        inputs: [{ name: "x", dtype: "float32", shape: x.shape }],
+        outputs: [{ name: "y", dtype: "float32" }],
+      });
+      const { y } = await program.run({ x });
+      const [count, channels, ...inner] = y.shape;
+      const area = sizeOf(inner);
+      const values = y.toFloat64();
+      return Array.from({ length: channels }, (_, c) => {
+        let sum = 0;
+        for (let n = 0; n < count; n++) for (let i = 0; i < area; i++) sum += values[(n * channels + c) * area + i];
+        return sum / (count * area);
+      });
+    };
+    const [exact, changed] = [await means(kernel), await means(rounded)];
+    for (const [i, s] of shift.entries()) expect(s).toBeCloseTo(changed[i] - exact[i], 4);
   });
 
   test("equalised layers compute the same and have one range per channel", () => {

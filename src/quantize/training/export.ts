@@ -177,12 +177,8 @@ function integerModel(
     plan.weighted.map((entry) => {
       const [input, weight, bias = ""] = entry.node.inputs;
       const { scale } = steps.get(plan.tensors.get(input)!)!;
-      const made = integerWeight(
-        ...([entry, read(constants.get(weight))!, read(constants.get(bias)), target.weights, scale] as const),
-        undefined,
-        scalesOf(weight),
-      );
-      return [entry.node, made];
+      const [values, added, scales] = [read(constants.get(weight))!, read(constants.get(bias)), scalesOf(weight)];
+      return [entry.node, integerWeight(entry, values, added, target.weights, scale, { ...(scales && { scales }) })];
     }),
   );
   const result = quantizedModel(model, plan, steps, weights, target);
