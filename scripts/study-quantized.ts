@@ -75,7 +75,7 @@ interface Case {
   readonly recipe: Recipe;
   /** File of weights in the folder `--given`: the network is not trained here. */
   readonly given?: string;
-  /** Fine-tuning by recipes/quantize.json with the augmentation of `recipe`: epochs, and of how many pictures (default all). */
+  /** Fine-tuning by recipes/quantize.json and quantize-merged.json with the augmentation of `recipe`: epochs, and of how many pictures (default all). */
   readonly tuning: { readonly epochs: number; readonly pictures?: number };
 }
 
@@ -231,13 +231,16 @@ async function study(name: string, { make, recipe, data, given, tuning }: Case):
       return (await quantizeOnnx(model, feeds(), options)).model;
     });
   }
-  const fineTuning = { ...(await readRecipe("quantize")), epochs: tuning.epochs, augment: recipe.augment };
+  const fineTuning = async (name: string): Promise<Recipe> => ({
+    ...(await readRecipe(name)),
+    ...{ epochs: tuning.epochs, augment: recipe.augment },
+  });
   const tuningSet = subset(train, indices(tuning.pictures ?? train.length));
   for (const seed of seeds) {
-    const tuned = async (of: string, start: Net, quantize: Recipe["quantize"]): Promise<OnnxModel> => {
+    const tuned = async (of: string, start: Net, by: string, quantize?: Recipe["quantize"]): Promise<OnnxModel> => {
       const run = {
         folder: join(folder, of.replaceAll(" ", "-")),
-        recipe: { ...fineTuning, quantize },
+        recipe: { ...(await fineTuning(by)), quantize },
         train: tuningSet,
         seed,
       };
@@ -249,16 +252,14 @@ async function study(name: string, { make, recipe, data, given, tuning }: Case):
       }
       return openOnnx(file);
     };
-    await row(`float tuned ${seed}`, async () => tuned(`float tuned ${seed}`, await trained(), undefined));
+    await row(`float tuned ${seed}`, async () => tuned(`float tuned ${seed}`, await trained(), "quantize"));
     for (const target of targets) {
       const quantize = { target, batches: 16 };
       const [inserted, branches] = [`${target} inserted ${seed}`, `${target} trained ${seed}`];
-      await row(inserted, async () => tuned(inserted, insertBatchNorms(convertToDeploy(await trained())), quantize));
-      await row(branches, async () => tuned(branches, await trained(), quantize));
-      const fixed = `${target} inserted-fixed ${seed}`;
-      await row(fixed, async () =>
-        tuned(fixed, insertBatchNorms(convertToDeploy(await trained())), { ...quantize, freezeBatchNorm: 0 }),
+      await row(inserted, async () =>
+        tuned(inserted, insertBatchNorms(convertToDeploy(await trained())), "quantize-merged", quantize),
       );
+      await row(branches, async () => tuned(branches, await trained(), "quantize", quantize));
     }
   }
 }

@@ -309,7 +309,7 @@ export const commands = {
       "checkpoints. Ctrl-C leaves a checkpoint that --resume goes on from. With --init model.onnx the model itself is " +
       "trained, whoever made it, and written again as model.onnx in the folder. Started by mpirun or srun (mpirun -n 4 repmlp " +
       "train …), several processes share every batch. Patterns of keys: * stands for anything. " +
-      "Recipes: cifar10-pure-mlp, cifar10-conv, cifar10-acnet, imagenet-repmlp-res50, fine-tune, quantize, cityscapes-pspnet, faces.",
+      "Recipes: cifar10-pure-mlp, cifar10-conv, cifar10-acnet, imagenet-repmlp-res50, fine-tune, quantize, quantize-merged, cityscapes-pspnet, faces.",
     examples: [
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp", "the paper's CIFAR-10 network"],
       ["repmlp train cifar-10-batches-bin --recipe cifar10-pure-mlp --out runs/mlp --resume", "go on after Ctrl-C"],

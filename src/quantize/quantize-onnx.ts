@@ -135,11 +135,9 @@ export async function quantizeOnnx(
     new Map(roots.map((r) => [r, stepOf(r, choice.get(r)!)]));
   if (calibrator === "auto") {
     const first = work.weightsFor(whole, stepsBy(chosen));
-    await chooseCalibrators(model, whole, first, { chosen, stepOf, data, target, options });
+    const ranking = await chooseCalibrators(model, whole, first, { chosen, stepOf, data, target, options });
     // Biases are corrected for the ranges that were chosen, which may bring others in front.
-    const uniform = (Object.keys(calibrators) as CalibratorName[]).map(
-      (one) => new Map(roots.map((r) => [r, one] as const)),
-    );
+    const uniform = ranking.slice(0, 2).map((one) => new Map(roots.map((r) => [r, one] as const)));
     let least = Number.POSITIVE_INFINITY;
     let best = chosen;
     for (const choice of [new Map(chosen), ...uniform]) {
@@ -240,7 +238,7 @@ class QuantizationRun {
    */
   async correctBiases(plan: QuantizationPlan, steps: ReadonlyMap<string, QuantizationStep>): Promise<number> {
     this.shifts = new Map();
-    const { biasCorrection = true, compile, signal } = this.options;
+    const { biasCorrection = true, compile, signal, onProgress } = this.options;
     const weights = this.weightsFor(plan, steps);
     const layers = biasCorrection ? plan.weighted.filter(({ groups }) => groups !== undefined) : [];
     const { simulated, feedOf, biasOf, back } = simulation(this.model, plan, weights, this.target.activationType);
@@ -255,7 +253,7 @@ class QuantizationRun {
     for (const { node } of plan.weighted) Object.assign(own, biasOf(node, weights.get(node)!.bias));
     const shifts = new Map<string, Float64Array>();
     let least = Number.POSITIVE_INFINITY;
-    for (const entry of [...layers, undefined]) {
+    for (const [i, entry] of [...layers, undefined].entries()) {
       signal?.throwIfAborted();
       const sums = new Map<string, ColumnSums>();
       const input = entry && back(entry.node.inputs[0]);
@@ -267,6 +265,7 @@ class QuantizationRun {
       const share = squaredShare(pairs);
       if (share < least) [least, this.shifts] = [share, new Map(shifts)];
       if (!entry) break;
+      onProgress?.({ label: "correct biases", done: i + 1, total: layers.length });
       const { node, groups = 1 } = entry;
       const [layer] = node.outputs;
       const { rounded, bias } = weights.get(node)!;
@@ -435,13 +434,15 @@ interface Choice {
 /**
  * Finds the calibrator of each tensor with the least error of the model's outputs, one tensor after the other, from the
  * best that is the same for all. One session does for all: scales and zero points are inputs of it.
+ *
+ * @returns those that are the same for all, the best first
  */
 async function chooseCalibrators(
   model: OnnxModel,
   plan: QuantizationPlan,
   weights: ReadonlyMap<OnnxNode, IntegerWeight>,
   { chosen, stepOf, data, target, options }: Choice,
-): Promise<void> {
+): Promise<readonly CalibratorName[]> {
   const names = Object.keys(calibrators) as CalibratorName[];
   const roots = [...chosen.keys()];
   const { simulated, feedOf, biasOf } = simulation(model, plan, weights, target.activationType);
@@ -455,13 +456,15 @@ async function chooseCalibrators(
     return squaredShare(await pairsOf(data, (feeds) => program.run({ ...feeds, ...own })));
   };
   let least = Number.POSITIVE_INFINITY;
-  const consider = async (choice: ReadonlyMap<string, CalibratorName>): Promise<void> => {
+  const consider = async (choice: ReadonlyMap<string, CalibratorName>): Promise<number> => {
     const error = await errorOf(choice);
-    if (error >= least) return;
+    if (error >= least) return error;
     least = error;
     for (const [root, by] of choice) chosen.set(root, by);
+    return error;
   };
-  for (const one of names) await consider(new Map(roots.map((r) => [r, one])));
+  const errors = new Map<CalibratorName, number>();
+  for (const one of names) errors.set(one, await consider(new Map(roots.map((r) => [r, one]))));
   for (const [i, root] of roots.entries()) {
     const seen = new Set([JSON.stringify(steps.get(root)!.get(chosen.get(root)!))]);
     for (const one of names) {
@@ -472,6 +475,7 @@ async function chooseCalibrators(
     }
     options.onProgress?.({ label: "choose ranges", done: i + 1, total: roots.length });
   }
+  return names.toSorted((a, b) => errors.get(a)! - errors.get(b)!);
 }
 
 /** A model that gives further values as outputs. */

@@ -13,6 +13,7 @@ export const recipeNames = [
   "cityscapes-pspnet",
   "faces",
   "quantize",
+  "quantize-merged",
   "prune-l1",
   "prune-resrep",
   "prune-csgd",

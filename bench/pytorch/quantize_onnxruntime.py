@@ -1,6 +1,6 @@
 """What onnxruntime's own quantizer makes of an ONNX classifier, for comparison: quantize_static of the Python package.
 
-Usage: python3 scripts/quantize_onnxruntime.py MODEL.onnx CALIBRATION.npy TEST.npy LABELS.npy OUT [--threads 4]
+Usage: python3 bench/pytorch/quantize_onnxruntime.py MODEL.onnx CALIBRATION.npy TEST.npy LABELS.npy OUT [--threads 4]
 
 CALIBRATION and TEST are inputs of the model, float32 [N, C, H, W]; LABELS the classes of TEST's. Prints one line of JSON per
 setting, and writes OUT/MODEL.SETTING.onnx:
