@@ -365,16 +365,7 @@ function printStored(): void {
 }
 
 function printTable(): void {
-  const heads = [
-    "float",
-    "float, tuned",
-    "one scale",
-    ...calibrators,
-    "inserted norms",
-    "inserted, fixed",
-    "trained",
-    "±",
-  ];
+  const heads = ["float", "float, tuned", "one scale", ...calibrators, "inserted norms", "trained", "±"];
   line(["network", "weight bits", ...heads]);
   line(["---", ...heads.map(() => "---:"), "---:"]);
   for (const name of names)
@@ -388,9 +379,7 @@ function printTable(): void {
           .filter(([name]) => name.replace(/ \d+$/, "") === of)
           .map(([, { percent }]) => percent.toFixed(results.float.length < 2000 ? 1 : 2))
           .join(", ");
-      const columns = ["one scale", ...calibrators, "inserted", "inserted-fixed", "trained"].map((of) =>
-        cell(`${target} ${of}`),
-      );
+      const columns = ["one scale", ...calibrators, "inserted", "trained"].map((of) => cell(`${target} ${of}`));
       const error = Math.max(...rows.map(([, { error }]) => error)).toFixed(2);
       const bits = target === "portable" ? "7" : "8";
       line([cases[name].what, bits, cell("float"), cell("float tuned"), ...columns, error]);
