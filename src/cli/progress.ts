@@ -40,12 +40,14 @@ export function openProgress(
 
 type Filled = Required<Omit<Progress, "line">> & Pick<Progress, "line">;
 
-/** Fills in rate and remaining time from the time since the first update. */
+/** Fills in rate and remaining time from the time since the first update, of this label and this pass over it. */
 function measured(): (progress: Progress) => Filled {
-  let start: { readonly time: number; readonly done: number } | undefined;
+  let start: { readonly time: number; readonly done: number; readonly label: string } | undefined;
+  let last = 0;
   return ({ label = "", done, total, line, ...given }) => {
     const now = performance.now();
-    start ??= { time: now, done };
+    if (!start || start.label !== label || done < last) start = { time: now, done, label };
+    last = done;
     const seconds = (now - start.time) / 1000;
     const rate = given.rate ?? (seconds > 0 ? (done - start.done) / seconds : 0);
     const secondsLeft = given.secondsLeft ?? (rate > 0 ? (total - done) / rate : Number.POSITIVE_INFINITY);

@@ -98,6 +98,22 @@ describe("progress", () => {
     expect(out.text()).toBe("convert: 12/160 (7 %), 40/s, 4 s left\n");
   });
 
+  test("another label, or another pass, is measured from its own beginning", async () => {
+    const out = stream();
+    const view = openProgress(out.stream, { lineEvery: 0 });
+    view.update({ done: 64, total: 64, label: "calibrate" });
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    for (const [done, label] of [
+      [1, "biases"],
+      [9, "biases"],
+      [2, "biases"],
+    ] as const)
+      view.update({ done, total: 9, label });
+    view.stop();
+    const [, first, , again] = out.text().split("\n");
+    expect([first, again]).toEqual(["biases: 1/9 (11 %), 0.0/s, ? left", "biases: 2/9 (22 %), 0.0/s, ? left"]);
+  });
+
   test("short work prints nothing; nor does anything when silent", async () => {
     for (const options of [{}, { silent: true, lineEvery: 0 }]) {
       const out = stream();
