@@ -51,20 +51,13 @@ export interface ColumnSums {
  * zeros, so that on small maps the taps of one channel differ.
  *
  * @param tensor  the layer's input `[N, inputs, …]`, float32
- * @param of  what to add in place of a value; zero for zero
  */
-export function addColumns(
-  all: Map<string, ColumnSums>,
-  layer: string,
-  tensor: Tensor,
-  ways: readonly Way[],
-  of: (v: number) => number = (v) => v,
-): void {
+export function addColumns(all: Map<string, ColumnSums>, layer: string, tensor: Tensor, ways: readonly Way[]): void {
   const [batch, channels, ...sizes] = tensor.shape;
   const inner = sizeOf(sizes);
   const values = tensor.data as Float32Array;
   let columns = new Float64Array(channels * inner);
-  for (let n = 0, i = 0; n < batch; n++) for (let at = 0; at < columns.length; at++, i++) columns[at] += of(values[i]);
+  for (let n = 0, i = 0; n < batch; n++) for (let at = 0; at < columns.length; at++, i++) columns[at] += values[i];
   let outputs = 1;
   // Axis by axis, [outer, size, rest] becomes [outer, kernel, rest].
   let outer = channels;
