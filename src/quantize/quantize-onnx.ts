@@ -228,6 +228,9 @@ class QuantizationRun {
   /** What quantization adds to the means of a layer's outputs, by the layer's output: it is taken from the bias. */
   private shifts: ReadonlyMap<string, Float64Array> = new Map();
 
+  /** See {@link exactColumns}: the same whatever becomes integers. */
+  private exact: ReadonlyMap<string, Float64Array> | undefined;
+
   /**
    * Corrects biases for the steps that were chosen, layer by layer: each takes in what the rounding of its weights does, and
    * what it reads in the quantized model, which rounding, clamping and the layers in front of it have moved. Those up to the
@@ -244,7 +247,9 @@ class QuantizationRun {
     const { simulated, feedOf, biasOf, back } = simulation(this.model, plan, weights, this.target.activationType);
     const inputs = new Set(layers.map(({ node }) => back(node.inputs[0])));
     await using program = await compileModel(withOutputs(simulated, inputs), compile);
-    const exact = await this.exactColumns(layers);
+    // The first plan is of all layers, later ones of some of them.
+    this.exact ??= await this.exactColumns(layers);
+    const { exact } = this;
     const outputs = this.model.outputs.map(({ name }) => name);
     const own = Object.assign(
       {},
